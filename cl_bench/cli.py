@@ -1,0 +1,99 @@
+"""The `cl-bench` command: which commands exist, and what their failures look like."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+import typer
+
+from cl_bench.commands import data
+from cl_bench.commands.eval import evaluate
+from cl_bench.commands.inspect import doctor, methods, plan, tasks
+from cl_bench.commands.report import report
+from cl_bench.commands.run import run
+from cl_bench.commands.score import score
+from cl_bench.errors import RunError, UserError
+
+app = typer.Typer(
+    name="cl-bench",
+    help="Train a language model on a sequence of tasks; measure what it learns and forgets.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("run")(run)
+app.command("eval")(evaluate)
+app.command("report")(report)
+app.command("plan")(plan)
+app.command("score")(score)
+app.command("tasks")(tasks)
+app.command("methods")(methods)
+app.add_typer(data.app, name="data")
+app.command("doctor")(doctor)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from cl_bench import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: bool = typer.Option(False, "--debug", help="Show tracebacks."),
+    version: bool = typer.Option(
+        False, "--version", help="Print the version.", callback=_version, is_eager=True
+    ),
+) -> None:
+    """Options before the command; `--debug` is read in `main` so that it works anywhere."""
+
+
+def main() -> None:
+    """Run the command. Exit codes: 0 done, 1 the run failed, 2 wrong input, 130 interrupted."""
+    arguments = [word for word in sys.argv[1:] if word != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    sys.exit(run_command(arguments, debug))
+
+
+def run_command(arguments: list[str], debug: bool = False) -> int:
+    """The exit code of `cl-bench ARGUMENTS...`; failures go to stderr."""
+    try:
+        result = app(args=arguments, standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except typer.Abort:
+        return _interrupted()
+    except KeyboardInterrupt:
+        return _interrupted()
+    except UserError as error:
+        _complain("error", error.faults, debug)
+        return 2
+    except RunError as error:
+        _complain("failed", [str(error)], debug)
+        return 1
+    except Exception as error:
+        if hasattr(error, "format_message"):  # Click's own usage errors
+            _complain("error", [error.format_message()], debug)
+            return 2
+        _complain("failed", [f"{type(error).__name__}: {error}"], debug)
+        if not debug:
+            print("run again with --debug for the traceback", file=sys.stderr)
+        return 1
+
+
+def _interrupted() -> int:
+    print("\ninterrupted; what is complete is kept: run again to go on", file=sys.stderr)
+    return 130
+
+
+def _complain(kind: str, lines: list[str], debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    for line in lines:
+        print(f"cl-bench: {kind}: {line}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""`cl-bench eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+
+def evaluate(
+    experiment: str | None = typer.Argument(None, help="Folder or name; the latest by default."),
+    stage: int = typer.Option(..., min=1, help="Stage whose checkpoint is scored."),
+    method: str | None = typer.Option(None, help="Only this method, by name or label."),
+    seed: int | None = typer.Option(None, help="Only this seed."),
+    task: list[str] = typer.Option(
+        [], help="Score these tasks instead of the run's (repeatable; stage tasks or general)."
+    ),
+    limit: int | None = typer.Option(None, min=1, help="Documents a task; the run's by default."),
+    engine: str = typer.Option("cl-bench", help="Evaluation engine: cl-bench or hf."),
+    data_root: Path | None = typer.Option(None, help="Where the data is; the run's by default."),
+    results: Path = typer.Option(Path("results"), help="Folder that experiments are kept in."),
+) -> None:
+    """Score again what a stage left behind; the run's own results are not touched."""
+    import sys
+
+    from cl_bench.store import find_experiment
+
+    folder = find_experiment(experiment, results)
+    if experiment is None:
+        print(f"scoring {folder}, the experiment that was run last", file=sys.stderr)
+
+    from cl_bench.progress import Reporter
+    from cl_bench.rescore import Selection, rescore
+
+    selection = Selection(stage, method, seed, tuple(task), limit, engine, data_root)
+    with Reporter() as reporter:
+        for file in rescore(folder, selection, reporter):
+            print(file)

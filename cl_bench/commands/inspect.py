@@ -1,0 +1,46 @@
+"""`cl-bench plan`, `tasks`, `methods` and `doctor`: what there is, before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+
+def plan(
+    config: str = typer.Argument(..., help="Experiment YAML, a path or a shipped one."),
+    override: list[str] = typer.Option([], "-o", "--override", help="key=value (repeatable)."),
+    method: list[str] = typer.Option([], help="Only this method (repeatable)."),
+) -> None:
+    """Print what would run: every stage of every method, and where each value comes from."""
+    from cl_bench.report.plan import plan_text
+    from cl_bench.resolve import resolve_file
+
+    print(plan_text(*resolve_file(config, override, method)))
+
+
+def tasks(
+    task_path: list[Path] = typer.Option([], help="More folders of task YAMLs (repeatable)."),
+    data_root: Path | None = typer.Option(None, help="Look here for the data."),
+) -> None:
+    """List the tasks that stages and General can name, and whether their data is there."""
+    from cl_bench.report.listing import task_lines
+
+    for line in task_lines([str(path) for path in task_path], data_root):
+        print(line)
+
+
+def methods() -> None:
+    """List the methods with their options and defaults."""
+    from cl_bench.report.listing import method_lines
+
+    for line in method_lines():
+        print(line)
+
+
+def doctor() -> None:
+    """Check that this machine is ready: packages, accelerator, disk, quickstart model."""
+    from cl_bench.report.listing import doctor_lines
+
+    for line in doctor_lines():
+        print(line)

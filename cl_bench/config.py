@@ -1,0 +1,180 @@
+"""The experiment file: what a YAML may say, with every default.
+
+Reading a file, `extends:` and `-o` are in `config_file.py`; who wins when several places give the
+same value is in `resolve.py`. Nothing here imports torch: a wrong config must fail at once.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+TRACE_GENERAL = ["mmlu", "bbh", "tydiqa", "boolq", "piqa", "gsm8k"]
+METHOD_KEYS = {"name", "compose", "file", "label"}
+
+
+class Section(BaseModel):
+    """A part of the file: unknown keys are errors, values do not change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(Section):
+    """Which model is trained and in which precision its weights are kept."""
+
+    path: str = Field(description="hub id, local folder, or smollm2-135m (the quickstart model)")
+    dtype: Literal["bfloat16", "float16", "float32", "float64"] = "bfloat16"
+    revision: str | None = Field(None, description="commit or tag of a hub model")
+
+
+class TrainConfig(Section):
+    """How a stage is trained. Every key can also stand in a method's entry or in a stage."""
+
+    lr: PositiveFloat = Field(1e-5, description="peak learning rate")
+    schedule: Literal["linear", "constant", "cosine"] = Field(
+        "linear", description="linear and cosine fall to 0 over each stage (FGGM); TRACE: constant"
+    )
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    batch_size: PositiveInt = Field(128, description="examples per update, over all processes")
+    micro_batch_size: PositiveInt | Literal["auto"] = Field(
+        "auto", description="examples per forward pass; auto fills micro_batch_tokens"
+    )
+    micro_batch_tokens: PositiveInt = Field(
+        2048, description="padded tokens per forward pass when micro_batch_size is auto"
+    )
+    max_prompt_tokens: PositiveInt = 1024
+    max_answer_tokens: PositiveInt = Field(512, description="also caps generation")
+    truncation: Literal["left", "keep_instruction", "trace"] = "left"
+    max_grad_norm: PositiveFloat = Field(1.0, description="clipped after masking, before the step")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW; weight decay is always 0")
+    gradient_checkpointing: bool = False
+
+
+class StageConfig(Section):
+    """One task of the sequence. Keys of `train:` and of the methods' options are taken too."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    task: str
+    epochs: PositiveInt = 1
+    limit: PositiveInt | None = Field(None, description="training examples, a seeded sample")
+    test_limit: PositiveInt | None = Field(None, description="test documents; beats eval.trace")
+    method: str | dict[str, Any] | None = Field(
+        None, description="this stage's own method; only when `methods:` is absent"
+    )
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """Keys for `train:` or for the method's options, given for this stage alone."""
+        return dict(self.model_extra or {})
+
+
+class TraceEval(Section):
+    """When and which cells of the stage-by-task matrix are scored."""
+
+    after: Literal["every", "last", "never"] = "every"
+    cells: Literal["lower", "last+diagonal", "all"] = Field(
+        "lower", description="lower: tasks seen so far; all: unseen ones too (forward transfer)"
+    )
+    limit: PositiveInt | None = Field(None, description="test documents a task, a seeded sample")
+
+
+class GeneralEval(Section):
+    """What is scored to see what the model forgets that no stage taught it."""
+
+    after: Literal["every", "last", "never"] = "every"
+    tasks: list[str] = Field(default_factory=lambda: list(TRACE_GENERAL))
+    limit: PositiveInt | None = Field(None, description="documents a benchmark, a seeded sample")
+
+
+class EvalConfig(Section):
+    """Scoring after the stages; the same documents for every method, seed and stage."""
+
+    trace: TraceEval = TraceEval()
+    general: GeneralEval = GeneralEval()
+
+
+class MethodEntry(BaseModel):
+    """One entry of `methods:`; keys beyond these are options or keys of `train:`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str | None = None
+    compose: list[str | dict[str, Any]] | None = Field(None, min_length=1)
+    file: str | None = None
+    label: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> MethodEntry:
+        if sum(part is not None for part in (self.name, self.compose, self.file)) != 1:
+            raise ValueError("a method is given by exactly one of: name, compose, file")
+        return self
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """Keys for `train:` or for the method's options."""
+        return dict(self.model_extra or {})
+
+
+class ExperimentConfig(Section):
+    """The whole file."""
+
+    name: str
+    model: ModelConfig
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [42], min_length=1)
+    task_paths: list[str] = Field(
+        default_factory=list, description="more folders of lm-evaluation-harness YAMLs"
+    )
+    data_root: str | None = Field(
+        None, description="folder with trace/<Task>/*.json and general/<name>/*.jsonl"
+    )
+    methods: list[MethodEntry] | None = Field(None, min_length=1)
+    stages: list[StageConfig] = Field(min_length=1)
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+
+    @field_validator("name")
+    @classmethod
+    def _folder_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+            raise ValueError(f"'{value}' names a folder: use letters, digits, '.', '_' and '-'")
+        return value
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct_seeds(cls, value: list[int]) -> list[int]:
+        if len(set(value)) != len(value):
+            raise ValueError("a seed is listed twice")
+        return value
+
+    @field_validator("stages")
+    @classmethod
+    def _distinct_tasks(cls, value: list[StageConfig]) -> list[StageConfig]:
+        tasks = [stage.task for stage in value]
+        twice = sorted({task for task in tasks if tasks.count(task) > 1})
+        if twice:
+            raise ValueError(f"listed twice: {', '.join(twice)}; a task can be one stage only")
+        return value
+
+    @model_validator(mode="after")
+    def _methods_or_stage_methods(self) -> ExperimentConfig:
+        own = [stage.method is not None for stage in self.stages]
+        if self.methods is not None and any(own):
+            raise ValueError("give either methods: (one run each) or a method: in every stage")
+        if self.methods is None and not all(own):
+            raise ValueError("methods: is missing (or give every stage its own method:)")
+        return self
+
+
+def slug(label: str) -> str:
+    """A folder name for a label: `FGGM w/o IA` becomes `fggm-w-o-ia`."""
+    return re.sub(r"[^a-z0-9.]+", "-", label.lower()).strip("-.") or "method"

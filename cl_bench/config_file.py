@@ -1,0 +1,182 @@
+"""Reading an experiment file: `extends:`, `-o key=value`, and every fault in one message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from cl_bench.config import ExperimentConfig
+from cl_bench.errors import UserError, nearest
+from cl_bench.resources import resource
+
+
+def find_config(path: str) -> Path:
+    """The file itself, or the one of that name among the shipped configs."""
+    given = Path(path).expanduser()
+    if given.is_file():
+        return given
+    shipped = resource("configs") / given.name
+    if shipped.is_file() and given.parent.name in ("", "configs"):
+        return shipped
+    known = [str(file) for file in sorted(given.parent.glob("*.yaml"))]
+    known += [f"configs/{file.name}" for file in sorted(resource("configs").glob("*.yaml"))]
+    raise UserError(f"{path}: no such config{nearest(path, known)}")
+
+
+def load_config(path: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """Read, merge and validate. Relative paths in a file are relative to that file.
+
+    `overrides` are `dotted.key=value` strings, values read as YAML; paths there are relative to
+    the current folder. Raises UserError with every fault, each with its file and key.
+    """
+    file = find_config(path)
+    data = _merge(_read_with_parents(file, ()), _parse_overrides(overrides, file))
+    try:
+        return ExperimentConfig.model_validate(data)
+    except ValidationError as error:
+        raise UserError(faults(error, ExperimentConfig, str(file))) from None
+
+
+def _read_with_parents(file: Path, children: tuple[Path, ...]) -> dict[str, Any]:
+    if file.resolve() in children:
+        raise UserError(f"{file}: extends: goes round in a circle")
+    data = _absolute_paths(_read_yaml(file), file.parent)
+    parent = data.pop("extends", None)
+    if parent is None:
+        return data
+    parent_file = file.parent / str(parent)
+    if not parent_file.is_file():
+        raise UserError(f"{file}: extends: no such file: {parent_file}")
+    return _merge(_read_with_parents(parent_file, (*children, file.resolve())), data)
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not readable as YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{file}: expected keys and values at the top, found {type(data).__name__}")
+    return data
+
+
+def _absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Paths that a file names are beside that file, wherever the command is started."""
+    data = dict(data)
+    if isinstance(data.get("data_root"), str):
+        data["data_root"] = str((folder / Path(data["data_root"]).expanduser()).resolve())
+    if isinstance(data.get("task_paths"), list):
+        data["task_paths"] = [str((folder / str(path)).resolve()) for path in data["task_paths"]]
+    model = data.get("model")
+    if isinstance(model, dict) and str(model.get("path", "")).startswith(("./", "../")):
+        data["model"] = {**model, "path": str((folder / model["path"]).resolve())}
+    for key in ("methods", "stages"):
+        if isinstance(data.get(key), list):
+            data[key] = [_absolute_method_file(entry, folder) for entry in data[key]]
+    return data
+
+
+def _absolute_method_file(entry: Any, folder: Path) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    entry = dict(entry)
+    if isinstance(entry.get("file"), str):
+        entry["file"] = str((folder / entry["file"]).resolve())
+    if isinstance(entry.get("method"), dict):
+        entry["method"] = _absolute_method_file(entry["method"], folder)
+    if isinstance(entry.get("compose"), list):
+        entry["compose"] = [_absolute_method_file(part, folder) for part in entry["compose"]]
+    return entry
+
+
+def _merge(base: Any, over: Any) -> Any:
+    """Mappings merge key by key; everything else is replaced.
+
+    A mapping of positions changes single items of a list: `-o stages.0.epochs=1`.
+    """
+    if isinstance(base, dict) and isinstance(over, dict):
+        merged = dict(base)
+        for key, value in over.items():
+            merged[key] = _merge(base[key], value) if key in base else value
+        return merged
+    if isinstance(base, list) and isinstance(over, dict):
+        positions = {int(key): value for key, value in over.items() if str(key).isdigit()}
+        if len(positions) == len(over) and all(index < len(base) for index in positions):
+            return [_merge(old, positions.get(i, old)) for i, old in enumerate(base)]
+    return over
+
+
+def _parse_overrides(overrides: Iterable[str], file: Path) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    wrong = []
+    for text in overrides:
+        key, separator, value = text.partition("=")
+        parts = key.strip().split(".")
+        if not separator or not all(parts):
+            wrong.append(f"-o {text}: expected key=value, for example -o train.lr=1e-6")
+            continue
+        try:
+            nested: Any = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            wrong.append(f"-o {text}: the value is not YAML: {error}")
+            continue
+        for part in reversed(parts):
+            nested = {part: nested}
+        merged = _merge(merged, _absolute_paths(nested, Path.cwd()))
+    if wrong:
+        raise UserError(wrong)
+    return merged
+
+
+def faults(error: ValidationError, model: type[BaseModel], where: str) -> list[str]:
+    """One line for each fault pydantic found: file, key, what is wrong, the nearest known key."""
+    lines: list[str] = []
+    for item in error.errors():
+        location = [part for part in item["loc"] if not _is_union_tag(part)]
+        key = ".".join(str(part) for part in location) or "(file)"
+        if item["type"] == "extra_forbidden":
+            known = _known_keys(model, location[:-1])
+            text = f"unknown key{nearest(str(location[-1]), known)}"
+        elif item["type"] == "missing":
+            text = "is required"
+        else:
+            text = f"{item['msg'].removeprefix('Value error, ')} (got {item['input']!r:.80})"
+        line = f"{where}: {key}: {text}"
+        if line not in lines:
+            lines.append(line)
+    return lines
+
+
+def _is_union_tag(part: int | str) -> bool:
+    """Pydantic puts the tried type of a union into the location; users never wrote that."""
+    return isinstance(part, str) and (
+        part in {"int", "str", "float", "bool", "none"}
+        or part.startswith(("constrained-", "literal[", "list[", "dict[", "function-"))
+    )
+
+
+def _known_keys(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    current: Any = model
+    for part in location:
+        if isinstance(part, int):
+            continue
+        field = current.model_fields.get(part)
+        nested = _nested_model(field.annotation) if field is not None else None
+        if nested is None:
+            return []
+        current = nested
+    return list(current.model_fields)
+
+
+def _nested_model(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        nested = _nested_model(argument)
+        if nested is not None:
+            return nested
+    return None

@@ -1,0 +1,1 @@
+"""Getting, checking and auditing the datasets: `cl-bench data`."""

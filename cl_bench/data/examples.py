@@ -1,0 +1,149 @@
+"""Prompt/answer pairs from any task of lm-evaluation-harness, and which documents are scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from cl_bench.data.sources import capped
+from cl_bench.errors import UserError
+from cl_bench.seeds import derive_seed
+
+Kind = Literal["generate", "choice"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training pair as text; the model sees `prompt + answer`.
+
+    `answer` has the task's `target_delimiter` in front. `kind` says how the pair is tokenised:
+    `generate` apart, `choice` as lm-evaluation-harness scores a continuation.
+    """
+
+    prompt: str
+    answer: str
+    doc_id: int
+    """Row of the task's training split."""
+    task: str
+    kind: Kind
+
+
+class _BadDocumentError(Exception):
+    """A document without a text to train on; the message says why."""
+
+
+def training_examples(task: Any, limit: int | None, seed: int) -> list[Example]:
+    """The training split of a `ConfigurableTask` as prompt/answer pairs, in the split's order.
+
+    The prompt is the 0-shot context that scoring builds, with description and `gen_prefix`. The
+    answer is the gold target, resolved through `doc_to_choice` where it is an index, the first
+    where it is a list. `limit` takes a seeded random subset that depends on (seed, task, size of
+    the split) only.
+
+    Raises UserError when the task has no training split or an empty one, has no text target, or
+    when documents have none.
+    """
+    faults = training_faults(task)
+    if faults:
+        raise UserError(faults)
+    name = task.task_name
+    documents = task.training_docs()
+    examples: list[Example] = []
+    for doc_id in seeded_subset(len(documents), limit, seed, "train", name):
+        try:
+            examples.append(_example(task, documents[doc_id], doc_id))
+        except _BadDocumentError as error:
+            faults.append(f"{name}: training document {doc_id}: {error}")
+    if faults:
+        raise UserError(capped(faults, name))
+    return examples
+
+
+def sample_documents(task: Any, limit: int | None, seed: int) -> list[int]:
+    """Ids of the documents to score, ascending: all, or a seeded random subset of `limit`.
+
+    The same for every method and stage. For `simple_evaluate(samples={task: ids})`.
+    """
+    return seeded_subset(len(task.eval_docs), limit, seed, "score", task.task_name)
+
+
+def seeded_subset(size: int, limit: int | None, *seed: int | str) -> list[int]:
+    """Ascending indices below `size`: all, or `limit` of them; a smaller one is within a larger."""
+    if limit is None or limit >= size:
+        return list(range(size))
+    import torch
+
+    generator = torch.Generator().manual_seed(derive_seed(*seed))
+    order: list[int] = torch.randperm(size, generator=generator)[:limit].tolist()
+    return sorted(order)
+
+
+def training_faults(task: Any) -> list[str]:
+    """Why a loaded task cannot be a stage, as messages; empty when it can."""
+    from lm_eval.api.task import ConfigurableTask
+
+    name = task.task_name
+    if type(task) is not ConfigurableTask:
+        return [
+            f"{name}: cannot be trained on: its prompts and targets are made by a Python class "
+            f"({type(task).__name__}), not by fields of its YAML"
+        ]
+    config = task.config
+    if config.output_type == "loglikelihood_rolling":
+        return [f"{name}: cannot be trained on: it measures perplexity and has no answers"]
+    if config.doc_to_image is not None or config.doc_to_audio is not None:
+        return [f"{name}: cannot be trained on: its prompts are not text alone"]
+    if config.doc_to_target is None and config.use_prompt is None:
+        return [f"{name}: cannot be trained on: it has no doc_to_target, so no answers"]
+    if not task.has_training_docs():
+        return [f"{name}: cannot be trained on: its YAML names no training_split"]
+    if config.training_split not in task.dataset:
+        return [f"{name}: its training split '{config.training_split}' is not in its data"]
+    if len(task.training_docs()) == 0:
+        return [f"{name}: its training set is empty"]
+    return []
+
+
+def _example(task: Any, doc: Any, doc_id: int) -> Example:
+    prefix = task.doc_to_prefix(doc)
+    context = task.fewshot_context(doc=doc, num_fewshot=0, gen_prefix=prefix)
+    target = _gold_text(task, doc)
+    if isinstance(context, list):
+        gold = task.doc_to_text(doc)
+        if not 0 <= gold < len(context):
+            raise _BadDocumentError(f"its gold input {gold} is not one of {len(context)}")
+        context = context[gold]
+    kind: Kind = "generate" if task.config.output_type == "generate_until" else "choice"
+    answer = _delimiter(task, prefix, target) + target
+    return Example(context, answer, doc_id, task.task_name, kind)
+
+
+def _delimiter(task: Any, prefix: str | None, target: str) -> str:
+    """What scoring puts between context and target.
+
+    A `loglikelihood` target is appended as it is. After a `gen_prefix` that a model continues,
+    lm-evaluation-harness's few-shot examples have a space, unless there is one already.
+    """
+    if task.config.output_type == "loglikelihood":
+        return ""
+    if task.config.output_type == "generate_until" and prefix:
+        return "" if prefix[-1].isspace() or target[:1].isspace() else " "
+    return str(task.config.target_delimiter)
+
+
+def _gold_text(task: Any, doc: Any) -> str:
+    target = task.doc_to_target(doc)
+    if isinstance(target, (list, tuple)):
+        if not target:
+            raise _BadDocumentError("its list of targets is empty")
+        target = target[0]
+    if target is None:
+        raise _BadDocumentError("its target is null")
+    if task.config.doc_to_choice is None or task.multiple_input:
+        return str(target)
+    choices = task.doc_to_choice(doc)
+    if isinstance(target, str) and target in choices:
+        return target
+    if not isinstance(target, int) or not 0 <= target < len(choices):
+        raise _BadDocumentError(f"its target {target!r} is none of its {len(choices)} choices")
+    return str(choices[target])

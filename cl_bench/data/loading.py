@@ -1,0 +1,192 @@
+"""Loading tasks through lm-evaluation-harness, with every fault of all of them in one message."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cl_bench.data.examples import training_faults
+from cl_bench.data.sources import resolve_data_root
+from cl_bench.data.tasks import (
+    canonical_name,
+    defining_file,
+    packaged_files,
+    task_folders,
+    unknown_task,
+)
+from cl_bench.errors import UserError
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Loaded tasks. Names are canonical."""
+
+    tasks: dict[str, Any] = field(default_factory=dict)
+    """Every leaf task, a `lm_eval.api.task.ConfigurableTask`."""
+    members: dict[str, list[str]] = field(default_factory=dict)
+    """For each requested name its leaf tasks: itself, or those of the group."""
+    groups: dict[str, Any] = field(default_factory=dict)
+    """`lm_eval.api.group.Group` objects, for lm-eval's aggregation."""
+
+
+def load_tasks(
+    names: Iterable[str],
+    data_root: str | Path | None = None,
+    task_paths: Sequence[str | Path] = (),
+    *,
+    require_training: Iterable[str] = (),
+    metadata: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The leaf tasks of `load_suite`, by canonical name."""
+    suite = load_suite(
+        names, data_root, task_paths, require_training=require_training, metadata=metadata
+    )
+    return suite.tasks
+
+
+def load_suite(
+    names: Iterable[str],
+    data_root: str | Path | None = None,
+    task_paths: Sequence[str | Path] = (),
+    *,
+    require_training: Iterable[str] = (),
+    metadata: Mapping[str, Any] | None = None,
+) -> Suite:
+    """Loads tasks and groups by name, with their data.
+
+    `data_root` None means `$CL_BENCH_DATA_ROOT` or the user cache. Tasks named in
+    `require_training` are loaded too and must have answers to train on. `metadata` is passed to
+    the YAMLs' functions beside `data_root`.
+
+    Raises UserError with the faults of all tasks: folders that do not exist, unknown names, YAMLs
+    that do not resolve, missing or malformed data, no or an empty training set.
+    """
+    stages = {canonical_name(name) for name in require_training}
+    wanted = list(dict.fromkeys([*map(canonical_name, names), *sorted(stages)]))
+    folders = task_folders(task_paths)
+    faults = [f"task_paths: {path} is not a folder" for path in folders if not path.is_dir()]
+    suite = Suite()
+    with quiet_lm_eval():
+        passed = {"data_root": str(resolve_data_root(data_root)), **(metadata or {})}
+        manager, missing = _manager(wanted, folders, passed)
+        faults += [_why_missing(name, task_paths) for name in sorted(missing)]
+        for name in wanted:
+            if name not in missing:
+                faults += _load_into(suite, manager, name)
+    faults += _stage_faults(suite, sorted(stages & suite.members.keys()))
+    if faults:
+        raise UserError(faults)
+    return suite
+
+
+def _stage_faults(suite: Suite, stages: Iterable[str]) -> list[str]:
+    faults: list[str] = []
+    for name in stages:
+        if name in suite.groups:
+            faults.append(f"{name}: cannot be trained on: it is a group of tasks")
+        else:
+            faults += training_faults(suite.tasks[name])
+    return faults
+
+
+@contextlib.contextmanager
+def quiet_lm_eval() -> Iterator[None]:
+    """Keeps back warnings about YAML options and the Hub's retries; errors stay."""
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _manager(
+    wanted: Sequence[str], folders: Sequence[Path], metadata: dict[str, Any]
+) -> tuple[Any, set[str]]:
+    """A TaskManager over our folders and those packaged ones that `wanted` needs.
+
+    Returns it with the names that nothing defines, members of groups among them.
+    """
+    from lm_eval.tasks import TaskManager
+
+    packaged: list[Path] = []
+    while True:
+        manager = TaskManager(
+            include_path=[str(path) for path in [*packaged, *folders]],
+            include_defaults=False,
+            metadata=metadata,
+        )
+        missing = _undefined(manager.task_index, wanted)
+        more = {path.parent for path in packaged_files(missing).values()} - set(packaged)
+        if not more:
+            return manager, missing
+        packaged += sorted(more)
+
+
+def _undefined(index: Mapping[str, Any], wanted: Iterable[str]) -> set[str]:
+    """Names without a YAML, among `wanted` and the members of their groups."""
+    missing: set[str] = set()
+    seen: set[str] = set()
+    queue = list(wanted)
+    while queue:
+        name = queue.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if name in index:
+            queue += _members(index[name].cfg or {})
+        else:
+            missing.add(name)
+    return missing
+
+
+def _members(group: Mapping[str, Any]) -> list[str]:
+    """Names that a group's YAML refers to; a member with its own dataset is defined in place."""
+    names: list[str] = []
+    listed = group.get("task")
+    for member in listed if isinstance(listed, list) else []:
+        if isinstance(member, str):
+            names.append(member)
+        elif isinstance(member.get("task"), list):
+            names += _members(member)
+        elif "dataset_path" not in member:
+            names.append(member.get("task") or member["group"])
+    return names
+
+
+def _why_missing(name: str, task_paths: Sequence[str | Path]) -> str:
+    """lm-eval leaves out a YAML that it cannot read, without a word: say what is wrong with it."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    path = defining_file(name, task_paths)
+    if path is None:
+        return unknown_task(name, task_paths) or f"{name}: lm-eval could not read its YAML"
+    try:
+        load_yaml(path, resolve_func=False)
+    except Exception as error:
+        return f"{path}: cannot be read ({_one_line(error)})"
+    return f"{path}: lm-eval does not find the task '{name}' that it defines"
+
+
+def _load_into(suite: Suite, manager: Any, name: str) -> list[str]:
+    try:
+        loaded = manager.load([name])
+    except UserError as error:
+        return [f"{name}: {fault}" for fault in error.faults]
+    except Exception as error:
+        return [f"{name}: could not be loaded ({_one_line(error)})"]
+    suite.tasks.update(loaded["tasks"])
+    suite.groups.update(loaded["groups"])
+    suite.members[name] = list(loaded["tasks"])
+    return []
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -1,0 +1,106 @@
+"""Which tasks exist, and loading them: ours, the user's folders, lm-evaluation-harness's own.
+
+Names are found by reading YAML text, so that a config is checked without importing lm-eval. Its
+14,000 packaged YAMLs are never indexed (over 10 s): only the folders that hold a wanted task are.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib.util
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from cl_bench.errors import nearest
+from cl_bench.resources import resource
+
+_NAME = re.compile(r"^(?:task|group):[ \t]*[\"']?([^\s\"'#\[{]+)", re.MULTILINE)
+
+
+def canonical_name(name: str) -> str:
+    """Our name of a task: TRACE's own (`C-STANCE`, in any case) become ours, others stay."""
+    ours = {alias.lower(): task for alias, task in _trace_names().items()}
+    return ours.get(name.lower(), name)
+
+
+def _trace_names() -> dict[str, str]:
+    from cl_bench.metrics.trace import TASKS
+
+    return {alias: task.name for task in TASKS.values() for alias in (task.name, task.trace_name)}
+
+
+def general_name(name: str, task_paths: Iterable[str | Path] = ()) -> str:
+    """The name in `eval.general.tasks`: `piqa` is our pinned `general_piqa`, others stay."""
+    pinned = f"general_{name.lower()}"
+    return pinned if pinned in known_task_names(task_paths) else canonical_name(name)
+
+
+def task_folders(task_paths: Iterable[str | Path] = ()) -> list[Path]:
+    """Folders that are searched, weakest first: the shipped `tasks/`, then the user's."""
+    return [resource("tasks"), *(Path(path).expanduser().resolve() for path in task_paths)]
+
+
+def known_task_names(task_paths: Iterable[str | Path] = ()) -> list[str]:
+    """Tasks and groups that the shipped folder and `task_paths` define, sorted."""
+    return sorted({name for name, _ in _defined_in(task_folders(task_paths))})
+
+
+def unknown_task(name: str, task_paths: Iterable[str | Path] = ()) -> str | None:
+    """What to tell the user about a name that no YAML defines; None for a name that exists."""
+    known = known_task_names(task_paths)
+    if canonical_name(name) in known or name in packaged_files([name]):
+        return None
+    hint = nearest(name, [*known, *_trace_names()])
+    if "did you mean" not in hint:
+        close = difflib.get_close_matches(name, _packaged(), n=1, cutoff=0.8)
+        hint = nearest(name, close or known)
+    return f"unknown task '{name}'{hint}"
+
+
+def packaged_files(names: Iterable[str]) -> dict[str, Path]:
+    """The YAML of lm-evaluation-harness that defines each name, for those that have one.
+
+    Looks first into folders whose name begins the task's; reading all takes about a second.
+    """
+    wanted = set(names)
+    if not wanted:
+        return {}
+    folders = sorted(path for path in _packaged_folder().iterdir() if path.is_dir())
+    likely = [folder for folder in folders if any(n.startswith(folder.name) for n in wanted)]
+    found = {name: path for name, path in _defined_in(likely) if name in wanted}
+    for name in wanted - found.keys():
+        if name in _packaged():
+            found[name] = _packaged()[name]
+    return found
+
+
+@functools.cache
+def _packaged() -> Mapping[str, Path]:
+    """Every packaged name and its YAML; the files of an installed package do not change."""
+    return dict(_defined_in([_packaged_folder()]))
+
+
+def defining_file(name: str, task_paths: Iterable[str | Path] = ()) -> Path | None:
+    """The YAML in the shipped folder or in `task_paths` that defines a name; the last one wins."""
+    files = [path for found, path in _defined_in(task_folders(task_paths)) if found == name]
+    return files[-1] if files else None
+
+
+def _packaged_folder() -> Path:
+    spec = importlib.util.find_spec("lm_eval")
+    locations: Sequence[str] = (spec.submodule_search_locations or []) if spec else []
+    return Path(next(iter(locations))) / "tasks"
+
+
+def _defined_in(folders: Iterable[Path]) -> Iterator[tuple[str, Path]]:
+    for folder in folders:
+        for parent, subfolders, files in os.walk(folder):
+            subfolders[:] = sorted(s for s in subfolders if s not in ("__pycache__", ".git"))
+            for file in sorted(files):
+                if file.endswith(".yaml"):
+                    path = Path(parent, file)
+                    text = path.read_text(encoding="utf-8", errors="replace")
+                    yield from ((name, path) for name in _NAME.findall(text))

@@ -1,0 +1,58 @@
+"""Cutting a prompt to its budget: the one function that training and scoring share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+Truncation = Literal["left", "keep_instruction", "trace"]
+
+_LINE = re.compile(r"[^\n]*\n")
+
+
+def truncate_prompt(
+    prompt_ids: Sequence[int], limit: int, mode: Truncation, *, head: int = 0, cue: int = 0
+) -> list[int]:
+    """At most `limit` tokens of a prompt; a prompt that fits is returned as it is.
+
+    `left` and `trace` keep the last `limit` tokens. `keep_instruction` keeps the first `head`
+    tokens (the instruction) and the last `limit - head`, which end in the closing cue, so that
+    the middle is cut; `head` and `cue` are token counts as `instruction_and_cue` gives them for
+    the text. The instruction is given up, and the mode is `left`, where it cannot be told from
+    the body (it is more than half of the prompt) or where it and the cue do not fit together.
+    """
+    if limit < 1:
+        raise ValueError(f"a prompt needs at least 1 token, got a limit of {limit}")
+    ids = list(prompt_ids)
+    if len(ids) <= limit:
+        return ids
+    keep = head if mode == "keep_instruction" and _is_instruction(len(ids), limit, head, cue) else 0
+    return ids[:keep] + ids[len(ids) - (limit - keep) :]
+
+
+def _is_instruction(length: int, limit: int, head: int, cue: int) -> bool:
+    return head < limit and 2 * head <= length and head + cue <= limit
+
+
+def instruction_and_cue(prompt: str) -> tuple[int, int]:
+    """Where the instruction ends and where the closing cue begins, in characters.
+
+    The instruction is the first line, with the lines after it that are blank or end in a colon
+    (`Text:`, `文本：`: they name the body). The closing cue is the last line that is not blank
+    (`Stance:`), with the newline before it, when it ends in a colon; else there is none and it
+    begins at the prompt's end. A prompt of one line has neither (Py150's are one line of code).
+    """
+    first = _LINE.match(prompt)
+    if first is None:
+        return 0, len(prompt)
+    end = first.end()
+    while (line := _LINE.match(prompt, end)) and _names_the_body(line.group()):
+        end = line.end()
+    text = prompt.rstrip()
+    return end, max(text.rfind("\n"), end) if _names_the_body(text[-1:]) else len(prompt)
+
+
+def _names_the_body(line: str) -> bool:
+    text = line.strip()
+    return not text or text.endswith((":", "："))

@@ -1,0 +1,37 @@
+"""The two ways a command can fail, and how names are suggested.
+
+`UserError` is the user's input (exit code 2), `RunError` a run that failed (exit code 1).
+Both are printed without a traceback; `--debug` shows it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class UserError(Exception):
+    """The input is wrong. Lists every fault found, one line each: file, key, what to do."""
+
+    def __init__(self, faults: str | Sequence[str]) -> None:
+        self.faults = [faults] if isinstance(faults, str) else list(faults)
+        super().__init__("\n".join(self.faults))
+
+
+class RunError(Exception):
+    """The run failed: what, where, and how to go on."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` for the closest known name, or the list of what exists if none is."""
+    options = sorted(set(known))
+    close = difflib.get_close_matches(name.lower(), [option.lower() for option in options], n=1)
+    if close:
+        match = next(option for option in options if option.lower() == close[0])
+        return f" (did you mean '{match}'?)"
+    return f" (known: {', '.join(options)})" if options else ""
+
+
+def missing_dependency(feature: str, package: str) -> UserError:
+    """The one message for an optional package that is not installed."""
+    return UserError(f"{feature} needs the package '{package}': pip install '{package}'")

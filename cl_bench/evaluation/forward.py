@@ -1,0 +1,131 @@
+"""Forward passes over packed prefix trees, and where a model allows them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from cl_bench.evaluation.packing import Array, Layout, Mask
+
+TAKES_MASKS = ("sdpa", "eager")
+"""Attention implementations of transformers that take a mask of any form."""
+
+
+@dataclass
+class Counters:
+    """What the engine did, for reports and tests."""
+
+    requests: int = 0
+    truncated: int = 0
+    """Requests whose prompt was cut on the left to fit the model's window."""
+    empty: int = 0
+    """Requests with an empty continuation: log-likelihood 0, greedy."""
+    unshared: int = 0
+    """Requests answered by lm-eval's own `HFLM` (the model or the request allows no sharing)."""
+    prompt_tokens: int = 0
+    """Tokens that a pass per request would have computed."""
+    computed_tokens: int = 0
+    """Tokens computed, padding included, decoded tokens not."""
+    decoded_tokens: int = 0
+    passes: int = 0
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Evaluation mode, no gradients, attention that takes any mask; all as before afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    attention = model.config._attn_implementation
+    model.eval()
+    try:
+        if attention not in TAKES_MASKS:
+            model.set_attn_implementation("sdpa")
+        # Not inference_mode: a buffer that a model caches there could not be trained with.
+        with torch.no_grad():
+            yield
+    finally:
+        if attention not in TAKES_MASKS:
+            model.set_attn_implementation(attention)
+        for module, training in modes:
+            module.training = training
+
+
+class PackedModel:
+    """A causal LM that runs packs on a trunk of cached keys and values."""
+
+    def __init__(self, model: Any, counters: Counters) -> None:
+        self.model = model
+        self.counters = counters
+        self.device = model.get_input_embeddings().weight.device
+        self._lowest = torch.finfo(model.dtype).min
+
+    def run(self, layout: Layout, keep: Array, cache: DynamicCache | None = None) -> torch.Tensor:
+        """Logits [len(keep), vocab] in the model's dtype; `keep` indexes the flattened [B * T].
+
+        With a cache, the pass goes on from what it holds and appends to it.
+        """
+        ids = torch.from_numpy(layout.ids).to(self.device)
+        self.counters.passes += 1
+        self.counters.computed_tokens += ids.numel()
+        with self._only(torch.from_numpy(keep).to(self.device)) as select:
+            output = self.model(
+                input_ids=ids,
+                attention_mask=self._mask(layout.mask),
+                position_ids=torch.from_numpy(layout.positions).to(self.device),
+                past_key_values=cache,
+                use_cache=cache is not None,
+            )
+        logits: torch.Tensor = select(output.logits)
+        return logits
+
+    def step(self, ids: torch.Tensor, positions: torch.Tensor, look: Any, cache: Any) -> Any:
+        """Logits [B, vocab] of one token a row: `ids`, `positions` [B], `look` [B, L]."""
+        mask = torch.zeros(look.shape, dtype=self.model.dtype, device=self.device)
+        mask.masked_fill_(~look, self._lowest)
+        output = self.model(
+            input_ids=ids[:, None],
+            attention_mask=mask[:, None, None],
+            position_ids=positions[:, None],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return output.logits[:, -1]
+
+    def _mask(self, look: Mask | None) -> torch.Tensor | None:
+        if look is None:
+            return None
+        allowed = torch.from_numpy(look).to(self.device)
+        mask = torch.zeros(allowed.shape, dtype=self.model.dtype, device=self.device)
+        return mask.masked_fill_(~allowed, self._lowest)[:, None]
+
+    @contextmanager
+    def _only(self, keep: torch.Tensor) -> Iterator[Any]:
+        """Let the output layer see the kept positions alone.
+
+        A hook of one call, not a call of the decoder and the head apart: what models do after
+        the head (soft caps, scales) stays theirs.
+        """
+        head = self.model.get_output_embeddings()
+        if head is None or not len(keep):
+            yield lambda logits: logits.flatten(0, 1)[keep]
+            return
+
+        def gather(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+            return (inputs[0].flatten(0, 1)[keep][None], *inputs[1:])
+
+        handle = head.register_forward_pre_hook(gather)
+        try:
+            yield lambda logits: logits[0]
+        finally:
+            handle.remove()
+
+
+def crop(cache: DynamicCache, length: int) -> None:
+    """Drop what a cache of plain layers holds beyond `length` positions."""
+    for layer in cache.layers:
+        if layer.keys is not None:
+            layer.keys, layer.values = layer.keys[:, :, :length], layer.values[:, :, :length]

@@ -1,0 +1,169 @@
+"""Scores tasks with lm-evaluation-harness on a model in memory."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cl_bench.evaluation.scores import Cell
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """One task's score: the cell for the tables and a record for every document."""
+
+    cell: Cell
+    metrics: dict[str, float]
+    """Every metric of the task on its own scale, the mean over documents."""
+    labels: dict[str, float] | None = None
+    """Shares of the predicted labels (closed label sets only); `other` for anything else."""
+    majority: float | None = None
+    """Accuracy of the best constant answer on the same documents."""
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `scores.json` holds for the task."""
+        data: dict[str, Any] = {
+            "score": self.cell.score,
+            "stderr": self.cell.stderr,
+            "n": self.cell.n,
+            "metrics": self.metrics,
+        }
+        if self.majority is not None:
+            data |= {"majority": self.majority, "labels": self.labels}
+        return data
+
+
+def evaluate_tasks(
+    lm: Any,
+    tasks: Mapping[str, Any],
+    documents: Mapping[str, Sequence[int]],
+    max_new_tokens: int | None = None,
+) -> dict[str, TaskResult]:
+    """Score `documents` (ids in each task's test split) with lm-eval's `evaluate`.
+
+    That is the function `simple_evaluate` ends in; calling it directly leaves global seeds alone.
+    `max_new_tokens` caps generation (stage tasks); None keeps what each task's YAML says.
+    """
+    from lm_eval.evaluator import evaluate
+
+    if max_new_tokens is not None:
+        for task in tasks.values():
+            cap_generation(task, max_new_tokens)
+    quiet = logging.getLogger("lm_eval")
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)
+    try:
+        results = evaluate(
+            lm=lm,
+            task_dict=dict(tasks),
+            samples={name: list(documents[name]) for name in tasks},
+            bootstrap_iters=0,
+            log_samples=True,
+        )
+    finally:
+        quiet.setLevel(level)
+        for task in tasks.values():
+            task._instances = None
+    assert results is not None, "lm-eval returns None on other ranks than 0 only"
+    return {name: summarise_task(task, results["samples"][name]) for name, task in tasks.items()}
+
+
+def group_json(members: Mapping[str, TaskResult]) -> dict[str, Any]:
+    """A benchmark's entry in `scores.json`: its one task, or the unweighted mean of a group.
+
+    Unweighted is what TRACE and OpenCompass report for MMLU, BBH and TyDiQA; the mean weighted by
+    documents (lm-eval's) stands beside it.
+    """
+    if len(members) == 1:
+        return next(iter(members.values())).to_json()
+    cells = {name: result.cell for name, result in members.items()}
+    mean = unweighted_mean(cells.values())
+    return {
+        "score": mean.score,
+        "stderr": mean.stderr,
+        "n": mean.n,
+        "weighted": weighted_mean(cells.values()).score,
+        "members": {name: result.to_json() for name, result in members.items()},
+    }
+
+
+def cap_generation(task: Any, max_new_tokens: int) -> None:
+    """Limit the answer's length of a generation task."""
+    if task.OUTPUT_TYPE == "generate_until":
+        own = (task.config.generation_kwargs or {}).get("max_gen_toks", max_new_tokens)
+        task.set_config(
+            key="generation_kwargs",
+            value={"max_gen_toks": min(int(own), max_new_tokens)},
+            update=True,
+        )
+
+
+def summarise_task(task: Any, samples: Sequence[Mapping[str, Any]]) -> TaskResult:
+    """Cell, metric means and records from lm-eval's per-document samples."""
+    metadata = task.config.metadata or {}
+    headline, wanted_filter = _headline(task, samples)
+    kept = [sample for sample in samples if sample["filter"] == wanted_filter]
+    scores = [float(sample[headline]) for sample in kept]
+    trace = TASKS.get(task.task_name)
+    labels = metadata.get("labels") or (trace.labels if trace else None)
+    records = [_record(sample, score) for sample, score in zip(kept, scores, strict=True)]
+    shares = majority = None
+    if labels:
+        predicted = Counter(
+            r["prediction"] if r["prediction"] in labels else "other" for r in records
+        )
+        shares = {label: predicted[label] / len(records) for label in [*labels, "other"]}
+        gold = Counter(str(record["target"]) for record in records)
+        majority = max(gold.values()) / len(records)
+    return TaskResult(Cell.from_documents(scores), _means(samples), shares, majority, records)
+
+
+def _headline(task: Any, samples: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """The metric (scale 0-1) and filter that are the task's score.
+
+    `metadata: {headline, filter}` of the YAML says it; else `score`, else the first metric listed.
+    """
+    metadata = task.config.metadata or {}
+    names = list(samples[0]["metrics"])
+    default = "score" if "score" in names else names[0]
+    filters = [sample["filter"] for sample in samples]
+    return metadata.get("headline", default), metadata.get("filter", filters[0])
+
+
+def _means(samples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Mean of every numeric metric; with several filters the filter's name is part of the key."""
+    several = len({sample["filter"] for sample in samples}) > 1
+    values: dict[str, list[float]] = {}
+    for sample in samples:
+        for name in sample["metrics"]:
+            if isinstance(sample[name], int | float | bool) or hasattr(sample[name], "item"):
+                key = f"{name},{sample['filter']}" if several else name
+                values.setdefault(key, []).append(float(sample[name]))
+    return {name: sum(each) / len(each) for name, each in values.items() if name != "score"}
+
+
+def _record(sample: Mapping[str, Any], score: float) -> dict[str, Any]:
+    """A line of `predictions/<task>.jsonl`."""
+    responses = sample["filtered_resps"]
+    record: dict[str, Any] = {
+        "doc_id": int(sample["doc_id"]),
+        "prompt_hash": sample["prompt_hash"],
+        "target": _plain(sample["target"]),
+        "score": score,
+    }
+    if responses and isinstance(responses[0], str):
+        return record | {"prediction": responses[0]}
+    return record | {"loglikelihoods": [float(response[0]) for response in responses]}
+
+
+def _plain(value: Any) -> Any:
+    """A JSON value from what a task calls its target (NumPy numbers, lists, text)."""
+    if hasattr(value, "item"):
+        return value.item()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -1,0 +1,113 @@
+"""Log-likelihoods of continuations, each shared prefix computed once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+
+from cl_bench.evaluation.forward import PackedModel, crop
+from cl_bench.evaluation.packing import Array, Layout, Limits, lay_out, plan
+from cl_bench.evaluation.prefix_tree import Segment, build_forest, preorder
+
+SLICE = 256
+"""Rows of logits in fp32 at a time."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a request asks about the tokens of one segment."""
+
+    offsets: Array
+    targets: Array
+    request: int
+
+
+def score_continuations(
+    model: PackedModel,
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+    limits: Limits,
+    progress: Callable[[int], None] | None = None,
+) -> list[tuple[float, bool]]:
+    """For each (input, targets): log p of the targets in nats, and whether all are the argmax.
+
+    The targets, at least one, are predicted at the last `len(targets)` positions of the input
+    (which therefore lacks the last target, and may share tokens with the targets). Softmax in
+    fp32, sums in fp64. `progress` is called with the number of requests answered so far.
+    """
+    roots = build_forest([tokens for tokens, _ in pairs])
+    asked = _assign(roots, pairs)
+    sums = np.zeros(len(pairs))
+    greedy = np.ones(len(pairs), dtype=np.bool_)
+    left = np.asarray([len(targets) for _, targets in pairs])
+    trunk = DynamicCache()
+    for pack in plan(roots, limits):
+        layout = lay_out(pack)
+        keep, targets, requests = _questions(layout, asked)
+        crop(trunk, pack.past)
+        cache = trunk if pack.trunk or pack.past else None
+        positions, row = np.unique(keep, return_inverse=True)
+        values, best = _answers(model.run(layout, positions, cache), row, targets)
+        np.add.at(sums, requests, values)
+        np.logical_and.at(greedy, requests, best)
+        np.subtract.at(left, requests, 1)
+        if progress is not None:
+            progress(int((left == 0).sum()))
+    return [(float(total), bool(is_best)) for total, is_best in zip(sums, greedy, strict=True)]
+
+
+def _assign(
+    roots: Sequence[Segment], pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
+) -> dict[Segment, list[Scored]]:
+    """Hang every request's targets on the segments whose tokens predict them."""
+    asked: dict[Segment, list[Scored]] = defaultdict(list)
+    for leaf in preorder(roots):
+        for request in leaf.ends:
+            targets = np.asarray(pairs[request][1], dtype=np.int64)
+            begin = leaf.end - len(targets)
+            segment: Segment | None = leaf
+            while segment is not None and segment.end > begin:
+                first = max(segment.start, begin)
+                offsets = np.arange(first, segment.end) - segment.start
+                part = targets[first - begin : segment.end - begin]
+                asked[segment].append(Scored(offsets, part, request))
+                segment = segment.parent
+    return asked
+
+
+def _questions(layout: Layout, asked: dict[Segment, list[Scored]]) -> tuple[Array, Array, Array]:
+    """Flat positions in the pass, targets and requests, for what it computes for the first time."""
+    width = layout.ids.shape[1]
+    keep, targets, requests = [], [], []
+    for placed in layout.placed:
+        if placed.first:
+            for scored in asked.pop(placed.segment, []):
+                keep.append(placed.row * width + placed.columns[scored.offsets])
+                targets.append(scored.targets)
+                requests.append(np.full(len(scored.targets), scored.request))
+    empty = np.zeros(0, dtype=np.int64)
+    return (
+        np.concatenate([empty, *keep]),
+        np.concatenate([empty, *targets]),
+        np.concatenate([empty, *requests]),
+    )
+
+
+def _answers(logits: torch.Tensor, row: Array, targets: Array) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probability of each target and whether it is the argmax, from logits [positions, V]."""
+    norms, tops = [], []
+    for part in torch.split(logits, SLICE):
+        wide = part.float()
+        norms.append(torch.logsumexp(wide, dim=-1))
+        tops.append(wide.argmax(dim=-1))
+    if not norms:
+        return np.zeros(0), np.zeros(0, dtype=np.bool_)
+    rows = torch.from_numpy(row).to(logits.device)
+    wanted = torch.from_numpy(targets).to(logits.device)
+    values = logits[rows, wanted].float() - torch.cat(norms)[rows]
+    best = torch.cat(tops)[rows] == wanted
+    return values.cpu().numpy(), best.cpu().numpy()

@@ -1,0 +1,98 @@
+"""Keys and values of the sequences that are being decoded: one slot each, nothing ever shifted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
+
+COLUMN_STEP = 128
+"""Columns are added in such steps, so that growing copies seldom."""
+
+
+class SlotLayer(DynamicLayer):  # type: ignore[misc]
+    """One layer's keys and values [slots, heads, columns, head_dim], written in place.
+
+    transformers' own dynamic layer copies the whole cache for each decoded token.
+    """
+
+    def __init__(self, like: torch.Tensor) -> None:
+        """An empty layer for keys of the shape [1, heads, any, head_dim] of `like`."""
+        super().__init__()
+        self.lazy_initialization(like, like)
+        shape = (0, like.shape[1], 0, like.shape[3])
+        self.keys = self.values = like.new_zeros(shape)
+        self.rows = self.columns = torch.zeros(0, dtype=torch.long, device=like.device)
+        self.width = 0
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write one token for each row at its column; what the rows hold so far comes back."""
+        self.keys[self.rows, :, self.columns] = key_states[:, :, 0]
+        self.values[self.rows, :, self.columns] = value_states[:, :, 0]
+        n = len(self.rows)
+        return self.keys[:n, :, : self.width], self.values[:n, :, : self.width]
+
+    def get_seq_length(self) -> int:
+        """Columns in use, the token of this step not counted."""
+        return self.width - 1
+
+    def reserve(self, slots: int, columns: int) -> None:
+        """Make room. New memory is zero: a masked key may be anything but NaN."""
+        have, heads, wide, size = self.keys.shape
+        if slots <= have and columns <= wide:
+            return
+        shape = (max(slots, have), heads, max(columns, wide), size)
+        for name in ("keys", "values"):
+            old = getattr(self, name)
+            new = old.new_zeros(shape)
+            new[:have, :, :wide] = old
+            setattr(self, name, new)
+
+
+class SlotCache:
+    """The slots of all layers. Active sequences are slots 0 .. n-1."""
+
+    def __init__(self, prefilled: Cache) -> None:
+        """Empty slots for the model that filled `prefilled`."""
+        self.layers = [SlotLayer(layer.keys) for layer in prefilled.layers]
+        self.cache = Cache(layers=self.layers)
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of one column of one slot, all layers."""
+        return sum(
+            2 * layer.keys.shape[1] * layer.keys.shape[3] * layer.keys.element_size()
+            for layer in self.layers
+        )
+
+    def reserve(self, slots: int, columns: int) -> None:
+        """Room for `slots` sequences of `columns` tokens."""
+        wide = -(-columns // COLUMN_STEP) * COLUMN_STEP
+        for layer in self.layers:
+            layer.reserve(slots, wide)
+
+    def fill(self, slot: int, prefilled: Cache, row: int, columns: torch.Tensor) -> None:
+        """Copy the tokens at `columns` of a row of `prefilled` into a slot."""
+        n = len(columns)
+        for mine, theirs in zip(self.layers, prefilled.layers, strict=True):
+            where = columns.to(theirs.keys.device)
+            mine.keys[slot, :, :n] = theirs.keys[row].index_select(1, where)
+            mine.values[slot, :, :n] = theirs.values[row].index_select(1, where)
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copy a slot's first `length` tokens to another slot."""
+        for layer in self.layers:
+            layer.keys[target, :, :length] = layer.keys[source, :, :length]
+            layer.values[target, :, :length] = layer.values[source, :, :length]
+
+    def at(self, lengths: torch.Tensor, width: int) -> Cache:
+        """The cache for a step in which row i writes its token at column lengths[i] < width."""
+        rows = torch.arange(len(lengths), device=lengths.device)
+        for layer in self.layers:
+            layer.rows, layer.columns = rows.to(layer.device), lengths.to(layer.device)
+            layer.width = width
+        return self.cache

@@ -1,0 +1,262 @@
+"""The story: check everything, score the base model once, then every stage of every run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from cl_bench.config import ExperimentConfig
+from cl_bench.data.examples import Example, training_examples
+from cl_bench.data.tasks import canonical_name
+from cl_bench.errors import RunError, UserError
+from cl_bench.evaluation.scores import general_mean
+from cl_bench.models import load_model, model_path_fault, resolve_model_path
+from cl_bench.progress import Reporter
+from cl_bench.provenance import provenance
+from cl_bench.resolve import RunSpec, resolve_runs
+from cl_bench.stage import Workplace, run_stage, seed_everything, wait_for_everyone
+from cl_bench.store import RunFolder, locked, read_json, sha256_of, write_json
+from cl_bench.suite import Suite, load_suite
+from cl_bench.summary import write_summary
+from cl_bench.training.loop import Processes
+
+
+def run_experiment(
+    config: ExperimentConfig,
+    results: Path,
+    only: Sequence[str],
+    engine: str,
+    reporter: Reporter,
+) -> Path:
+    """Run what is not done yet; returns the experiment's folder.
+
+    Everything that can be wrong with the input is found before the first batch (UserError).
+    """
+    runs = resolve_runs(config, only)
+    suite, examples, model_path = _check_input(config, runs, engine, reporter)
+    folder = results / config.name
+    processes, device = _processes()
+    first = processes.rank == 0
+    reporter.enabled = first
+    work = Workplace(config, suite, examples, device, processes, reporter)
+    if not first:
+        _run_all(work, runs, folder)
+        return folder
+    _check_disk(folder, runs, model_path)
+    with locked(folder):
+        _open_experiment(config, folder)
+        try:
+            _score_base(work, folder, model_path)
+            _adopt_runs(work, runs, folder)
+            _run_all(work, runs, folder)
+        except OSError as error:
+            raise RunError(
+                f"{folder}: {error}; what is complete is kept: run the same command to go on"
+            ) from error
+    return folder
+
+
+def _check_input(
+    config: ExperimentConfig, runs: Sequence[RunSpec], engine: str, reporter: Reporter
+) -> tuple[Suite, dict[tuple[str, int], Sequence[Example]], str | Path]:
+    """Tasks, data, examples and model, with the faults of all in one message."""
+    faults: list[str] = []
+    if fault := model_path_fault(config.model.path):
+        faults.append(fault)
+    suite = None
+    examples: dict[tuple[str, int], Sequence[Example]] = {}
+    try:
+        suite = load_suite(config, engine)
+        examples = _training_examples(config, suite)
+    except UserError as error:
+        faults += error.faults
+    if faults or suite is None:
+        raise UserError(faults)
+    return suite, examples, resolve_model_path(config.model.path, reporter.line)
+
+
+def _training_examples(
+    config: ExperimentConfig, suite: Suite
+) -> dict[tuple[str, int], Sequence[Example]]:
+    faults: list[str] = []
+    examples: dict[tuple[str, int], Sequence[Example]] = {}
+    for stage in config.stages:
+        name = canonical_name(stage.task)
+        for seed in config.seeds:
+            try:
+                examples[name, seed] = training_examples(suite.stage_tasks[name], stage.limit, seed)
+            except UserError as error:
+                faults += error.faults
+                break
+    if faults:
+        raise UserError(faults)
+    return examples
+
+
+def _processes() -> tuple[Processes, torch.device]:
+    """This process among those of `accelerate launch` or `torchrun`; alone otherwise."""
+    accelerator = Accelerator()
+
+    def all_reduce(tensor: torch.Tensor) -> None:
+        if accelerator.num_processes > 1:
+            torch.distributed.all_reduce(tensor)
+
+    processes = Processes(accelerator.process_index, accelerator.num_processes, all_reduce)
+    return processes, accelerator.device
+
+
+def _check_disk(folder: Path, runs: Sequence[RunSpec], model_path: str | Path) -> None:
+    """Room for every checkpoint that is still missing, before anything starts."""
+    missing = [
+        stage
+        for run in runs
+        for stage in run.stages
+        if not RunFolder(folder / run.slug / f"seed-{run.seed}").stage(stage.folder).trained
+    ]
+    if not missing or not isinstance(model_path, Path):
+        return
+    size = sum(file.stat().st_size for file in model_path.glob("*.safetensors"))
+    whole = [stage for stage in missing if not any(part.method.adapters for part in stage.parts)]
+    needed = size * len(whole)
+    parent = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    free = shutil.disk_usage(parent).free
+    if needed > free:
+        raise UserError(
+            f"{folder}: {len(whole)} checkpoints need {needed / 1e9:.1f} GB, "
+            f"{free / 1e9:.1f} GB are free; free some, or use --results on another disk"
+        )
+
+
+def _open_experiment(config: ExperimentConfig, folder: Path) -> None:
+    """`experiment.json`: the config as read, and when it was last run."""
+    data = config.model_dump(mode="json", exclude_unset=True)
+    if config.data_root is not None:
+        data["data_root"] = os.path.relpath(config.data_root, folder)
+    data["task_paths"] = [os.path.relpath(path, folder) for path in config.task_paths]
+    write_json(
+        folder / "experiment.json",
+        {"last_run": datetime.now(timezone.utc).isoformat(timespec="seconds"), "config": data},
+    )
+
+
+def _adopt_runs(work: Workplace, runs: Sequence[RunSpec], folder: Path) -> None:
+    """Write every `run.json`, or refuse to mix two configs in one folder."""
+    record = provenance() | {"data": data_checksums(work.examples, work.suite)}
+    faults: list[str] = []
+    for run in runs:
+        place = RunFolder(folder / run.slug / f"seed-{run.seed}")
+        order = _position(work.config, run.label)
+        try:
+            place.adopt(
+                resolved_config(work.config, run), {"label": run.label, "order": order, **record}
+            )
+        except UserError as error:
+            faults += error.faults
+    if faults:
+        raise UserError(faults)
+
+
+def _position(config: ExperimentConfig, label: str) -> int:
+    labels = list(dict.fromkeys(run.label for run in resolve_runs(config)))
+    return labels.index(label)
+
+
+def resolved_config(config: ExperimentConfig, run: RunSpec) -> dict[str, Any]:
+    """Everything that decides this run's numbers; where the data lies does not."""
+    return {
+        "experiment": config.name,
+        "label": run.label,
+        "seed": run.seed,
+        "model": config.model.model_dump(mode="json"),
+        "eval": config.eval.model_dump(mode="json"),
+        "stages": [
+            {
+                "index": stage.index,
+                "tasks": list(stage.tasks),
+                "start": stage.start,
+                "epochs": stage.epochs,
+                "limit": stage.limit,
+                "test_limit": config.stages[stage.index - 1].test_limit,
+                "method": [
+                    {part.method.name: part.options.model_dump(mode="json", by_alias=True)}
+                    for part in stage.parts
+                ],
+                "train": stage.train.model_dump(mode="json"),
+                "origins": dict(stage.origins),
+            }
+            for stage in run.stages
+        ],
+    }
+
+
+def data_checksums(
+    examples: Mapping[tuple[str, int], Sequence[Example]], suite: Suite
+) -> dict[str, dict[str, str]]:
+    """sha256 of the training prompts and answers and of the scored documents, by task."""
+    checksums: dict[str, dict[str, str]] = {}
+    for (task, seed), items in examples.items():
+        rows = [[item.prompt, item.answer] for item in items]
+        checksums.setdefault(task, {})[f"train (seed {seed})"] = sha256_of(rows)
+    leaves = {leaf: task for group in suite.general.values() for leaf, task in group.items()}
+    for task, documents in suite.documents.items():
+        source = (leaves | dict(suite.stage_tasks))[task]
+        scored = [str(source.eval_docs[i]) for i in documents]
+        checksums.setdefault(task, {})["test"] = sha256_of(scored)
+    return checksums
+
+
+def _score_base(work: Workplace, folder: Path, model_path: str | Path) -> None:
+    """The base model's row (ORI): every stage task and General, once per experiment."""
+    config, place = work.config, folder / "base"
+    settings = base_settings(config)
+    file = place / "scores.json"
+    if file.is_file():
+        if read_json(file)["settings"] != settings:
+            raise UserError(
+                f"{file}: was scored with other settings; use another name: or delete {place}"
+            )
+        return
+    seed_everything(0)
+    model, tokenizer = load_model(model_path, config.model.dtype, str(work.device))
+    work.reporter.scoring("base model")
+    names = [] if config.eval.trace.after == "never" else list(work.suite.stage_tasks)
+    scores = work.suite.score(
+        model, tokenizer, config.train, names, general=True, predictions=place / "predictions"
+    )
+    general = {**scores["general"], "mean": general_mean(scores["general"])}
+    data = {"stage": 0, "trace": scores["trace"], "general": general, "settings": settings}
+    write_json(file, {**data, "engine": work.suite.engine})
+
+
+def base_settings(config: ExperimentConfig) -> dict[str, Any]:
+    """What the base model's scores depend on."""
+    train = config.train
+    return {
+        "model": config.model.model_dump(mode="json"),
+        "stages": [[canonical_name(stage.task), stage.test_limit] for stage in config.stages],
+        "trace_limit": config.eval.trace.limit,
+        "general": config.eval.general.model_dump(mode="json", exclude={"after"}),
+        "prompt": [train.max_prompt_tokens, train.max_answer_tokens, train.truncation],
+    }
+
+
+def _run_all(work: Workplace, runs: Sequence[RunSpec], folder: Path) -> None:
+    wait_for_everyone(work.processes)
+    total = sum(len(run.stages) for run in runs)
+    done = 0
+    for run in runs:
+        place = RunFolder(folder / run.slug / f"seed-{run.seed}")
+        for position in range(len(run.stages)):
+            work.reporter.stages(total, done)
+            run_stage(work, run, place, position)
+            done += 1
+            if work.first_process:
+                write_summary(folder, place)
+    work.reporter.stages(total, done)

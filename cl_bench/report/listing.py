@@ -1,0 +1,64 @@
+"""Text of `cl-bench tasks`, `methods` and `doctor`."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from cl_bench.methods.registry import METHODS, method_class
+from cl_bench.provenance import PACKAGES
+from cl_bench.resources import user_cache
+
+
+def method_lines() -> Iterator[str]:
+    """Every method, what it is, and its options with defaults."""
+    for name in METHODS:
+        method = method_class(name)
+        yield f"{name}: {(method.__doc__ or '').strip().splitlines()[0]}"
+        for key, value in method.train_defaults.items():
+            yield f"    train default  {key}: {value}"
+        for field_name, field in method.options_type.model_fields.items():
+            default = field.get_default(call_default_factory=True)
+            yield f"    {field.alias or field_name}: {default}  {field.description or ''}".rstrip()
+
+
+def task_lines(task_paths: Sequence[str], data_root: Path | None) -> Iterator[str]:
+    """Every task of ours and of `task_paths`, and whether its data files are there."""
+    from cl_bench.data.sources import resolve_data_root
+    from cl_bench.data.tasks import known_task_names
+    from cl_bench.metrics.trace import TASKS
+
+    root = resolve_data_root(data_root)
+    for name in known_task_names(task_paths):
+        trace = TASKS.get(name)
+        if trace is None:
+            yield name
+            continue
+        there = (root / "trace" / trace.trace_name / "train.json").is_file()
+        status = "data there" if there else f"no data in {root} (cl-bench data get trace)"
+        yield f"{name}  ({trace.trace_name}, {trace.headline})  {status}"
+
+
+def doctor_lines() -> Iterator[str]:
+    """Versions, accelerator, memory, disk, and the quickstart model."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    import psutil
+    import torch
+
+    for package in PACKAGES:
+        try:
+            yield f"{package} {version(package)}"
+        except PackageNotFoundError:
+            yield f"{package} is missing: pip install {package}"
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            yield f"accelerator {properties.name}, {properties.total_memory / 1e9:.0f} GB"
+    else:
+        yield f"no accelerator; {torch.get_num_threads()} CPU threads"
+    yield f"memory {psutil.virtual_memory().total / 1e9:.0f} GB"
+    yield f"disk free here {shutil.disk_usage(Path.cwd()).free / 1e9:.0f} GB"
+    model = user_cache() / "models" / "smollm2-135m" / "complete.json"
+    yield f"quickstart model: {'there' if model.is_file() else 'not fetched yet'}"

@@ -1,0 +1,240 @@
+"""One stage of one run: load, train, save, score. Each part is skipped when it is on disk."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cl_bench.checkpoints import (
+    adapter_base,
+    load_checkpoint,
+    load_tensors,
+    save_checkpoint,
+    save_tensors,
+)
+from cl_bench.config import ExperimentConfig, TrainConfig
+from cl_bench.data.examples import Example
+from cl_bench.data.tokens import encode_examples, pad_id, padding
+from cl_bench.evaluation.scores import general_mean, operation_score
+from cl_bench.methods.base import Method, Stage
+from cl_bench.methods.compose import Composite
+from cl_bench.models import load_model, resolve_model_path
+from cl_bench.progress import Reporter
+from cl_bench.resolve import RunSpec, StageSpec
+from cl_bench.seeds import derive_seed
+from cl_bench.store import RunFolder, StageFolder, read_json, write_json
+from cl_bench.suite import Suite, cells_to_score, general_after
+from cl_bench.training.loop import Batcher, Processes, train_stage
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """What all stages of an experiment share."""
+
+    config: ExperimentConfig
+    suite: Suite
+    examples: Mapping[tuple[str, int], Sequence[Example]]
+    """Training examples by (task, seed)."""
+    device: torch.device
+    processes: Processes
+    reporter: Reporter
+
+    @property
+    def first_process(self) -> bool:
+        """Only this one writes files and scores."""
+        return self.processes.rank == 0
+
+
+def run_stage(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -> None:
+    """Train and score `run.stages[position]` unless its folder says it is done."""
+    spec = run.stages[position]
+    place = folder.stage(spec.folder)
+    label = f"{run.label}, seed {run.seed}, stage {spec.index}/{len(run.stages)} {spec.tasks[0]}"
+    if place.complete:
+        return
+    if place.trained:
+        model, tokenizer = load_checkpoint(
+            place.checkpoint, work.config.model.dtype, work.device, adapters=True
+        )
+    else:
+        model, tokenizer = _train(work, run, folder, position, label)
+    if work.first_process:
+        _score(work, spec, place, model, tokenizer, label)
+    wait_for_everyone(work.processes)
+
+
+def wait_for_everyone(processes: Processes) -> None:
+    """Until the first process has written what the others read."""
+    if processes.world > 1:
+        torch.distributed.barrier()
+
+
+def _train(
+    work: Workplace, run: RunSpec, folder: RunFolder, position: int, label: str
+) -> tuple[Any, Any]:
+    spec = run.stages[position]
+    place = folder.stage(spec.folder)
+    if work.first_process:
+        place.restart()
+    wait_for_everyone(work.processes)
+    began = time.perf_counter()
+    method = spec.build_method()
+    model, tokenizer, base, state = _start(work, run, folder, position, method)
+    _load_states(method, state)
+    seed_everything(derive_seed(run.seed, spec.index, "training", work.processes.rank))
+    stage, batcher = _stage(work, run, position, model, tokenizer)
+    work.reporter.begin(label)
+    with (place.path / "train.jsonl").open("a", encoding="utf-8") as log:
+
+        def on_step(record: dict[str, Any], total: int) -> None:
+            if work.first_process:
+                log.write(json.dumps(record) + "\n")
+                log.flush()
+            work.reporter.step(record, total)
+
+        train_stage(stage, method, spec.epochs, batcher, on_step)
+    if spec.train.gradient_checkpointing:
+        stage.model.gradient_checkpointing_disable()
+    trained = time.perf_counter()
+    if work.first_process:
+        save_tensors(place.method_state, state | _states(method))
+        write_json(place.path / "notes.json", stage.notes)
+        timing = {"train_seconds": round(trained - began, 2), "peak_memory_mb": peak_memory_mb()}
+        write_json(place.path / "timing.json", timing)
+        save_checkpoint(stage.model, tokenizer, place.checkpoint, base)
+    wait_for_everyone(work.processes)
+    return stage.model, tokenizer
+
+
+def _start(
+    work: Workplace, run: RunSpec, folder: RunFolder, position: int, method: Method
+) -> tuple[Any, Any, str, dict[str, Any]]:
+    """Model, tokenizer, what an adapter's base would be, and the methods' kept tensors."""
+    spec, dtype = run.stages[position], work.config.model.dtype
+    adapters = getattr(method, "adapters", False)
+    if position == 0 or spec.start == "base":
+        path = work.config.model.path
+        model, tokenizer = load_model(resolve_model_path(path), dtype, str(work.device))
+        return model, tokenizer, path, {}
+    before = folder.stage(run.stages[position - 1].folder)
+    model, tokenizer = load_checkpoint(before.checkpoint, dtype, work.device, adapters)
+    base = (adapter_base(before.checkpoint) if adapters else None) or str(before.checkpoint)
+    return model, tokenizer, base, load_tensors(before.method_state)
+
+
+def _stage(
+    work: Workplace, run: RunSpec, position: int, model: Any, tokenizer: Any
+) -> tuple[Stage, Batcher]:
+    spec = run.stages[position]
+    train = spec.train
+    if train.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def encode(examples: Sequence[Example]) -> Any:
+        return encode_examples(
+            examples,
+            tokenizer,
+            train.max_prompt_tokens,
+            train.max_answer_tokens,
+            train.truncation,
+        )
+
+    batcher = Batcher(
+        encode, pad_id(tokenizer), padding(train.truncation), work.device, work.processes
+    )
+    stage = Stage(
+        index=spec.index,
+        task=spec.tasks[0],
+        seed=run.seed,
+        train=train,
+        model=model,
+        examples=[e for task in spec.tasks for e in work.examples[task, run.seed]],
+        earlier=[
+            (task, work.examples[task, run.seed])
+            for before in run.stages[:position]
+            for task in before.tasks
+        ],
+        device=work.device,
+        batches=lambda examples: batcher.share(train, examples),
+        all_reduce=work.processes.all_reduce,
+    )
+    return stage, batcher
+
+
+def _score(
+    work: Workplace,
+    spec: StageSpec,
+    place: StageFolder,
+    model: Any,
+    tokenizer: Any,
+    label: str,
+) -> None:
+    """Score the stage's cells and General; `scores.json` is written last."""
+    work.reporter.scoring(label)
+    began = time.perf_counter()
+    names = cells_to_score(work.config, spec.index, spec.tasks)
+    general = general_after(work.config, spec.index)
+    predictions = place.path / "predictions"
+    scores = work.suite.score(model, tokenizer, spec.train, names, general, predictions)
+    timing_file = place.path / "timing.json"
+    timing = read_json(timing_file) if timing_file.is_file() else {}
+    timing["score_seconds"] = round(time.perf_counter() - began, 2)
+    write_json(timing_file, timing)
+    seen = [task for task in work.suite.stage_tasks][: spec.index]
+    write_json(
+        place.scores_file,
+        {
+            "stage": spec.index,
+            "task": spec.tasks[0] if len(spec.tasks) == 1 else list(spec.tasks),
+            "trace": scores["trace"],
+            "general": {**scores["general"], "mean": general_mean(scores["general"])},
+            "op": operation_score(scores["trace"], seen),
+            "notes": read_json(place.path / "notes.json"),
+            "engine": work.suite.engine,
+        },
+    )
+
+
+def _parts(method: Method) -> list[Method]:
+    return method.parts if isinstance(method, Composite) else [method]
+
+
+def _states(method: Method) -> dict[str, Any]:
+    """Every part's tensors, keyed `method/key`, so that stages of other methods pass them on."""
+    return {
+        f"{part.name}/{key}": value
+        for part in _parts(method)
+        for key, value in part.state_dict().items()
+    }
+
+
+def _load_states(method: Method, state: Mapping[str, Any]) -> None:
+    for part in _parts(method):
+        prefix = f"{part.name}/"
+        own = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+        if own:
+            part.load_state_dict(own)
+
+
+def seed_everything(seed: int) -> None:
+    """Global generators (dropout, library code); everything of ours has its own."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def peak_memory_mb() -> int:
+    """Largest resident size of the process so far, or what the accelerator allocated."""
+    import resource
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated() // 2**20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

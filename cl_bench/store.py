@@ -1,0 +1,244 @@
+"""Run folders: what is done is what is on disk.
+
+Files are written beside their place and renamed into it, so that a name that exists is whole. A
+stage has three states: nothing, trained (`checkpoint/` exists, renamed into place), complete
+(`scores.json` exists, written last).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cl_bench.errors import RunError, UserError, nearest
+
+MANIFEST = "manifest.json"
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write atomically; the folder is made if needed."""
+    write_text(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write to a temporary name, flush to disk, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """Read a file of ours; raises RunError naming it when it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: unreadable ({error}); delete it and run again") from error
+
+
+def write_records(path: Path, records: list[dict[str, Any]]) -> None:
+    """One JSON object a line."""
+    lines = [json.dumps(record, ensure_ascii=False, allow_nan=False) for record in records]
+    write_text(path, "".join(line + "\n" for line in lines))
+
+
+def sha256_of(data: Any) -> str:
+    """Checksum of a JSON value, independent of key order."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Checksum of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def publish_folder(temporary: Path, final: Path) -> None:
+    """Rename a finished folder into place, with a manifest of sizes and checksums."""
+    files = sorted(path for path in temporary.rglob("*") if path.is_file())
+    manifest = {
+        str(path.relative_to(temporary)): {
+            "bytes": path.stat().st_size,
+            "sha256": sha256_file(path),
+        }
+        for path in files
+    }
+    write_json(temporary / MANIFEST, manifest)
+    if final.exists():
+        shutil.rmtree(final)
+    temporary.replace(final)
+
+
+def verify_folder(folder: Path) -> None:
+    """Raise RunError if a file of a published folder is missing or has changed."""
+    for name, expected in read_json(folder / MANIFEST).items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != expected["bytes"]:
+            raise RunError(f"{path}: missing or cut short; delete {folder} and run again")
+        if sha256_file(path) != expected["sha256"]:
+            raise RunError(f"{path}: checksum differs; delete {folder} and run again")
+
+
+@dataclass(frozen=True)
+class StageFolder:
+    """`stage-<t>-<task>` of a run."""
+
+    path: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """The model after the stage."""
+        return self.path / "checkpoint"
+
+    @property
+    def trained(self) -> bool:
+        """Whether training is finished and saved."""
+        return (self.checkpoint / MANIFEST).is_file()
+
+    @property
+    def complete(self) -> bool:
+        """Whether the stage is trained and scored."""
+        return self.trained and self.scores_file.is_file()
+
+    @property
+    def scores_file(self) -> Path:
+        """Written last."""
+        return self.path / "scores.json"
+
+    @property
+    def method_state(self) -> Path:
+        """Tensors the method keeps for the next stage."""
+        return self.path / "method.safetensors"
+
+    def restart(self) -> None:
+        """Remove what an interrupted training left, so that nothing half-written is trusted."""
+        if self.path.exists():
+            shutil.rmtree(self.path)
+        self.path.mkdir(parents=True)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`results/<name>/<method>/seed-<n>`."""
+
+    path: Path
+
+    def stage(self, name: str) -> StageFolder:
+        """The folder of one stage."""
+        return StageFolder(self.path / name)
+
+    def stages(self) -> list[StageFolder]:
+        """Existing stage folders in order."""
+        found = [path for path in self.path.glob("stage-*") if path.is_dir()]
+        return [StageFolder(path) for path in sorted(found, key=lambda p: stage_number(p.name))]
+
+    def adopt(self, resolved: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+        """Write `run.json`, or check that the run already here has the same resolved config."""
+        file = self.path / "run.json"
+        if not file.is_file():
+            write_json(file, {"sha256": sha256_of(resolved), "config": resolved, **record})
+            return
+        before = read_json(file)
+        if before["sha256"] != sha256_of(resolved):
+            changed = ", ".join(differing_keys(before["config"], resolved)) or "(details)"
+            raise UserError(
+                f"{file}: was started with another config; changed: {changed}. "
+                "Use another name:, restore the config, or delete that folder"
+            )
+
+
+def stage_number(name: str) -> int:
+    """3 for `stage-3-trace_py150`."""
+    return int(name.split("-")[1])
+
+
+def differing_keys(before: Any, after: Any, prefix: str = "") -> list[str]:
+    """Dotted keys at which two JSON values differ."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        keys = sorted(before.keys() | after.keys())
+        return [
+            key
+            for name in keys
+            for key in differing_keys(before.get(name), after.get(name), f"{prefix}{name}.")
+        ]
+    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        return [
+            key
+            for index, pair in enumerate(zip(before, after, strict=True))
+            for key in differing_keys(*pair, f"{prefix}{index}.")
+        ]
+    return [] if before == after else [prefix.rstrip(".")]
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Only one process works in an experiment folder. Raises UserError when one already does."""
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{folder}: another cl-bench is working here") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def latest_experiment(results: Path) -> Path:
+    """The experiment under `results` that was run last."""
+    found = [file.parent for file in results.glob("*/experiment.json")]
+    if not found:
+        raise UserError(f"{results}: no experiment here; run one first or name its folder")
+    return max(found, key=lambda folder: str(read_json(folder / "experiment.json")["last_run"]))
+
+
+def find_experiment(given: str | None, results: Path) -> Path:
+    """An experiment's folder from a path, a name under `results`, or nothing (the latest)."""
+    if given is None:
+        return latest_experiment(results)
+    for candidate in (Path(given), results / given):
+        if (candidate / "experiment.json").is_file():
+            return candidate
+    known = [file.parent.name for file in results.glob("*/experiment.json")]
+    raise UserError(f"{given}: no experiment (experiment.json) there{nearest(given, known)}")
+
+
+def find_runs(
+    experiment: Path, method: str | None = None, seed: int | None = None
+) -> list[RunFolder]:
+    """The runs of an experiment, in the order they were started, narrowed by method and seed."""
+    from cl_bench.config import slug
+
+    runs = [file.parent for file in experiment.glob("*/seed-*/run.json")]
+    runs.sort(key=lambda folder: (read_json(folder / "run.json").get("order", 0), folder.name))
+    if method is not None:
+        known = sorted({folder.parent.name for folder in runs})
+        runs = [folder for folder in runs if folder.parent.name == slug(method)]
+        if not runs:
+            raise UserError(
+                f"--method {method}: no such run in {experiment}{nearest(method, known)}"
+            )
+    if seed is not None:
+        known = sorted({folder.name.removeprefix("seed-") for folder in runs})
+        runs = [folder for folder in runs if folder.name == f"seed-{seed}"]
+        if not runs:
+            raise UserError(
+                f"--seed {seed}: no such run in {experiment}{nearest(str(seed), known)}"
+            )
+    return [RunFolder(folder) for folder in runs]

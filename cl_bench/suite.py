@@ -1,0 +1,137 @@
+"""What is scored: tasks with their data, and which documents of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cl_bench.config import ExperimentConfig, TrainConfig
+from cl_bench.data.examples import sample_documents
+from cl_bench.data.loading import load_suite as load_task_suite
+from cl_bench.data.tasks import canonical_name, general_name
+from cl_bench.data.tokens import encode_prompts
+from cl_bench.evaluation.engines import build_lm
+from cl_bench.evaluation.guard import untouched
+from cl_bench.evaluation.harness import TaskResult, evaluate_tasks, group_json
+from cl_bench.store import write_records
+
+DOCUMENT_SEED = 1234
+"""The sample of test documents does not depend on the run's seed: all runs are compared on it."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Loaded tasks and the documents of each that are scored."""
+
+    stage_tasks: Mapping[str, Any]
+    general: Mapping[str, Mapping[str, Any]]
+    """For each benchmark of General, its leaf tasks (itself, or a group's members)."""
+    documents: Mapping[str, Sequence[int]]
+    """Document ids by leaf task."""
+    engine: str
+
+    def score(
+        self,
+        model: Any,
+        tokenizer: Any,
+        train: TrainConfig,
+        stage_names: Sequence[str],
+        general: bool,
+        predictions: Path,
+    ) -> dict[str, dict[str, Any]]:
+        """`{"trace": {task: ...}, "general": {task: ...}}`; a record per document is written."""
+        scores: dict[str, dict[str, Any]] = {"trace": {}, "general": {}}
+        with untouched(model):
+            model.eval()
+            if stage_names:
+                tasks = {name: self.stage_tasks[name] for name in stage_names}
+                lm = build_lm(self.engine, model, tokenizer, _prompt_encoder(tokenizer, train))
+                found = evaluate_tasks(lm, tasks, self.documents, train.max_answer_tokens)
+                _write_predictions(found, predictions)
+                scores["trace"] = {name: result.to_json() for name, result in found.items()}
+            if general and self.general:
+                lm = build_lm(self.engine, model, tokenizer)
+                leaves = {n: t for members in self.general.values() for n, t in members.items()}
+                found = evaluate_tasks(lm, leaves, self.documents)
+                _write_predictions(found, predictions)
+                for name, members in self.general.items():
+                    scores["general"][name] = group_json({m: found[m] for m in members})
+        return scores
+
+
+def _prompt_encoder(tokenizer: Any, train: TrainConfig) -> Any:
+    def encode(prompts: Sequence[str]) -> list[list[int]]:
+        encoded = encode_prompts(tokenizer, prompts, train.max_prompt_tokens, train.truncation)
+        return [prompt.ids for prompt in encoded]
+
+    return encode
+
+
+def _write_predictions(found: Mapping[str, TaskResult], folder: Path) -> None:
+    for name, result in found.items():
+        write_records(folder / f"{name}.jsonl", result.records)
+
+
+def load_suite(config: ExperimentConfig, engine: str) -> Suite:
+    """Load every task of the config. Raises UserError with the faults of all of them."""
+    stages = {canonical_name(stage.task): stage for stage in config.stages}
+    general = config.eval.general
+    benchmarks = {name: general_name(name, config.task_paths) for name in general.tasks}
+    if general.after == "never":
+        benchmarks = {}
+    loaded = load_task_suite(
+        [*stages, *benchmarks.values()],
+        data_root=config.data_root,
+        task_paths=config.task_paths,
+        require_training=list(stages),
+    )
+    documents: dict[str, Sequence[int]] = {}
+    members: dict[str, dict[str, Any]] = {}
+    for name, task in benchmarks.items():
+        members[name] = {leaf: loaded.tasks[leaf] for leaf in loaded.members[task]}
+        documents |= stratified_documents(members[name], general.limit)
+    for name, stage in stages.items():
+        limit = stage.test_limit or config.eval.trace.limit
+        documents[name] = sample_documents(loaded.tasks[name], limit, DOCUMENT_SEED)
+    return Suite({name: loaded.tasks[name] for name in stages}, members, documents, engine)
+
+
+def stratified_documents(tasks: Mapping[str, Any], limit: int | None) -> dict[str, list[int]]:
+    """About `limit` documents of a benchmark, shared over its tasks in proportion to their size.
+
+    Largest remainders, ties to the task named first; every task keeps at least one document.
+    """
+    sizes = {name: len(task.eval_docs) for name, task in tasks.items()}
+    total = sum(sizes.values())
+    if limit is None or limit >= total:
+        return {name: list(range(size)) for name, size in sizes.items()}
+    exact = {name: limit * size / total for name, size in sizes.items()}
+    quota = {name: int(share) for name, share in exact.items()}
+    by_remainder = sorted(sizes, key=lambda name: quota[name] - exact[name])
+    for name in by_remainder[: limit - sum(quota.values())]:
+        quota[name] += 1
+    return {
+        name: sample_documents(task, max(quota[name], 1), DOCUMENT_SEED)
+        for name, task in tasks.items()
+    }
+
+
+def cells_to_score(config: ExperimentConfig, index: int, tasks: Sequence[str]) -> list[str]:
+    """Which columns of the matrix are scored after stage `index` (1-based)."""
+    names = [canonical_name(stage.task) for stage in config.stages]
+    trace, last = config.eval.trace, index == len(names)
+    if trace.after == "never" or (trace.after == "last" and not last):
+        return []
+    if trace.cells == "all":
+        return names
+    if trace.cells == "lower" or last:
+        return names[:index]
+    return [name for name in names if name in tasks]
+
+
+def general_after(config: ExperimentConfig, index: int) -> bool:
+    """Whether General is scored after stage `index`."""
+    after = config.eval.general.after
+    return after == "every" or (after == "last" and index == len(config.stages))

@@ -1,0 +1,65 @@
+"""`summary.json`: all numbers of a run, from the `scores.json` of its stages and of the base."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cl_bench.evaluation.scores import Cell, Summary, summarise
+from cl_bench.store import RunFolder, read_json, write_json
+
+
+def write_summary(experiment: Path, run: RunFolder) -> None:
+    """Write the run's `summary.json` from the stages that are complete so far."""
+    write_json(run.path / "summary.json", summarise_run(experiment, run).to_json())
+
+
+def summarise_run(experiment: Path, run: RunFolder) -> Summary:
+    """OP, BWT, forgetting and General of the complete stages of a run."""
+    stages = read_json(run.path / "run.json")["config"]["stages"]
+    base = read_json(experiment / "base" / "scores.json")
+    complete = [read_json(s.scores_file) for s in run.stages() if s.complete]
+    rows = [cells(scores["trace"]) for scores in complete]
+    setting = "sequential"
+    if all(stage["start"] == "base" for stage in stages):
+        setting = "joint" if len(stages) == 1 else "single"
+    learned = {task: stage["index"] for stage in stages for task in stage["tasks"]}
+    return summarise(
+        rows,
+        list(learned),
+        cells(base["trace"]),
+        [cells(scores["general"]) for scores in complete],
+        cells(base["general"]),
+        setting=setting,  # type: ignore[arg-type]
+        learned=learned,
+    )
+
+
+def base_summary(experiment: Path, tasks: list[str]) -> Summary:
+    """The base model's numbers (the row ORI)."""
+    base = read_json(experiment / "base" / "scores.json")
+    return summarise([], tasks, cells(base["trace"]), [], cells(base["general"]), setting="base")
+
+
+def cells(entries: Mapping[str, Any]) -> dict[str, Cell | None]:
+    """Cells of a `trace` or `general` part of `scores.json` (the General mean is no cell)."""
+    return {name: Cell.from_json(entry) for name, entry in entries.items() if name != "mean"}
+
+
+def documents(predictions: Path, names: Mapping[str, list[str]]) -> dict[str, list[Any]]:
+    """Per-document scores for paired comparisons: benchmark -> [(document, score)].
+
+    `names` gives the leaf tasks of each benchmark; benchmarks without predictions are left out.
+    """
+    found: dict[str, list[Any]] = {}
+    for name, leaves in names.items():
+        files = [predictions / f"{leaf}.jsonl" for leaf in leaves]
+        if all(file.is_file() for file in files):
+            found[name] = [
+                (f"{file.stem}/{record['doc_id']}", record["score"])
+                for file in files
+                for record in map(json.loads, file.read_text(encoding="utf-8").splitlines())
+            ]
+    return found

@@ -1,0 +1,151 @@
+"""What the group YAMLs call: one member's documents, from `data_root` or from the Hub.
+
+The rows have the form of the Hub's, so that lm-evaluation-harness's packaged templates fit both.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cl_bench.data.hub import general_split
+from cl_bench.data.sources import TEXT, Field, Row, read_jsonl, resolve_data_root
+from cl_bench.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+LETTERS = "ABCD"
+LETTER = Field(lambda value: value in tuple(LETTERS), "one of the letters A, B, C, D")
+SUBJECT = {"question": TEXT, "subject": TEXT, "choices": TEXT, "answer": TEXT}
+PROBLEM = {"input": TEXT, "target": TEXT}
+PASSAGE = {"id": TEXT, "title": TEXT, "context": TEXT, "question": TEXT, "answers": TEXT}
+SOLUTION = {"question": TEXT, "answer": TEXT}
+
+
+def _is_answers(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(each, dict) and TEXT.accepts(each.get("text")) for each in value)
+    )
+
+
+ANSWERS = Field(_is_answers, 'a list of answers, each {"text": ..., "answer_start": ...}')
+
+
+def mmlu(
+    *, subject: str, hub: dict[str, Any], data_root: str | None = None, **_: Any
+) -> dict[str, Dataset]:
+    """A subject's `dev` (the five shots, in order) and `test` questions.
+
+    Columns question, subject, choices (four strings), answer (index of the right one).
+    """
+
+    def convert(row: Row) -> Row:
+        choices = [row[letter] for letter in LETTERS]
+        answer = LETTERS.index(row["answer"])
+        return {"question": row["question"], "subject": subject, "choices": choices} | {
+            "answer": answer
+        }
+
+    fields = {"subject": TEXT, "question": TEXT, **dict.fromkeys(LETTERS, TEXT), "answer": LETTER}
+    found = {
+        split: _member("general/mmlu", split, fields, ("subject", subject), convert, data_root)
+        for split in ("dev", "test")
+    }
+    return _or_hub(found, "general/mmlu", SUBJECT, {**hub, "name": subject}, data_root)
+
+
+def bbh(
+    *, problem: str, hub: dict[str, Any], data_root: str | None = None, **_: Any
+) -> dict[str, Dataset]:
+    """A sub-task's `test` problems, columns input and target; its shots are in lm-eval's YAML."""
+    fields = {"task": TEXT, **PROBLEM}
+    found = {"test": _member("general/bbh", "test", fields, ("task", problem), _same, data_root)}
+    return _or_hub(found, "general/bbh", PROBLEM, {**hub, "name": problem}, data_root)
+
+
+def tydiqa(
+    *, language: str, hub: dict[str, Any], data_root: str | None = None, **_: Any
+) -> dict[str, Dataset]:
+    """TyDiQA-GoldP's `validation` questions of one language, which its ids begin with.
+
+    Columns id, title, context, question, answers ({"text": [...], "answer_start": [...]}).
+    """
+
+    def convert(row: Row) -> Row:
+        texts = [answer["text"] for answer in row["answers"]]
+        starts = [int(answer.get("answer_start", -1)) for answer in row["answers"]]
+        return {**row, "answers": {"text": texts, "answer_start": starts}}
+
+    fields = {"language": TEXT, **PASSAGE, "answers": ANSWERS}
+    key = ("language", language)
+    found = {"validation": _member("general/tydiqa", "test", fields, key, convert, data_root)}
+    return _or_hub(found, "general/tydiqa", PASSAGE, hub, data_root)
+
+
+def gsm8k(*, hub: dict[str, Any], data_root: str | None = None, **_: Any) -> dict[str, Dataset]:
+    """GSM8K's `train` (for the shots) and `test` problems, columns question and answer."""
+    found = {
+        split: _member("general/gsm8k", split, SOLUTION, None, _same, data_root)
+        for split in ("train", "test")
+    }
+    return _or_hub(found, "general/gsm8k", SOLUTION, hub, data_root)
+
+
+def _same(row: Row) -> Row:
+    return row
+
+
+def _member(
+    folder: str,
+    split: str,
+    fields: Mapping[str, Field],
+    key: tuple[str, str] | None,
+    convert: Callable[[Row], Row],
+    data_root: str | None,
+) -> list[Row] | None:
+    """Rows of one member in `<data_root>/<folder>/<split>.jsonl`; None without that folder."""
+    path = resolve_data_root(data_root) / folder / f"{split}.jsonl"
+    if not (path.parent / "test.jsonl").is_file():
+        return None
+    if not path.is_file():
+        raise UserError(f"{path}: not found, but test.jsonl is there: the folder is incomplete")
+    column, member = key or ("", "")
+    rows = _grouped(path, path.stat().st_mtime_ns, column, tuple(fields.items())).get(member)
+    if not rows:
+        raise UserError(f"{path}: no row has {column} '{member}'" if key else f"{path}: no rows")
+    return [convert({name: row[name] for name in fields if name != column}) for row in rows]
+
+
+@functools.lru_cache(maxsize=8)
+def _grouped(
+    path: Path, _modified: int, column: str, fields: tuple[tuple[str, Field], ...]
+) -> Mapping[str, list[Row]]:
+    """Rows by the value of a column; a file is read once, not once a member."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in read_jsonl(path, dict(fields)):
+        groups[row[column] if column else ""].append(row)
+    return groups
+
+
+def _or_hub(
+    found: Mapping[str, list[Row] | None],
+    folder: str,
+    columns: Mapping[str, Field],
+    hub: dict[str, Any],
+    data_root: str | None,
+) -> dict[str, Dataset]:
+    """Datasets of the rows that were found, else the Hub's splits of the same names."""
+    from datasets import Dataset
+
+    return {
+        split: general_split(folder, columns, {**hub, "split": split}, data_root=data_root)
+        if rows is None
+        else Dataset.from_list(rows)
+        for split, rows in found.items()
+    }

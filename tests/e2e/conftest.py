@@ -1,0 +1,82 @@
+"""A whole experiment in miniature: invented TRACE-shaped data, a random model, a config."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cl_bench.cli import run_command
+from tests.tiny import byte_tokenizer, tiny_model
+
+
+@dataclass
+class Bench:
+    """A working folder with data, model and config; `run` drives the command line."""
+
+    root: Path
+    config: Path
+    capture: pytest.CaptureFixture[str]
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit code, stdout, stderr of `cl-bench ARGUMENTS`."""
+        code = run_command([str(argument) for argument in arguments])
+        out = self.capture.readouterr()
+        return code, out.out, out.err
+
+    def write_config(self, **changes: Any) -> None:
+        """The config with some keys changed."""
+        data = yaml.safe_load(self.config.read_text())
+        self.config.write_text(yaml.safe_dump(data | changes))
+
+    @property
+    def results(self) -> Path:
+        """The experiment's folder."""
+        return self.root / "results" / "tiny"
+
+
+def write_task(root: Path, task: str, rows: list[tuple[str, str]]) -> None:
+    """train, eval and test files as TRACE has them."""
+    folder = root / "trace" / task
+    folder.mkdir(parents=True, exist_ok=True)
+    data = [{"prompt": prompt, "answer": answer} for prompt, answer in rows]
+    for split in ("train", "eval", "test"):
+        (folder / f"{split}.json").write_text(json.dumps(data))
+
+
+@pytest.fixture
+def bench(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Bench:
+    """Two stages (a choice and a number task), PIQA as General, a 2-layer random model."""
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "data"
+    write_task(data, "FOMC", [(f"Text {i}\nStance:", "ABC"[i % 3]) for i in range(12)])
+    write_task(data, "NumGLUE-ds", [(f"{i} + 1\nAnswer:", str(i + 1)) for i in range(12)])
+    general = data / "general" / "piqa"
+    general.mkdir(parents=True)
+    rows = [{"goal": f"g{i}", "sol1": "yes", "sol2": "no", "label": i % 2} for i in range(6)]
+    (general / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = tmp_path / "model"
+    tiny_model().save_pretrained(model)
+    byte_tokenizer().save_pretrained(model)
+    config = tmp_path / "tiny.yaml"
+    settings = {
+        "name": "tiny",
+        "model": {"path": "./model", "dtype": "float32"},
+        "seeds": [1],
+        "data_root": "data",
+        "methods": ["ori", "sft", {"name": "fggm", "alpha": 0.5}],
+        "stages": [
+            {"task": "FOMC", "epochs": 1, "limit": 8},
+            {"task": "trace_numglue_ds", "epochs": 2},
+        ],
+        "train": {"lr": 1e-3, "batch_size": 4, "max_prompt_tokens": 64, "max_answer_tokens": 4},
+        "eval": {"trace": {"limit": 6}, "general": {"tasks": ["piqa"], "limit": 4}},
+    }
+    config.write_text(yaml.safe_dump(settings))
+    return Bench(tmp_path, config, capsys)

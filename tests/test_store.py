@@ -1,0 +1,139 @@
+"""Run folders: what exists is whole, what differs is refused."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from cl_bench.errors import RunError, UserError
+from cl_bench.store import (
+    RunFolder,
+    StageFolder,
+    differing_keys,
+    find_experiment,
+    find_runs,
+    locked,
+    publish_folder,
+    read_json,
+    sha256_of,
+    verify_folder,
+    write_json,
+)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    file = tmp_path / "deep" / "scores.json"
+    write_json(file, {"score": 1})
+    with pytest.raises(ValueError, match="Out of range float"):
+        write_json(file, {"score": float("nan")})
+    assert read_json(file) == {"score": 1}
+    assert [path.name for path in file.parent.iterdir()] == ["scores.json"]
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    file.write_text("{")
+    with pytest.raises(RunError, match=r"run\.json: unreadable"):
+        read_json(file)
+
+
+def test_stage_states(tmp_path: Path) -> None:
+    stage = StageFolder(tmp_path / "stage-1-a")
+    assert not stage.trained and not stage.complete
+    half = stage.path / ".checkpoint.tmp"
+    half.mkdir(parents=True)
+    (half / "model.safetensors").write_bytes(b"weights")
+    assert not stage.trained
+    publish_folder(half, stage.checkpoint)
+    assert stage.trained and not stage.complete and not half.exists()
+    write_json(stage.scores_file, {})
+    assert stage.complete
+
+
+def test_scores_without_a_checkpoint_are_not_complete(tmp_path: Path) -> None:
+    stage = StageFolder(tmp_path / "stage-1-a")
+    write_json(stage.scores_file, {})
+    assert not stage.complete
+
+
+@pytest.mark.parametrize("damage", [b"weight", b"weightz"])
+def test_a_changed_checkpoint_is_refused(tmp_path: Path, damage: bytes) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "model.safetensors").write_bytes(b"weights")
+    publish_folder(made, tmp_path / "checkpoint")
+    verify_folder(tmp_path / "checkpoint")
+    (tmp_path / "checkpoint" / "model.safetensors").write_bytes(damage)
+    with pytest.raises(RunError, match=r"model\.safetensors"):
+        verify_folder(tmp_path / "checkpoint")
+
+
+def test_a_run_with_another_config_is_refused_with_the_keys(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "sft" / "seed-1")
+    run.adopt({"train": {"lr": 1.0, "epochs": [1, 2]}}, {"label": "sft"})
+    run.adopt({"train": {"lr": 1.0, "epochs": [1, 2]}}, {"label": "sft"})
+    with pytest.raises(UserError, match=r"changed: train\.epochs\.1, train\.lr\."):
+        run.adopt({"train": {"lr": 2.0, "epochs": [1, 3]}}, {"label": "sft"})
+
+
+def test_checksums_do_not_depend_on_key_order() -> None:
+    assert sha256_of({"a": 1, "b": 2}) == sha256_of({"b": 2, "a": 1})
+    assert differing_keys({"a": 1}, {"b": 1}) == ["a", "b"]
+
+
+def _hold(folder: Path, ready: multiprocessing.Queue[int], go: multiprocessing.Queue[int]) -> None:
+    with locked(folder):
+        ready.put(1)
+        go.get()
+
+
+def test_two_processes_do_not_share_an_experiment(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready, go = context.Queue(), context.Queue()
+    other = context.Process(target=_hold, args=(tmp_path, ready, go))
+    other.start()
+    ready.get(timeout=60)
+    with pytest.raises(UserError, match="another cl-bench"), locked(tmp_path):
+        pass
+    go.put(1)
+    other.join(60)
+    with locked(tmp_path):
+        pass
+
+
+def test_experiments_and_runs_are_found_by_name_or_time(tmp_path: Path) -> None:
+    for name, when in (("old", "2026-01-01"), ("new", "2026-02-01")):
+        write_json(tmp_path / name / "experiment.json", {"last_run": when, "config": {}})
+    assert find_experiment(None, tmp_path).name == "new"
+    assert find_experiment("old", tmp_path).name == "old"
+    assert find_experiment(str(tmp_path / "old"), tmp_path).name == "old"
+    with pytest.raises(UserError, match="did you mean 'old'"):
+        find_experiment("odl", tmp_path)
+    with pytest.raises(UserError, match="no experiment here"):
+        find_experiment(None, tmp_path / "nothing")
+    for order, (method, seed) in enumerate((("sft", 1), ("fggm", 1), ("fggm", 2))):
+        folder = tmp_path / "new" / method / f"seed-{seed}"
+        write_json(folder / "run.json", {"order": order, "config": {}})
+    assert [f"{r.path.parent.name}/{r.path.name}" for r in find_runs(tmp_path / "new")] == [
+        "sft/seed-1",
+        "fggm/seed-1",
+        "fggm/seed-2",
+    ]
+    assert len(find_runs(tmp_path / "new", "FGGM")) == 2
+    assert len(find_runs(tmp_path / "new", "fggm", 2)) == 1
+    with pytest.raises(UserError, match="did you mean 'fggm'"):
+        find_runs(tmp_path / "new", "fgm")
+    with pytest.raises(UserError, match="--seed 3"):
+        find_runs(tmp_path / "new", seed=3)
+
+
+def test_stage_folders_are_in_order(tmp_path: Path) -> None:
+    for number in (10, 2, 1):
+        (tmp_path / f"stage-{number}-x").mkdir()
+    assert [s.path.name for s in RunFolder(tmp_path).stages()] == [
+        "stage-1-x",
+        "stage-2-x",
+        "stage-10-x",
+    ]
