@@ -36,6 +36,8 @@ def resolve_model_path(path: str, progress: Callable[[str], None] = print) -> st
 def model_path_fault(path: str) -> str | None:
     """What is wrong with `model.path` as far as the name alone tells, or None; fetches nothing."""
     local = Path(path).expanduser()
+    if not path.strip():
+        return "model.path: empty; name a folder, a hub model (owner/name) or smollm2-135m"
     if path == QUICKSTART_MODEL or (local / "config.json").is_file():
         return None
     if local.is_dir():

@@ -275,7 +275,7 @@ def test_model_paths(tmp_path, monkeypatch):
         ("/no/such/folder", "no folder '/no/such/folder'"),
         ("~/no-such-folder", "no folder '~/no-such-folder'"),
         ("a/b/c", "no folder 'a/b/c'"),
-        ("", "no folder ''"),
+        ("", "model.path: empty"),
         ("models", "no config.json"),
         ("model.gguf", "is a file"),
     ],

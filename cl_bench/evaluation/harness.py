@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cl_bench.evaluation.scores import Cell
+from cl_bench.evaluation.scores import Cell, unweighted_mean, weighted_mean
+from cl_bench.metrics.trace import TASKS
 
 
 @dataclass(frozen=True)
