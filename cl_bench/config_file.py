@@ -51,7 +51,10 @@ def _read_with_parents(file: Path, children: tuple[Path, ...]) -> dict[str, Any]
     parent_file = file.parent / str(parent)
     if not parent_file.is_file():
         raise UserError(f"{file}: extends: no such file: {parent_file}")
-    return _merge(_read_with_parents(parent_file, (*children, file.resolve())), data)
+    merged: dict[str, Any] = _merge(
+        _read_with_parents(parent_file, (*children, file.resolve())), data
+    )
+    return merged
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

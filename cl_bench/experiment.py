@@ -123,7 +123,7 @@ def _check_disk(folder: Path, runs: Sequence[RunSpec], model_path: str | Path) -
     if not missing or not isinstance(model_path, Path):
         return
     size = sum(file.stat().st_size for file in model_path.glob("*.safetensors"))
-    whole = [stage for stage in missing if not any(part.method.adapters for part in stage.parts)]
+    whole = [stage for stage in missing if not stage.adapters]
     needed = size * len(whole)
     parent = next(path for path in (folder, *folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(parent).free

@@ -48,6 +48,11 @@ class StageSpec:
         """`stage-1-trace_cstance`, or `stage-1-joint` for several tasks at once."""
         return f"stage-{self.index}-{self.tasks[0] if len(self.tasks) == 1 else 'joint'}"
 
+    @property
+    def adapters(self) -> bool:
+        """Whether a method of this stage trains adapters."""
+        return any(part.method.adapters for part in self.parts)
+
     def build_method(self) -> Method:
         """A fresh method object for this stage."""
         built = [part.method(part.options) for part in self.parts]

@@ -7,7 +7,6 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from cl_bench.checkpoints import (
     save_checkpoint,
     save_tensors,
 )
-from cl_bench.config import ExperimentConfig, TrainConfig
+from cl_bench.config import ExperimentConfig
 from cl_bench.data.examples import Example
 from cl_bench.data.tokens import encode_examples, pad_id, padding
 from cl_bench.evaluation.scores import general_mean, operation_score
@@ -74,7 +73,7 @@ def run_stage(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -
 def wait_for_everyone(processes: Processes) -> None:
     """Until the first process has written what the others read."""
     if processes.world > 1:
-        torch.distributed.barrier()
+        torch.distributed.barrier()  # type: ignore[no-untyped-call]
 
 
 def _train(
@@ -87,7 +86,7 @@ def _train(
     wait_for_everyone(work.processes)
     began = time.perf_counter()
     method = spec.build_method()
-    model, tokenizer, base, state = _start(work, run, folder, position, method)
+    model, tokenizer, base, state = _start(work, run, folder, position)
     _load_states(method, state)
     seed_everything(derive_seed(run.seed, spec.index, "training", work.processes.rank))
     stage, batcher = _stage(work, run, position, model, tokenizer)
@@ -102,7 +101,7 @@ def _train(
 
         train_stage(stage, method, spec.epochs, batcher, on_step)
     if spec.train.gradient_checkpointing:
-        stage.model.gradient_checkpointing_disable()
+        model.gradient_checkpointing_disable()
     trained = time.perf_counter()
     if work.first_process:
         save_tensors(place.method_state, state | _states(method))
@@ -115,18 +114,17 @@ def _train(
 
 
 def _start(
-    work: Workplace, run: RunSpec, folder: RunFolder, position: int, method: Method
+    work: Workplace, run: RunSpec, folder: RunFolder, position: int
 ) -> tuple[Any, Any, str, dict[str, Any]]:
     """Model, tokenizer, what an adapter's base would be, and the methods' kept tensors."""
     spec, dtype = run.stages[position], work.config.model.dtype
-    adapters = getattr(method, "adapters", False)
     if position == 0 or spec.start == "base":
         path = work.config.model.path
         model, tokenizer = load_model(resolve_model_path(path), dtype, str(work.device))
         return model, tokenizer, path, {}
     before = folder.stage(run.stages[position - 1].folder)
-    model, tokenizer = load_checkpoint(before.checkpoint, dtype, work.device, adapters)
-    base = (adapter_base(before.checkpoint) if adapters else None) or str(before.checkpoint)
+    model, tokenizer = load_checkpoint(before.checkpoint, dtype, work.device, spec.adapters)
+    base = (adapter_base(before.checkpoint) if spec.adapters else None) or str(before.checkpoint)
     return model, tokenizer, base, load_tensors(before.method_state)
 
 
@@ -188,7 +186,7 @@ def _score(
     timing = read_json(timing_file) if timing_file.is_file() else {}
     timing["score_seconds"] = round(time.perf_counter() - began, 2)
     write_json(timing_file, timing)
-    seen = [task for task in work.suite.stage_tasks][: spec.index]
+    seen = list(work.suite.stage_tasks)[: spec.index]
     write_json(
         place.scores_file,
         {

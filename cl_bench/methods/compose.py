@@ -85,7 +85,8 @@ class Composite(Method):
 
     def after_step(self, masters: Mapping[str, Tensor]) -> bool:
         """Every part; true if any changed the masters."""
-        return any([part.after_step(masters) for part in self.parts])
+        changed = [part.after_step(masters) for part in self.parts]
+        return any(changed)
 
     def finish(self, stage: Stage) -> None:
         """Every part."""

@@ -1,4 +1,4 @@
-"""Online elastic weight consolidation (Kirkpatrick et al. 2017; online form: Schwarz et al. 2018)."""
+"""Elastic weight consolidation (Kirkpatrick et al. 2017), online (Schwarz et al. 2018)."""
 
 from __future__ import annotations
 

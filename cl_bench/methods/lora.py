@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -30,7 +31,7 @@ class LoRA(Method):
 
     name = "lora"
     options_type = LoRAOptions
-    train_defaults = {"lr": 1e-4}
+    train_defaults: ClassVar[Mapping[str, Any]] = {"lr": 1e-4}
     adapters = True
 
     def prepare(self, stage: Stage) -> None:

@@ -56,6 +56,7 @@ class SelectiveUpdate:
         self._patched: list[nn.Module] = []
         self._requires_grad = {p: p.requires_grad for p in model.parameters()}
         self._patch()
+        self._require_grad_of_inputs()
         self._attention = ExitStack()
         self._attention.enter_context(widened_attention(model))
 
@@ -73,6 +74,9 @@ class SelectiveUpdate:
                 masters[slot.name] = flat.masters[span].view(slot.shape)
                 grads[slot.name] = flat.grads[span].view(slot.shape)
                 masters[slot.name].copy_(slot.gather(slot.parameter.data))
+                if slot.part == "full" and slot.parameter.dtype == dtype:
+                    # One copy: the weight is its own master until `close`.
+                    slot.parameter.data = masters[slot.name]
                 leaf = nn.Parameter(masters[slot.name])
                 leaf.grad = grads[slot.name]
                 self._leaves[slot.name] = leaf
@@ -97,6 +101,19 @@ class SelectiveUpdate:
             hook = partial(_collect, slot=slots[parameter], sink=self.grads[slots[parameter].name])
             register = parameter.register_post_accumulate_grad_hook
             self._hooks.append(register(hook))  # type: ignore[no-untyped-call]
+
+    def _require_grad_of_inputs(self) -> None:
+        """Reentrant checkpointing drops the gradients of a layer whose inputs require none."""
+
+        def mark(module: nn.Module, args: object, output: Tensor) -> None:
+            if torch.is_grad_enabled() and not output.requires_grad:
+                if getattr(self.model, "is_gradient_checkpointing", False):
+                    output.requires_grad_(True)
+
+        find = getattr(self.model, "get_input_embeddings", None)
+        layer = find() if find else None
+        if layer is not None:
+            self._hooks.append(layer.register_forward_hook(mark))
 
     def _forward_of(self, module: nn.Module, slot: Slot | None) -> Callable[..., Tensor] | None:
         """The replacement of `module.forward`, None where the layer stays as it is."""
@@ -188,6 +205,9 @@ class SelectiveUpdate:
             vars(module).pop("forward", None)
         for parameter, flag in self._requires_grad.items():
             parameter.requires_grad_(flag)
+        for name, slot in self._slots.items():
+            if slot.parameter.data_ptr() == self.masters[name].data_ptr():
+                slot.parameter.data = self.masters[name].clone()
         self._hooks, self._patched, self._requires_grad = [], [], {}
 
     def __enter__(self) -> SelectiveUpdate:

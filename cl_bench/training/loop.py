@@ -45,9 +45,14 @@ class Batcher:
 
     def collate(self, encoded: Sequence[Encoded]) -> dict[str, Tensor]:
         """Padded `input_ids`, `attention_mask`, `labels` [B, T]."""
+        import torch
+
         batch = collate(encoded, self.pad_id, **self.padding)
-        names = ("input_ids", "attention_mask", "labels")
-        return {name: batch[name].to(self.device) for name in names}
+        return {
+            name: value.to(self.device)
+            for name, value in batch.items()
+            if isinstance(value, torch.Tensor)
+        }
 
     def share(self, train: TrainConfig, examples: Sequence[Example]) -> Iterator[dict[str, Tensor]]:
         """This process's part of `examples`, every example once, short ones together."""
@@ -231,6 +236,6 @@ def _check_finite(loss: float, norm: float, step: int, stage: Stage) -> None:
 
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise RunError(
-            f"stage {stage.index} ({stage.task}), update {step}: loss {loss}, gradient norm {norm}; "
-            "lower lr, or use dtype float32, then run the same command again"
+            f"stage {stage.index} ({stage.task}), update {step}: loss {loss}, "
+            f"gradient norm {norm}; lower lr, or use dtype float32, then run the same command again"
         )

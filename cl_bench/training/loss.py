@@ -47,11 +47,15 @@ def answer_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> AnswerOutput
     labels = shifted[rows, columns]
     inputs = model_inputs(model, batch)
     head = _output_layer(model)
-    if head is None or _is_compiled(model):
-        logits = model(**inputs).logits[rows, columns]
-    else:
+    if head is not None and not _is_compiled(model):
         with _only_positions(head, rows, columns):
             logits = model(**inputs).logits[0]
+    elif "logits_to_keep" in _accepted(model):
+        # Compiled code does not see hooks that change; the union over samples is close enough.
+        kept, place = columns.unique(return_inverse=True)
+        logits = model(**inputs, logits_to_keep=kept).logits[rows, place]
+    else:
+        logits = model(**inputs).logits[rows, columns]
     return AnswerOutputs(logits, labels, rows, columns)
 
 
@@ -68,8 +72,8 @@ def model_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Any
 
 
 def _accepted(model: nn.Module) -> set[str]:
-    unwrap: Any = getattr(model, "get_base_model", None)
-    base = unwrap() if unwrap else model
+    base: Any = getattr(model, "_orig_mod", model)
+    base = base.get_base_model() if hasattr(base, "get_base_model") else base
     return set(inspect.signature(type(base).forward).parameters)
 
 

@@ -47,7 +47,8 @@ class Slot:
         """Puts `values` (compact shape) into the parameter, rounded to its dtype."""
         data, index = self.parameter.data, self.index
         if index is None:
-            data.copy_(values.view(data.shape))
+            if data.data_ptr() != values.data_ptr():
+                data.copy_(values)
         elif self.part == "rows":
             data.index_copy_(0, index, values.to(data.dtype))
         elif self.part == "columns":

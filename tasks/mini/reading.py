@@ -98,7 +98,7 @@ _THINGS = ("apples", "books", "coins", "shells")
 
 
 def _gsm8k() -> Iterator[dict[str, Any]]:
-    for person, thing, one, two in product(_PEOPLE[:4], _THINGS, range(1, 6), range(1, 4)):
+    for person, thing, one, two in product(_PEOPLE, _THINGS, range(2, 10), range(2, 10)):
         question = f"{person} has {one} {thing} and gets {two} more. How many {thing} now?"
         yield {"question": question, "answer": str(one + two)}
 
