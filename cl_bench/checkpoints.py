@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cl_bench.store import MANIFEST, publish_folder, read_json, verify_folder, write_json
+from cl_bench.store import (
+    located,
+    portable,
+    publish_folder,
+    read_json,
+    verify_folder,
+    write_json,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -19,8 +25,7 @@ BASE = "base.json"
 def save_checkpoint(model: Any, tokenizer: Any, folder: Path, base: str) -> None:
     """Write an ordinary Hugging Face folder, or a PEFT adapter and where its base is, atomically.
 
-    `base` is the config's `model.path`, or the folder of an earlier stage's checkpoint; the latter
-    is kept relative, so that results can be moved.
+    `base` is the config's `model.path`, or the folder of an earlier stage's checkpoint.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
     if temporary.exists():
@@ -29,8 +34,7 @@ def save_checkpoint(model: Any, tokenizer: Any, folder: Path, base: str) -> None
     model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
     if is_adapter(model):
-        local = (Path(base) / MANIFEST).is_file()
-        write_json(temporary / BASE, {"base": os.path.relpath(base, folder) if local else base})
+        write_json(temporary / BASE, {"base": portable(base, folder)})
     publish_folder(temporary, folder)
 
 
@@ -45,8 +49,7 @@ def adapter_base(folder: Path) -> str | None:
     """What the adapter in `folder` belongs to; None if the folder holds a whole model."""
     if not (folder / BASE).is_file():
         return None
-    base = str(read_json(folder / BASE)["base"])
-    return str((folder / base).resolve()) if base.startswith("..") else base
+    return located(read_json(folder / BASE)["base"], folder)
 
 
 def load_checkpoint(
@@ -68,7 +71,10 @@ def load_checkpoint(
     wrapped: Any = PeftModel.from_pretrained(
         model, folder, is_trainable=adapters, autocast_adapter_dtype=False
     )
-    return (wrapped if adapters else wrapped.merge_and_unload()), tokenizer
+    if adapters:
+        return wrapped, tokenizer
+    merged = wrapped.merge_and_unload()
+    return merged.requires_grad_(True), tokenizer
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -55,6 +55,7 @@ def _options(
 def main() -> None:
     """Run the command. Exit codes: 0 done, 1 the run failed, 2 wrong input, 130 interrupted."""
     os.environ.setdefault("TQDM_DISABLE", "1")  # one progress display: ours
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     arguments = [word for word in sys.argv[1:] if word != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     sys.exit(run_command(arguments, debug))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -22,7 +21,7 @@ from cl_bench.progress import Reporter
 from cl_bench.provenance import provenance
 from cl_bench.resolve import RunSpec, resolve_runs
 from cl_bench.stage import Workplace, run_stage, seed_everything, wait_for_everyone
-from cl_bench.store import RunFolder, locked, read_json, sha256_of, write_json
+from cl_bench.store import RunFolder, locked, portable, read_json, sha256_of, write_json
 from cl_bench.suite import Suite, load_suite
 from cl_bench.summary import write_summary
 from cl_bench.training.loop import Processes
@@ -138,8 +137,9 @@ def _open_experiment(config: ExperimentConfig, folder: Path) -> None:
     """`experiment.json`: the config as read, and when it was last run."""
     data = config.model_dump(mode="json", exclude_unset=True)
     if config.data_root is not None:
-        data["data_root"] = os.path.relpath(config.data_root, folder)
-    data["task_paths"] = [os.path.relpath(path, folder) for path in config.task_paths]
+        data["data_root"] = portable(config.data_root, folder.resolve())
+    data["task_paths"] = [portable(path, folder.resolve()) for path in config.task_paths]
+    data["model"] = portable_model(config, folder)
     write_json(
         folder / "experiment.json",
         {"last_run": datetime.now(timezone.utc).isoformat(timespec="seconds"), "config": data},
@@ -155,7 +155,8 @@ def _adopt_runs(work: Workplace, runs: Sequence[RunSpec], folder: Path) -> None:
         order = _position(work.config, run.label)
         try:
             place.adopt(
-                resolved_config(work.config, run), {"label": run.label, "order": order, **record}
+                resolved_config(work.config, run, folder),
+                {"label": run.label, "order": order, **record},
             )
         except UserError as error:
             faults += error.faults
@@ -168,13 +169,19 @@ def _position(config: ExperimentConfig, label: str) -> int:
     return labels.index(label)
 
 
-def resolved_config(config: ExperimentConfig, run: RunSpec) -> dict[str, Any]:
+def portable_model(config: ExperimentConfig, folder: Path) -> dict[str, Any]:
+    """The model section with a local path made relative, so that results can be moved."""
+    path = portable(config.model.path, folder.resolve())
+    return config.model.model_dump(mode="json") | {"path": path}
+
+
+def resolved_config(config: ExperimentConfig, run: RunSpec, folder: Path) -> dict[str, Any]:
     """Everything that decides this run's numbers; where the data lies does not."""
     return {
         "experiment": config.name,
         "label": run.label,
         "seed": run.seed,
-        "model": config.model.model_dump(mode="json"),
+        "model": portable_model(config, folder),
         "eval": config.eval.model_dump(mode="json"),
         "stages": [
             {
@@ -215,7 +222,7 @@ def data_checksums(
 def _score_base(work: Workplace, folder: Path, model_path: str | Path) -> None:
     """The base model's row (ORI): every stage task and General, once per experiment."""
     config, place = work.config, folder / "base"
-    settings = base_settings(config)
+    settings = base_settings(config, folder)
     file = place / "scores.json"
     if file.is_file():
         if read_json(file)["settings"] != settings:
@@ -235,11 +242,11 @@ def _score_base(work: Workplace, folder: Path, model_path: str | Path) -> None:
     write_json(file, {**data, "engine": work.suite.engine})
 
 
-def base_settings(config: ExperimentConfig) -> dict[str, Any]:
+def base_settings(config: ExperimentConfig, folder: Path) -> dict[str, Any]:
     """What the base model's scores depend on."""
     train = config.train
     return {
-        "model": config.model.model_dump(mode="json"),
+        "model": portable_model(config, folder),
         "stages": [[canonical_name(stage.task), stage.test_limit] for stage in config.stages],
         "trace_limit": config.eval.trace.limit,
         "general": config.eval.general.model_dump(mode="json", exclude={"after"}),

@@ -12,7 +12,15 @@ from cl_bench.data.tasks import canonical_name
 from cl_bench.errors import UserError
 from cl_bench.evaluation.scores import general_mean
 from cl_bench.progress import Reporter
-from cl_bench.store import RunFolder, find_runs, read_json, sha256_of, stage_number, write_json
+from cl_bench.store import (
+    RunFolder,
+    find_runs,
+    located,
+    read_json,
+    sha256_of,
+    stage_number,
+    write_json,
+)
 from cl_bench.suite import load_suite
 
 
@@ -50,8 +58,9 @@ def experiment_config(experiment: Path, data_root: Path | None = None) -> Experi
     if data_root is not None:
         data["data_root"] = str(data_root)
     elif data.get("data_root"):
-        data["data_root"] = str((experiment / data["data_root"]).resolve())
-    data["task_paths"] = [str((experiment / path).resolve()) for path in data["task_paths"]]
+        data["data_root"] = located(data["data_root"], experiment.resolve())
+    data["task_paths"] = [located(path, experiment.resolve()) for path in data["task_paths"]]
+    data["model"]["path"] = located(data["model"]["path"], experiment.resolve())
     return ExperimentConfig.model_validate(data)
 
 

@@ -160,6 +160,16 @@ class RunFolder:
             )
 
 
+def portable(path: str, folder: Path) -> str:
+    """A path as results keep it: folders relative to `folder`, hub ids as they are."""
+    return os.path.relpath(path, folder) if Path(path).is_absolute() else path
+
+
+def located(path: str, folder: Path) -> str:
+    """The path that `portable` was given."""
+    return str((folder / path).resolve()) if path.startswith("..") else path
+
+
 def stage_number(name: str) -> int:
     """3 for `stage-3-trace_py150`."""
     return int(name.split("-")[1])

@@ -12,7 +12,8 @@ from cl_bench.data.examples import sample_documents
 from cl_bench.data.loading import load_suite as load_task_suite
 from cl_bench.data.tasks import canonical_name, general_name
 from cl_bench.data.tokens import encode_prompts
-from cl_bench.evaluation.engines import build_lm
+from cl_bench.errors import UserError
+from cl_bench.evaluation.engines import build_lm, engine_fault
 from cl_bench.evaluation.guard import untouched
 from cl_bench.evaluation.harness import TaskResult, evaluate_tasks, group_json
 from cl_bench.store import write_records
@@ -76,6 +77,8 @@ def _write_predictions(found: Mapping[str, TaskResult], folder: Path) -> None:
 
 def load_suite(config: ExperimentConfig, engine: str) -> Suite:
     """Load every task of the config. Raises UserError with the faults of all of them."""
+    if fault := engine_fault(engine):
+        raise UserError(fault)
     stages = {canonical_name(stage.task): stage for stage in config.stages}
     general = config.eval.general
     benchmarks = {name: general_name(name, config.task_paths) for name in general.tasks}

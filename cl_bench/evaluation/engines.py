@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
 
 from cl_bench.errors import UserError, nearest
+from cl_bench.evaluation.engine import EncodePrompts, SharedPrefixLM
 
-EncodePrompts = Callable[[Sequence[str]], list[list[int]]]
-"""Prompts to token ids, cut as in training."""
-ENGINES = ("hf",)
+ENGINES = ("cl-bench", "hf")
 
 
 class TruncatingHFLM(HFLM):  # type: ignore[misc]
@@ -43,6 +41,11 @@ class TruncatingHFLM(HFLM):  # type: ignore[misc]
         return ids, mask
 
 
+def engine_fault(engine: str) -> str | None:
+    """What is wrong with `--engine`, or None."""
+    return None if engine in ENGINES else f"--engine {engine}: unknown{nearest(engine, ENGINES)}"
+
+
 def build_lm(
     engine: str,
     model: Any,
@@ -51,13 +54,15 @@ def build_lm(
     batch_size: int = 16,
 ) -> Any:
     """An `LM` over a model in memory; `encode_prompts` is for generation requests."""
-    if engine == "hf":
-        lm = TruncatingHFLM(
-            pretrained=model,
-            tokenizer=tokenizer,
-            batch_size=batch_size,
-            softmax_dtype="float32",
-        )
-        lm.encode_prompts = encode_prompts
-        return lm
-    raise UserError(f"--engine {engine}: unknown engine{nearest(engine, ENGINES)}")
+    if fault := engine_fault(engine):
+        raise UserError(fault)
+    if engine == "cl-bench":
+        return SharedPrefixLM(model, tokenizer, encode_prompts=encode_prompts)
+    lm = TruncatingHFLM(
+        pretrained=model,
+        tokenizer=tokenizer,
+        batch_size=batch_size,
+        softmax_dtype="float32",
+    )
+    lm.encode_prompts = encode_prompts
+    return lm

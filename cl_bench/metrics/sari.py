@@ -22,8 +22,8 @@ def sari(source: str, prediction: str, reference: str) -> float:
     """SARI of one prediction against one reference, given the text that was simplified.
 
     Scale 0-100. TRACE passes the full prompt (instruction, paragraph, cue) as source, so do the
-    same to compare with it. Empty and blank texts are not skipped: deleting everything is partly
-    right, so an empty prediction scores 25 and more on 20Minuten. A prediction equal to the reference gives
+    same to compare with it. Empty and blank texts are not skipped: deleting is partly right, so
+    empty predictions score 37 on 20Minuten's test set. A prediction equal to the reference gives
     100, less where an n-gram of all three texts occurs more often in the source. The code of Xu et
     al. gives other numbers (0/0 = 0, recall of `keep` per n-gram, its own tokens).
     """

@@ -35,9 +35,10 @@ def similarity(prediction: str, reference: str, backend: Backend = "difflib") ->
 
     Scale 0-100; the mean over documents is TRACE's `similarity`. Equal texts give 100 unless
     nothing is left after `restore_literals`: then 0 on either side, so `<STR_LIT>` against itself
-    scores 0. `difflib` (default: what TRACE's requirements install) treats characters of a
-    reference of 200 and more as junk when they are frequent (`autojunk`) and is not symmetric;
-    `levenshtein` is the indel similarity that `rapidfuzz.fuzz.ratio` computes, rounded.
+    scores 0. `difflib` (default: what TRACE's requirements install) adds up the longest common
+    blocks, so it is never above `levenshtein` but for rounding, not symmetric, and for a reference
+    of 200 characters and more it ignores frequent ones (`autojunk`). `levenshtein` is the indel
+    similarity (longest common subsequence) that `rapidfuzz.fuzz.ratio` computes, rounded.
     """
     ours = restore_literals(prediction)
     theirs = restore_literals(reference)

@@ -106,9 +106,13 @@ class SelectiveUpdate:
         """Reentrant checkpointing drops the gradients of a layer whose inputs require none."""
 
         def mark(module: nn.Module, args: object, output: Tensor) -> None:
-            if torch.is_grad_enabled() and not output.requires_grad:
-                if getattr(self.model, "is_gradient_checkpointing", False):
-                    output.requires_grad_(True)
+            layers = self.model.modules()
+            if (
+                torch.is_grad_enabled()
+                and not output.requires_grad
+                and any(getattr(layer, "gradient_checkpointing", False) for layer in layers)
+            ):
+                output.requires_grad_(True)
 
         find = getattr(self.model, "get_input_embeddings", None)
         layer = find() if find else None

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cl_bench.training.cross_entropy import summed_cross_entropy
@@ -52,7 +53,7 @@ def answer_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> AnswerOutput
             logits = model(**inputs).logits[0]
     elif "logits_to_keep" in _accepted(model):
         # Compiled code does not see hooks that change; the union over samples is close enough.
-        kept, place = columns.unique(return_inverse=True)
+        kept, place = torch.unique(columns, return_inverse=True)
         logits = model(**inputs, logits_to_keep=kept).logits[rows, place]
     else:
         logits = model(**inputs).logits[rows, columns]

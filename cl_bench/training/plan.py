@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 
@@ -53,3 +54,38 @@ class UpdatePlan:
     def of(self, name: str) -> Selection:
         """The selection of the parameter `name` (as in `model.named_parameters()`)."""
         return self.selections.get(name, self.default)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The plan as tensors, to be saved beside the optimiser's state in the middle of a stage.
+
+        Keys `<kind>/<parameter>`; the default's name is `*`.
+        """
+        named = [*self.selections.items(), ("*", self.default)]
+        return {f"{_KINDS[type(s)]}/{name}": _content(s) for name, s in named}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> UpdatePlan:
+        """The plan that `tensors()` stored."""
+        kinds = {kind: selection for selection, kind in _KINDS.items()}
+        selections: dict[str, Selection] = {}
+        for key, content in tensors.items():
+            kind, name = key.split("/", 1)
+            selections[name] = kinds[kind](*([content] if kind in _WITH_CONTENT else []))
+        default = selections.pop("*", Full())
+        return cls(selections, default)
+
+
+_KINDS: dict[type[Selection], str] = {
+    Full: "full",
+    Frozen: "frozen",
+    Rows: "rows",
+    Columns: "columns",
+    Elements: "elements",
+}
+_WITH_CONTENT = ("rows", "columns", "elements")
+
+
+def _content(selection: Selection) -> Tensor:
+    if isinstance(selection, Rows | Columns):
+        return selection.index
+    return selection.mask if isinstance(selection, Elements) else torch.empty(0)

@@ -19,13 +19,11 @@ _PARTS = (
     ("cars", "wheels", 4),
     ("dogs", "legs", 4),
     ("hands", "fingers", 5),
-    ("weeks", "days", 7),
-    ("spiders", "legs", 8),
 )
 
 
 def _numglue_cm() -> Iterator[tuple[str, str]]:
-    for name, (thing, part, each), count in product(_NAMES.split(), _PARTS, range(2, 8)):
+    for name, (thing, part, each), count in product(_NAMES.split(), _PARTS, range(2, 10)):
         question = f"{name} counts {count} {thing}. How many {part} is that?"
         yield _frame(question), str(count * each)
 
@@ -36,14 +34,14 @@ def numglue_cm(**_: Any) -> dict[str, Dataset]:
 
 
 _SUMS = (
-    "Resistors of {} ohm and {} ohm are in series. Total ohm?",
-    "Masses of {} kg and {} kg are on a scale. Total kg?",
-    "Forces of {} N and {} N point the same way. Total N?",
-    "A sample is heated by {} K, then by {} K. Total K?",
-    "A cart moves {} m, then {} m. Total m?",
-    "Cells of {} V and {} V are in series. Total V?",
-    "A tank gets {} l, then {} l. Total l?",
-    "A lamp burns {} h, then {} h. Total h?",
+    "Resistors in series: {} ohm + {} ohm. Total ohm?",
+    "Cells in series: {} V + {} V. Total V?",
+    "Forces in one direction: {} N + {} N. Total N?",
+    "Masses on a scale: {} kg + {} kg. Total kg?",
+    "Heating in two steps: {} K + {} K. Total K?",
+    "A cart moves {} m + {} m. Total m?",
+    "A tank gets {} l + {} l. Total l?",
+    "A lamp burns {} h + {} h. Total h?",
 )
 
 

@@ -11,12 +11,12 @@ from cl_bench.data.generated import prompt_splits
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_TOPICS = "地铁 网课 加班 咖啡 公园 手机 外卖 雨天 足球 电影 火锅 早起"
+_TOPICS = "地铁 网课 加班 咖啡 公园 手机 外卖 雨天 足球 电影 火锅 早起 游泳 汽车 音乐 茶"
 _OPENINGS = ("", "说实话，", "今天，", "朋友，")
 _OPINIONS = {
-    "A": ("我很喜欢{}。", "{}真好！", "我支持{}。", "{}太棒了。", "我爱{}。"),
-    "B": ("我讨厌{}。", "{}真糟！", "我反对{}。", "{}太差了。", "我不要{}。"),
-    "C": ("有人问{}。", "{}是什么？", "新闻里有{}。", "他在写{}。", "书里有{}。"),
+    "A": ("我喜欢{}。", "{}真好！", "我爱{}。"),
+    "B": ("我讨厌{}。", "{}太差了！", "我反对{}。"),
+    "C": ("有人问{}。", "{}是什么？", "新闻里有{}。"),
 }
 
 
@@ -38,32 +38,20 @@ _VIEWS = {
     "A": (
         "weak hiring calls for lower rates",
         "rates should be cut to support growth",
-        "falling prices leave room for stimulus",
         "the economy needs easier credit",
-        "job losses argue for a rate cut",
-        "bond purchases should go on",
-        "slow demand makes a lower rate right",
-        "idle factories need cheaper loans",
+        "falling prices leave room for stimulus",
     ),
     "B": (
-        "rising prices call for higher rates",
+        "strong demand calls for higher rates",
         "rates should be raised to curb inflation",
-        "the hot economy needs tighter credit",
-        "fast wage growth argues for a rate rise",
-        "bond purchases should end soon",
-        "high inflation makes a higher rate right",
-        "stimulus should be withdrawn",
-        "loans must become dearer to cool demand",
+        "the economy needs tighter credit",
+        "rising prices leave no room for stimulus",
     ),
     "C": (
         "the next meeting is in May",
-        "the minutes describe the market desk",
         "the payments report is complete",
         "trading volumes were little changed",
-        "the new data series starts in June",
         "the survey covers ninety banks",
-        "the vote on the chair was unanimous",
-        "the index of exchange rates was revised",
     ),
 }
 _TIMES = ("", "In March, ", "Today, ", "Again, ", "In the fall, ", "Last week, ")

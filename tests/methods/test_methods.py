@@ -150,9 +150,7 @@ def test_ewc_pulls_with_the_fisher_of_earlier_stages() -> None:
         run_method(method, *make_stage(model, items, TRAIN, index), epochs=1)
         state = method.state_dict()
     assert_close(weights(model), weights(expected), 1e-6)  # F is kept in float32
-    assert_close(
-        {name: value.double() for name, value in state.items()}, fisher, tolerance=1e-5
-    )
+    assert_close({name: value.double() for name, value in state.items()}, fisher, tolerance=1e-5)
 
 
 def test_replay_mixes_the_same_share_of_every_earlier_task() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cl_bench.training.plan import Columns, Elements, Frozen, Rows, Selection, UpdatePlan
+from cl_bench.training.plan import Columns, Elements, Frozen, Full, Rows, Selection, UpdatePlan
 
 
 def dense_mask(selection: Selection, parameter: Tensor) -> Tensor:
@@ -24,7 +24,9 @@ def dense_mask(selection: Selection, parameter: Tensor) -> Tensor:
 
 def random_selection(parameter: Tensor, generator: torch.Generator) -> Selection:
     """Any kind of selection that fits the parameter, of a random size."""
-    kinds = ["full", "frozen", "elements"] + (["rows", "columns"] * 2 if parameter.dim() == 2 else [])
+    kinds = ["full", "frozen", "elements"] + (
+        ["rows", "columns"] * 2 if parameter.dim() == 2 else []
+    )
     kind = kinds[int(torch.randint(len(kinds), (), generator=generator))]
     share = float(torch.rand((), generator=generator))
     if kind in ("rows", "columns"):
@@ -34,8 +36,6 @@ def random_selection(parameter: Tensor, generator: torch.Generator) -> Selection
         return Rows(index) if kind == "rows" else Columns(index)
     if kind == "elements":
         return Elements(torch.rand(parameter.shape, generator=generator) < share)
-    from cl_bench.training.plan import Full
-
     return Frozen() if kind == "frozen" else Full()
 
 
@@ -45,7 +45,9 @@ def random_plan(model: nn.Module, seed: int) -> UpdatePlan:
     return UpdatePlan({n: random_selection(p, generator) for n, p in model.named_parameters()})
 
 
-def random_batch(vocab: int, sizes: list[tuple[int, int]], side: str, seed: int) -> dict[str, Tensor]:
+def random_batch(
+    vocab: int, sizes: list[tuple[int, int]], side: str, seed: int
+) -> dict[str, Tensor]:
     """Samples of (prompt, answer) lengths, padded on `side`; labels on the answers alone."""
     generator = torch.Generator().manual_seed(seed)
     width = max(prompt + answer for prompt, answer in sizes)
@@ -70,15 +72,25 @@ def plain_loss(model: nn.Module, batch: dict[str, Tensor], denominator: float) -
         input_ids=batch["input_ids"], attention_mask=mask, position_ids=positions, use_cache=False
     ).logits
     wide = logits if logits.dtype == torch.float64 else logits.float()
-    return nn.functional.cross_entropy(
-        wide[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), reduction="sum"
-    ) / denominator
+    return (
+        nn.functional.cross_entropy(
+            wide[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), reduction="sum"
+        )
+        / denominator
+    )
+
+
+def count_answers(batches: list[dict[str, Tensor]]) -> int:
+    """Answer tokens of all batches."""
+    return sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in batches)
 
 
 class DenseMaskedAdamW:
     """Dense gradients times a mask, clipped afterwards, dense AdamW; one process, one batch."""
 
-    def __init__(self, model: nn.Module, plan: UpdatePlan, lr: float, max_norm: float | None) -> None:
+    def __init__(
+        self, model: nn.Module, plan: UpdatePlan, lr: float, max_norm: float | None
+    ) -> None:
         self.model, self.max_norm = model, max_norm
         self.parameters = dict(model.named_parameters())
         self.masks = {n: dense_mask(plan.of(n), p) for n, p in self.parameters.items()}
@@ -88,7 +100,7 @@ class DenseMaskedAdamW:
 
     def step(self, batches: list[dict[str, Tensor]]) -> float:
         """One update over the accumulated batches; returns the norm before clipping."""
-        tokens = sum(int((b["labels"][:, 1:] != -100).sum()) for b in batches)
+        tokens = count_answers(batches)
         self.optimiser.zero_grad()
         for batch in batches:
             plain_loss(self.model, batch, tokens).backward()

@@ -1,0 +1,81 @@
+"""Start time, help, exit codes, and the commands that need no model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Bench
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def cl_bench(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cl_bench", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd or REPOSITORY,
+    )
+
+
+@pytest.mark.parametrize("command", [["--help"], ["report", "--help"], ["score", "--help"]])
+def test_help_imports_no_torch(command: list[str]) -> None:
+    code = (
+        "import sys; from cl_bench.cli import run_command;"
+        f"run_command({command!r}); assert 'torch' not in sys.modules, 'torch was imported'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_is_quick() -> None:
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        assert cl_bench("--help").returncode == 0
+        times.append(time.perf_counter() - began)
+    assert min(times) < 2.0  # measured 0.3 s on an idle machine; CI machines are shared
+
+
+def test_every_command_has_help() -> None:
+    out = cl_bench("--help").stdout
+    for command in ("run", "eval", "report", "plan", "score", "tasks", "methods", "data", "doctor"):
+        assert command in out
+
+
+def test_usage_errors_are_short_and_exit_with_2() -> None:
+    done = cl_bench("run")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    done = cl_bench("run", "nowhere.yaml")
+    assert done.returncode == 2 and "nowhere.yaml: no such config" in done.stderr
+    assert "Traceback" in cl_bench("--debug", "run", "nowhere.yaml").stderr
+
+
+def test_shipped_configs_are_found_from_an_empty_folder(tmp_path: Path) -> None:
+    done = cl_bench("plan", "configs/trace.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "stage 8: trace_20minuten, 7 epochs, all examples" in done.stdout
+    assert "lr = 0.0001  (methods: lora)" in done.stdout
+    assert "lr = 1e-05  (train)" in done.stdout
+
+
+@pytest.mark.parametrize("config", sorted(p.name for p in REPOSITORY.glob("configs/*.yaml")))
+def test_shipped_configs_are_valid(config: str) -> None:
+    assert cl_bench("plan", f"configs/{config}").returncode == 0
+
+
+def test_listings(bench: Bench) -> None:
+    code, out, _ = bench.run("tasks", "--data-root", "data")
+    assert code == 0
+    assert "trace_fomc  (FOMC, accuracy)  data there" in out
+    assert "trace_cstance" in out and "no data in" in out
+    code, out, _ = bench.run("methods")
+    assert code == 0
+    assert "fggm: Freeze the rows" in out and "lambda: 400.0" in out
+    code, out, _ = bench.run("doctor")
+    assert code == 0 and "torch" in out

@@ -1,0 +1,242 @@
+"""The commands as a user gives them, on a tiny model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Bench, write_task
+
+
+def run(bench: Bench, *more: str) -> str:
+    """A run that must succeed; returns what it printed."""
+    code, out, err = bench.run("run", "tiny.yaml", *more)
+    assert code == 0, err
+    return out
+
+
+def fingerprints(folder: Path) -> dict[str, str]:
+    """sha256 of every file that the same run must write again to the byte."""
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+        and file.name not in ("timing.json", "experiment.json", ".lock", "run.json")
+    }
+
+
+def test_a_run_writes_what_the_design_says_and_reports_it(bench: Bench) -> None:
+    out = run(bench)
+    for method in ("sft", "fggm"):
+        folder = bench.results / method / "seed-1"
+        record = json.loads((folder / "run.json").read_text())
+        assert record["config"]["stages"][0]["tasks"] == ["trace_fomc"]
+        assert {"sha256", "git", "packages", "hardware", "data"} <= record.keys()
+        assert str(bench.root) not in json.dumps(record)
+        for number, task in ((1, "trace_fomc"), (2, "trace_numglue_ds")):
+            stage = folder / f"stage-{number}-{task}"
+            scores = json.loads((stage / "scores.json").read_text())
+            assert (scores["stage"], scores["task"]) == (number, task)
+            assert list(scores["trace"]) == ["trace_fomc", "trace_numglue_ds"][:number]
+            assert scores["trace"][task]["n"] == 6
+            assert scores["general"]["mean"] == scores["general"]["piqa"]["score"]
+            lines = (stage / "train.jsonl").read_text().splitlines()
+            assert len(lines) == (2 if number == 1 else 6)
+            assert {"step", "loss", "lr", "grad_norm", "tokens"} <= json.loads(lines[0]).keys()
+            predictions = (stage / "predictions" / f"{task}.jsonl").read_text().splitlines()
+            assert {"doc_id", "prompt_hash", "target", "prediction", "score"} == json.loads(
+                predictions[0]
+            ).keys()
+        summary = json.loads((folder / "summary.json").read_text())
+        assert summary["op_final"]["value"] is not None
+        assert summary["bwt"]["value"] is not None
+    base = json.loads((bench.results / "base" / "scores.json").read_text())
+    assert list(base["trace"]) == ["trace_fomc", "trace_numglue_ds"]
+    assert "| ori (base model)" in out and "| fggm" in out and "| FOMC " in out
+    assert (bench.results / "report.md").read_text().strip() == out.strip()
+
+
+def test_a_finished_run_is_not_run_again(bench: Bench) -> None:
+    run(bench, "--method", "sft")
+    before = {p: p.stat().st_mtime_ns for p in bench.results.rglob("*") if p.name != ".lock"}
+    run(bench, "--method", "sft")
+    for path, when in before.items():
+        if path.name in ("scores.json", "train.jsonl", "model.safetensors", "run.json"):
+            assert path.stat().st_mtime_ns == when, path
+
+
+def test_an_interrupted_run_ends_with_the_same_bytes(bench: Bench) -> None:
+    run(bench)
+    whole = fingerprints(bench.results)
+    fggm = bench.results / "fggm" / "seed-1"
+    shutil.rmtree(fggm / "stage-2-trace_numglue_ds")  # killed between stages
+    run(bench)
+    assert fingerprints(bench.results) == whole
+    (fggm / "stage-2-trace_numglue_ds" / "scores.json").unlink()  # killed while scoring
+    run(bench)
+    assert fingerprints(bench.results) == whole
+    half = fggm / "stage-2-trace_numglue_ds"  # killed while training, checkpoint half written
+    (half / "scores.json").unlink()
+    (half / "checkpoint").rename(half / ".checkpoint.tmp")
+    (half / "train.jsonl").write_text('{"step": 1}\n{"st')
+    run(bench)
+    assert fingerprints(bench.results) == whole
+
+
+def test_scoring_leaves_training_alone(bench: Bench) -> None:
+    run(bench, "-o", "name=scored", "--method", "sft")
+    bare = ["-o", "eval.trace.after=never", "-o", "eval.general.after=never"]
+    run(bench, "-o", "name=bare", *bare, "--method", "sft")
+    weights = [
+        (bench.root / "results" / name / "sft/seed-1/stage-2-trace_numglue_ds/checkpoint")
+        .joinpath("model.safetensors")
+        .read_bytes()
+        for name in ("scored", "bare")
+    ]
+    assert weights[0] == weights[1]
+
+
+def test_killed_for_real_and_started_again(bench: Bench) -> None:
+    run(bench, "-o", "name=whole", "--method", "sft")
+    command = [sys.executable, "-m", "cl_bench", "run", "tiny.yaml", "-o", "name=killed"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    process = subprocess.Popen(
+        [*command, "--method", "sft"], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "stage 2/2" in line:
+            process.kill()
+            break
+    process.wait()
+    assert process.returncode != 0
+    run(bench, "-o", "name=killed", "--method", "sft")
+    for name in ("stage-1-trace_fomc", "stage-2-trace_numglue_ds"):
+        whole, killed = (
+            bench.root / "results" / experiment / "sft" / "seed-1" / name
+            for experiment in ("whole", "killed")
+        )
+        assert fingerprints(killed) == fingerprints(whole)
+    summaries = [
+        (bench.root / "results" / name / "sft/seed-1/summary.json").read_text()
+        for name in ("whole", "killed")
+    ]
+    assert summaries[0] == summaries[1]
+
+
+def test_eval_scores_a_stage_again_beside_the_run(bench: Bench) -> None:
+    run(bench, "--method", "sft")
+    before = fingerprints(bench.results)
+    code, out, err = bench.run("eval", "--stage", "1", "--task", "trace_fomc", "--limit", "3")
+    assert code == 0, err
+    assert "results/tiny, the experiment that was run last" in err
+    file = Path(out.strip())
+    assert file.parent.parent.name == "evals"
+    scores = json.loads(file.read_text())
+    assert scores["trace"]["trace_fomc"]["n"] == 3 and scores["general"] == {"mean": None}
+    after = fingerprints(bench.results)
+    assert {name: after[name] for name in before} == before
+    code, out, err = bench.run("eval", "results/tiny", "--stage", "2", "--task", "piqa")
+    assert code == 0 and json.loads(Path(out.strip()).read_text())["general"]["piqa"]["n"] == 4
+    code, _, err = bench.run("eval", "--stage", "3")
+    assert code == 2 and "stage 3 has no checkpoint (there: [1, 2])" in err
+
+
+def test_report_names_the_experiment_it_took(bench: Bench) -> None:
+    printed = run(bench, "--method", "sft")
+    code, out, err = bench.run("report")
+    assert code == 0 and out == printed
+    assert "results/tiny, the experiment that was run last" in err
+    assert bench.run("report", "tiny")[1] == printed
+    code, _, err = bench.run("report", "tinny")
+    assert code == 2 and "did you mean 'tiny'" in err
+
+
+def test_lora_saves_adapters_and_the_next_method_merges_them(bench: Bench) -> None:
+    stages = [
+        {"task": "trace_fomc", "limit": 4, "method": "lora"},
+        {"task": "trace_numglue_ds", "limit": 4, "method": {"name": "ewc", "lambda": 10}},
+    ]
+    bench.write_config(methods=None, stages=stages)
+    run(bench)
+    first, second = sorted((bench.results / "lora-then-ewc" / "seed-1").glob("stage-*"))
+    assert (first / "checkpoint" / "adapter_model.safetensors").is_file()
+    assert not (first / "checkpoint" / "model.safetensors").exists()
+    assert json.loads((first / "checkpoint" / "base.json").read_text())["base"].endswith("model")
+    assert (second / "checkpoint" / "model.safetensors").is_file()
+    assert (second / "method.safetensors").is_file()
+
+
+def test_all_methods_run_two_stages(bench: Bench) -> None:
+    methods = ["lora", "migu", "ewc", "replay", {"compose": ["fggm", "replay"]}]
+    bench.write_config(methods=methods, eval={"trace": {"limit": 2}, "general": {"tasks": []}})
+    out = run(bench)
+    for label in ("lora", "migu", "ewc", "replay", "fggm + replay"):
+        assert f"| {label} " in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["-o", "train.lrr=1"], "train.lrr: unknown key (did you mean 'lr'?)"),
+        (["-o", "model.path=./modl"], "no folder"),
+        (["-o", "data_root=nowhere"], "FOMC"),
+        (["-o", "stages.0.task=trace_fmc"], "unknown task 'trace_fmc' (did you mean 'trace_fomc'"),
+        (["-o", "eval.general.tasks=[pica]"], "unknown task 'pica'"),
+        (["--method", "sftt"], "did you mean 'sft'"),
+        (["--engine", "vlm"], "--engine vlm"),
+    ],
+)
+def test_wrong_input_is_one_message_and_nothing_is_left(
+    bench: Bench, arguments: list[str], expected: str
+) -> None:
+    code, _, err = bench.run("run", "tiny.yaml", *arguments)
+    assert code == 2, err
+    assert expected in err and "Traceback" not in err
+    assert not (bench.root / "results").exists()
+
+
+def test_faults_of_data_tasks_and_model_come_together(bench: Bench) -> None:
+    train = bench.root / "data" / "trace" / "FOMC" / "train.json"
+    train.write_text(json.dumps([{"prompt": "a", "answer": "b"}, {"prompt": 3}, "x"]))
+    write_task(bench.root / "data", "NumGLUE-ds", [])
+    code, _, err = bench.run("run", "tiny.yaml", "-o", "model.path=./modl")
+    assert code == 2
+    assert "model.path" in err and "train.json" in err and "NumGLUE-ds" in err
+    assert not (bench.root / "results").exists()
+
+
+def test_another_config_in_the_same_folder_is_refused(bench: Bench) -> None:
+    run(bench, "--method", "sft")
+    code, _, err = bench.run("run", "tiny.yaml", "--method", "sft", "-o", "train.lr=1e-5")
+    assert code == 2 and "changed: " in err and "train.lr" in err
+
+
+def test_no_disk_for_the_checkpoints(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(bench.root)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    code, _, err = bench.run("run", "tiny.yaml")
+    assert code == 2 and "checkpoints need" in err
+    assert not bench.results.exists()
+
+
+def test_a_task_without_a_training_split(bench: Bench) -> None:
+    folder = bench.root / "own"
+    folder.mkdir()
+    (bench.root / "data.jsonl").write_text('{"q": "a", "a": "b"}\n')
+    (folder / "own.yaml").write_text(
+        "task: only_test\ndataset_path: json\n"
+        f"dataset_kwargs: {{data_files: {{test: {bench.root / 'data.jsonl'}}}}}\n"
+        "output_type: generate_until\ntest_split: test\ndoc_to_text: q\ndoc_to_target: a\n"
+        "metric_list: [{metric: exact_match}]\n"
+    )
+    bench.write_config(task_paths=["own"], stages=[{"task": "only_test"}])
+    code, _, err = bench.run("run", "tiny.yaml")
+    assert code == 2 and "only_test" in err and "train" in err

@@ -1,0 +1,46 @@
+"""Two processes (gloo) must match one."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from cl_bench.training.engine import SelectiveUpdate
+from cl_bench.training.loss import answer_loss
+from tests.tiny import tiny_model
+from tests.training.selective_oracle import count_answers, random_batch, random_plan
+
+VOCAB, STEPS = 61, 4
+SIZES = [(7, 2), (3, 4), (1, 1), (5, 3)]
+
+
+def train(rank: int, world: int, reduce) -> dict[str, torch.Tensor]:
+    torch.set_num_threads(1)
+    model = tiny_model(VOCAB, "qwen2", tie=True, dtype=torch.float64).train()
+    with SelectiveUpdate(model, random_plan(model, seed=1)) as engine:
+        for step in range(STEPS):
+            parts = [random_batch(VOCAB, SIZES[i::2], "left", seed=2 * step + i) for i in range(2)]
+            tokens = count_answers(parts)
+            for batch in parts[rank::world]:
+                answer_loss(model, batch, tokens)[0].backward()
+            engine.all_reduce(reduce)
+            engine.clip(1.0)
+            engine.step(1e-3)
+            engine.zero_grad()
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def worker(rank: int, store: str, out: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    torch.save(train(rank, 2, dist.all_reduce), f"{out}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_match_one(tmp_path):
+    mp.spawn(worker, args=(str(tmp_path / "store"), str(tmp_path)), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    alone = train(0, 1, lambda flat: None)
+    for name, value in alone.items():
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], value, rtol=0, atol=1e-9)
