@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lm_eval.api.instance import Instance
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cl_bench.data.examples import sample_documents
@@ -162,6 +163,7 @@ class Setup:
         self.model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(path)
         self.ours = SharedPrefixLM(self.model, self.tokenizer)
+        self.ours.loglikelihood([Instance("loglikelihood", {}, ("a", "b"), 0)])  # the trial
         self.batches = dict.fromkeys([*DEFAULTS, "gsm8k"], args.hf_batches)
         # TRACE's own inference decodes four prompts at a time.
         self.batches["trace"] = [4]

@@ -235,7 +235,13 @@ def _score_base(work: Workplace, folder: Path, model_path: str | Path) -> None:
     work.reporter.scoring("base model")
     names = [] if config.eval.trace.after == "never" else list(work.suite.stage_tasks)
     scores = work.suite.score(
-        model, tokenizer, config.train, names, general=True, predictions=place / "predictions"
+        model,
+        tokenizer,
+        config.train,
+        names,
+        True,
+        place / "predictions",
+        work.reporter.scored,
     )
     general = {**scores["general"], "mean": general_mean(scores["general"])}
     data = {"stage": 0, "trace": scores["trace"], "general": general, "settings": settings}

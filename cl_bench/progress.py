@@ -96,6 +96,17 @@ class Reporter:
             self._steps = self._bars.add_task(f"{label}: scoring", total=None, detail="")
         else:
             self.line(f"{label}: scoring")
+        self._began = self._printed = time.monotonic()
+
+    def scored(self, what: str, done: int, total: int) -> None:
+        """So many requests of one kind are answered."""
+        now = time.monotonic()
+        if self._bars is not None and self._steps is not None:
+            self._bars.update(self._steps, total=total, completed=done, detail=what)
+        elif now - self._printed >= PLAIN_SECONDS:
+            left = (now - self._began) / max(done, 1) * (total - done)
+            self.line(f"  {what} {done}/{total}  {clock(left)} left")
+            self._printed = now
 
 
 def clock(seconds: float) -> str:

@@ -114,7 +114,9 @@ def _score_run(
     }
     what = [*names, *suite.general]
     place = folder.path / "evals" / f"{slug('-'.join(what))[:40]}-{sha256_of(settings)[:8]}"
-    scores = suite.score(model, tokenizer, train, names, True, place / "predictions")
+    scores = suite.score(
+        model, tokenizer, train, names, True, place / "predictions", reporter.scored
+    )
     general = {**scores["general"], "mean": general_mean(scores["general"])}
     result = {"stage": selection.stage, "trace": scores["trace"], "general": general}
     write_json(place / "scores.json", {**result, "settings": settings})

@@ -73,7 +73,7 @@ def run_stage(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -
 def wait_for_everyone(processes: Processes) -> None:
     """Until the first process has written what the others read."""
     if processes.world > 1:
-        torch.distributed.barrier()  # type: ignore[no-untyped-call]
+        torch.distributed.barrier()
 
 
 def _train(
@@ -181,7 +181,9 @@ def _score(
     names = cells_to_score(work.config, spec.index, spec.tasks)
     general = general_after(work.config, spec.index)
     predictions = place.path / "predictions"
-    scores = work.suite.score(model, tokenizer, spec.train, names, general, predictions)
+    scores = work.suite.score(
+        model, tokenizer, spec.train, names, general, predictions, work.reporter.scored
+    )
     timing_file = place.path / "timing.json"
     timing = read_json(timing_file) if timing_file.is_file() else {}
     timing["score_seconds"] = round(time.perf_counter() - began, 2)

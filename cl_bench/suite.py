@@ -13,6 +13,7 @@ from cl_bench.data.loading import load_suite as load_task_suite
 from cl_bench.data.tasks import canonical_name, general_name
 from cl_bench.data.tokens import encode_prompts
 from cl_bench.errors import UserError
+from cl_bench.evaluation.engine import Progress
 from cl_bench.evaluation.engines import build_lm, engine_fault
 from cl_bench.evaluation.guard import untouched
 from cl_bench.evaluation.harness import TaskResult, evaluate_tasks, group_json
@@ -41,6 +42,7 @@ class Suite:
         stage_names: Sequence[str],
         general: bool,
         predictions: Path,
+        progress: Progress | None = None,
     ) -> dict[str, dict[str, Any]]:
         """`{"trace": {task: ...}, "general": {task: ...}}`; a record per document is written."""
         scores: dict[str, dict[str, Any]] = {"trace": {}, "general": {}}
@@ -48,12 +50,14 @@ class Suite:
             model.eval()
             if stage_names:
                 tasks = {name: self.stage_tasks[name] for name in stage_names}
-                lm = build_lm(self.engine, model, tokenizer, _prompt_encoder(tokenizer, train))
+                lm = build_lm(
+                    self.engine, model, tokenizer, _prompt_encoder(tokenizer, train), progress
+                )
                 found = evaluate_tasks(lm, tasks, self.documents, train.max_answer_tokens)
                 _write_predictions(found, predictions)
                 scores["trace"] = {name: result.to_json() for name, result in found.items()}
             if general and self.general:
-                lm = build_lm(self.engine, model, tokenizer)
+                lm = build_lm(self.engine, model, tokenizer, progress=progress)
                 leaves = {n: t for members in self.general.values() for n, t in members.items()}
                 found = evaluate_tasks(lm, leaves, self.documents)
                 _write_predictions(found, predictions)

@@ -137,6 +137,8 @@ def _checked(path: Path, rows: Iterable[tuple[str, Any]], fields: Mapping[str, F
             good.append({name: row.get(name, field.default) for name, field in fields.items()})
     if faults:
         raise UserError(capped(faults, str(path)))
+    if not good:
+        raise UserError(f"{path}: has no rows")
     return good
 
 

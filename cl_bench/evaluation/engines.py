@@ -8,7 +8,7 @@ import torch
 from lm_eval.models.huggingface import HFLM
 
 from cl_bench.errors import UserError, nearest
-from cl_bench.evaluation.engine import EncodePrompts, SharedPrefixLM
+from cl_bench.evaluation.engine import EncodePrompts, Progress, SharedPrefixLM
 
 ENGINES = ("cl-bench", "hf")
 
@@ -51,13 +51,14 @@ def build_lm(
     model: Any,
     tokenizer: Any,
     encode_prompts: EncodePrompts | None = None,
+    progress: Progress | None = None,
     batch_size: int = 16,
 ) -> Any:
     """An `LM` over a model in memory; `encode_prompts` is for generation requests."""
     if fault := engine_fault(engine):
         raise UserError(fault)
     if engine == "cl-bench":
-        return SharedPrefixLM(model, tokenizer, encode_prompts=encode_prompts)
+        return SharedPrefixLM(model, tokenizer, encode_prompts=encode_prompts, progress=progress)
     lm = TruncatingHFLM(
         pretrained=model,
         tokenizer=tokenizer,

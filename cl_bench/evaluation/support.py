@@ -30,7 +30,7 @@ def why_not_shared(model: Any) -> tuple[str | None, int]:
         window = _window(model.config)
         if window is None:
             return "layers that are not plain attention", 0
-        difference = max(_scoring_error(model), _decoding_error(model))
+        difference = _trial(model)
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError) as error:
         return f"{type(error).__name__}: {error}", 0
     allowed = TOLERANCE if model.dtype in (torch.float32, torch.float64) else TOLERANCE_HALF
@@ -47,33 +47,31 @@ def _window(config: Any) -> int | None:
     return None
 
 
-def _tokens(model: Any, n: int) -> list[int]:
-    """Token ids that differ, without a random number."""
+def _trial(model: Any) -> float:
+    """Largest error of a log-probability, in a tree with branches and in a decoding step."""
     vocab = model.config.get_text_config().vocab_size
-    return [int(i) for i in (np.arange(n) * 7919 + 13) % vocab]
-
-
-def _scoring_error(model: Any) -> float:
-    """Largest error of a log-probability in a tree with trunk, branches and a lone sequence."""
-    ids = _tokens(model, 30)
-    stem = ids[:6]
-    sequences = [stem + ids[10:14], stem + ids[6:9] + ids[14:16], stem + ids[6:9] + ids[16:19]]
-    sequences.append(ids[20:26])
-    pairs = [(sequence[:-1], sequence[-1:]) for sequence in sequences]
+    # Token ids that differ, without a random number.
+    ids = [int(i) for i in (np.arange(40) * 7919 + 13) % vocab]
+    stem, branch = ids[:5], ids[5:8]
+    sequences = [stem + ids[10:15], stem + branch + ids[15:17], stem + branch + ids[17:19]]
+    sequences.append(ids[20:30])
     packed = PackedModel(model, Counters())
-    scores = score_continuations(packed, pairs, Limits(batch=16, row=8, trunk=1))
-    return max(
-        abs(score - float(_plain(packed, tokens)[target[0]]))
-        for (score, _), (tokens, target) in zip(scores, pairs, strict=True)
-    )
+    plain = model(torch.tensor(sequences, device=packed.device)).logits.float()
+    expected = torch.log_softmax(plain, dim=-1).cpu()
+    pairs = [(tokens[:-1], tokens[-1:]) for tokens in sequences]
+    scores = score_continuations(packed, pairs, Limits(batch=20, row=10, trunk=1))
+    errors = [
+        abs(score - float(expected[i, -2, target]))
+        for i, ((score, _), (_, (target,))) in enumerate(zip(scores, pairs, strict=True))
+    ]
+    decoded = _decoded(packed, sequences[3])
+    return max(*errors, float((decoded - expected[3, -1]).abs().max()))
 
 
-def _decoding_error(model: Any) -> float:
-    """Largest error of a log-probability when a token is decoded beside a shorter sequence."""
-    packed = PackedModel(model, Counters())
-    ids = _tokens(model, 8)
-    n = len(ids) - 1
-    prompt = Layout(np.array([ids[:n]]), np.arange(n)[None], None, ())
+def _decoded(packed: PackedModel, tokens: list[int]) -> torch.Tensor:
+    """Log-probabilities [V] after a sequence whose last token is decoded beside a shorter one."""
+    n = len(tokens) - 1
+    prompt = Layout(np.array([tokens[:n]]), np.arange(n)[None], None, ())
     cache = DynamicCache()
     packed.run(prompt, np.array([n - 1]), cache)
     slots = SlotCache(cache)
@@ -82,16 +80,9 @@ def _decoding_error(model: Any) -> float:
     slots.fill(1, cache, 0, torch.arange(n))
     lengths = torch.tensor([2, n], device=packed.device)
     look = torch.arange(n + 1, device=packed.device)[None] <= lengths[:, None]
-    tokens = torch.tensor([ids[0], ids[n]], device=packed.device)
-    logits = packed.step(tokens, lengths, look, slots.at(lengths, n + 1))
-    decoded = torch.log_softmax(logits[1].float(), dim=-1)
-    return float((decoded - _plain(packed, ids)).abs().max())
-
-
-def _plain(packed: PackedModel, sequence: list[int]) -> torch.Tensor:
-    """Next-token log-probabilities [V] after a sequence, by the model alone."""
-    logits = packed.model(torch.tensor([sequence], device=packed.device)).logits
-    return torch.log_softmax(logits[0, -1].float(), dim=-1)
+    last = torch.tensor([tokens[0], tokens[n]], device=packed.device)
+    logits = packed.step(last, lengths, look, slots.at(lengths, n + 1))
+    return torch.log_softmax(logits[1].float(), dim=-1).cpu()
 
 
 def free_bytes(device: torch.device) -> int:

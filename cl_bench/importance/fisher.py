@@ -1,26 +1,33 @@
-"""Exact empirical Fisher scores of a causal language model."""
+"""Exact empirical Fisher scores of a causal language model in one batched pass.
+
+F = sum over samples of the squared gradient of the *summed* answer log-likelihood, labels from the
+data. Samples stay apart inside a batch (products.py), so any batch size gives the same scores.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from cl_bench.training.loss import answer_logits
-
-Granularity = Literal["rows", "columns", "elements"]
+from cl_bench.errors import UserError, nearest
+from cl_bench.importance.recorder import Granularity
+from cl_bench.importance.scorer import Scorer
+from cl_bench.training.attention import widened_attention
 
 
 def scored_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters scored by default: all floating-point ones but embeddings and a (tied) head."""
-    skipped = set()
-    for getter in ("get_input_embeddings", "get_output_embeddings"):
-        find = getattr(model, getter, None)
-        layer = find() if find else None
-        if layer is not None:
-            skipped |= {id(parameter) for parameter in layer.parameters()}
+    """Parameters scored by default: all floating-point ones but embeddings and the output head."""
+    find = getattr(model, "get_output_embeddings", None)
+    head = find() if find else None
+    skipped = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, nn.Embedding) or module is head
+        for parameter in module.parameters(recurse=False)
+    }
     return {
         name: parameter
         for name, parameter in model.named_parameters()
@@ -39,35 +46,84 @@ def fisher_scores(
     granularity: Granularity = "rows",
     modules: Sequence[str] | None = None,
 ) -> dict[str, Tensor]:
-    """Simple version (per-sample loop); the fast one replaces it behind the same signature."""
-    targets = (
-        scored_parameters(model)
-        if modules is None
-        else {name: p for name, p in model.named_parameters() if name in set(modules)}
-    )
-    was_training, flags = model.training, {p: p.requires_grad for p in model.parameters()}
-    model.eval()
-    for parameter in flags:
-        parameter.requires_grad_(parameter in set(targets.values()))
-    scores: dict[str, Tensor] = {}
-    try:
-        for batch in batches:
-            for i in range(batch["input_ids"].shape[0]):
-                sample = {k: v[i : i + 1] for k, v in batch.items()}
-                outputs = answer_logits(model, sample)
-                loss = nn.functional.cross_entropy(
-                    outputs.logits.float(), outputs.labels, reduction="sum"
-                )
-                grads = torch.autograd.grad(loss, list(targets.values()), allow_unused=True)
-                for (name, p), grad in zip(targets.items(), grads, strict=True):
-                    square = torch.zeros_like(p, dtype=torch.float32)
-                    if grad is not None:
-                        square = grad.float().square()
-                    if p.dim() == 2 and granularity != "elements":
-                        square = square.sum(1 if granularity == "rows" else 0)
-                    scores[name] = scores[name] + square if name in scores else square
-    finally:
-        model.train(was_training)
-        for parameter, flag in flags.items():
-            parameter.requires_grad_(flag)
+    """Unnormalised Fisher scores by parameter name, float32 (float64 for float64 models).
+
+    `batches`: dicts of input_ids, attention_mask, labels [B, T], padded on either side, labels as
+    Hugging Face has them (shifted inside, -100 is no answer). Matrices give [Dout] (rows), [Din]
+    (columns) or [Dout, Din] (elements); vectors (biases, norm weights) their own shape.
+    `modules`: names of parameters, or of modules for all their parameters, full or by their last
+    parts ("q_proj", "mlp.up_proj"); default `scored_parameters`. A tied head or embedding that is
+    asked for has the gradient of both uses. The model is run in eval mode, its weights take no
+    gradient, and it comes back as it was. Raises UserError for an unknown name.
+
+    Layers that mix samples (mixture-of-experts routing) or that are unknown make the pass fall back
+    to one sample at a time, where every gradient is a per-sample one.
+    """
+    targets = scored_parameters(model) if modules is None else _named(model, modules)
+    scores = {name: _zeros(p, granularity) for name, p in targets.items()}
+    plain = getattr(model, "_orig_mod", model)
+    with _undisturbed(plain), widened_attention(plain):
+        scorer = Scorer(plain, targets, scores, granularity)
+        with scorer.patched():
+            for batch in batches:
+                scorer.add(batch)
     return scores
+
+
+def _named(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Parameter]:
+    parameters = dict(model.named_parameters())
+    known = {name.rsplit(".", 1)[0] for name in parameters} | parameters.keys()
+    aliases = {id(p): n for n, p in parameters.items()}
+    chosen: set[str] = set()
+    faults = []
+    for wanted in names:
+        hits = {
+            aliases[id(parameter)]
+            for name, parameter in model.named_parameters(remove_duplicate=False)
+            if f".{wanted}." in f".{name}." and _ends(name, wanted)
+        }
+        if not hits:
+            faults.append(
+                f"fisher_scores: no module or parameter '{wanted}'{nearest(wanted, known)}"
+            )
+        chosen |= hits
+    if faults:
+        raise UserError(faults)
+    return {name: parameter for name, parameter in parameters.items() if name in chosen}
+
+
+def _ends(name: str, wanted: str) -> bool:
+    """`wanted` is the parameter, its module, or the last parts of either."""
+    module = name.rsplit(".", 1)[0]
+    return any(f".{full}".endswith(f".{wanted}") for full in (name, module))
+
+
+def _zeros(parameter: nn.Parameter, granularity: Granularity) -> Tensor:
+    shape: tuple[int, ...] = tuple(parameter.shape)
+    if parameter.dim() == 2 and granularity != "elements":
+        shape = shape[:1] if granularity == "rows" else shape[1:]
+    dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
+    return torch.zeros(shape, dtype=dtype, device=parameter.device)
+
+
+@contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Eval mode, no gradients of weights, nothing compiled; everything put back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    compiled = [(m, m._compiled_call_impl) for m in model.modules() if m._compiled_call_impl]
+    try:
+        model.eval()
+        for parameter, _ in flags:
+            parameter.requires_grad_(False)
+        for module, _ in compiled:
+            module._compiled_call_impl = None
+        with torch.enable_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+        for module, implementation in compiled:
+            module._compiled_call_impl = implementation

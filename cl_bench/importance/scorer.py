@@ -1,0 +1,201 @@
+"""Runs batches through a model whose layers record, and squares per-sample gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from cl_bench.errors import UserError
+from cl_bench.importance.capture import (
+    NotBatchedError,
+    expandable,
+    expanded_norm,
+    recorded_embedding,
+    recorded_linear,
+)
+from cl_bench.importance.recorder import Batch, GramCache, Granularity, WeightRecorder
+from cl_bench.training import matmul
+from cl_bench.training.cross_entropy import summed_cross_entropy
+from cl_bench.training.linear import SelectiveLinear
+from cl_bench.training.loss import answer_logits
+
+
+class Scorer:
+    """Adds the squared per-sample gradients of batches to `scores`, in place.
+
+    `targets`: the parameters to score, by name; `scores`: zeros of their aggregated shapes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        targets: Mapping[str, nn.Parameter],
+        scores: Mapping[str, Tensor],
+        granularity: Granularity,
+    ) -> None:
+        self.model, self.scores, self.granularity = model, scores, granularity
+        self.batch, self.grams = Batch(), GramCache()
+        find = getattr(model, "get_output_embeddings", None)
+        self.head = find() if find else None
+        names = {id(parameter): name for name, parameter in targets.items()}
+        unknown = _of_unknown_layers(model)
+        self.dense = {n: p for n, p in targets.items() if id(p) in unknown}
+        self.names = {key: name for key, name in names.items() if key not in unknown}
+        self.one_by_one = bool(self.dense)
+        self.weights: dict[int, WeightRecorder] = {}
+        self.copies: list[tuple[str, Tensor]] = []
+        device = next(model.parameters()).device
+        self.anchor = torch.empty(0, device=device, requires_grad=True)
+
+    @contextmanager
+    def patched(self) -> Iterator[None]:
+        """While open, layers hand over what the scores need, and unknown ones take gradients."""
+        before = {}
+        try:
+            for module in self.model.modules():
+                forward = self._forward_of(module)
+                if forward is not None:
+                    before[module] = vars(module).get("forward")
+                    module.forward = forward
+            for parameter in self.dense.values():
+                parameter.requires_grad_(True)
+            yield
+        finally:
+            for module, original in before.items():
+                del module.forward
+                if original is not None:
+                    module.forward = original
+            for parameter in self.dense.values():
+                parameter.requires_grad_(False)
+                parameter.grad = None
+
+    def add(self, batch: Mapping[str, Tensor]) -> None:
+        """Scores one batch; sample by sample where layers cannot keep samples apart."""
+        if not self.one_by_one:
+            try:
+                self._add(batch)
+                return
+            except NotBatchedError:  # raised in forward, before anything was added
+                self.one_by_one = True
+        for sample in range(len(batch["input_ids"])):
+            self._add({key: value[sample : sample + 1] for key, value in batch.items()})
+
+    def _add(self, batch: Mapping[str, Tensor]) -> None:
+        if not bool((batch["labels"][:, 1:] != -100).any()):
+            return
+        self._reset()
+        self.batch.samples = len(batch["input_ids"])
+        outputs = answer_logits(self.model, batch)
+        self.batch.answers = outputs.rows
+        loss = summed_cross_entropy(outputs.logits, outputs.labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for recorder in self.weights.values():
+            if recorder.pending or recorder.lookups:
+                recorder.finish()
+        self._add_copies()
+        for name, parameter in self.dense.items():
+            self._add_dense(name, parameter)
+        self._reset()
+
+    def _reset(self) -> None:
+        self.grams.clear()
+        self.copies.clear()
+        for recorder in self.weights.values():
+            recorder.reset()
+
+    def _add_copies(self) -> None:
+        """Vectors used several times in a pass: the sum over uses is squared."""
+        total: dict[str, Tensor] = {}
+        for name, copy in self.copies:
+            if copy.grad is not None:
+                grad = copy.grad.reshape(len(copy), -1).to(self.scores[name].dtype)
+                total[name] = total[name] + grad if name in total else grad
+        for name, grad in total.items():
+            self.scores[name].add_(grad.square_().sum(0))
+
+    def _add_dense(self, name: str, parameter: nn.Parameter) -> None:
+        if parameter.grad is None:
+            return
+        square = parameter.grad.to(self.scores[name].dtype).square()
+        parameter.grad = None
+        if square.dim() == 2 and self.granularity != "elements":
+            square = square.sum(1 if self.granularity == "rows" else 0)
+        self.scores[name].add_(square)
+
+    def _forward_of(self, module: nn.Module) -> Callable[..., Tensor] | None:
+        own = dict(module.named_parameters(recurse=False))
+        scored = any(id(parameter) in self.names for parameter in own.values())
+        if type(module).forward is nn.Linear.forward:
+            if scored:
+                return self._linear(module, own)
+            taken = own["weight"] in set(self.dense.values())
+            return _widened(module) if matmul.widens(own["weight"]) and not taken else None
+        if not scored:
+            return None
+        if isinstance(module, nn.Embedding):
+            recorder = self._recorder(own["weight"])
+            recorder.joint = True
+            return recorded_embedding(module, recorder.on_ids, recorder.on_lookup)
+        return expanded_norm(module, lambda: self.batch.samples, self._keeper(own))
+
+    def _linear(
+        self, module: nn.Module, own: Mapping[str, nn.Parameter]
+    ) -> Callable[[Tensor], Tensor]:
+        recorder = self._recorder(own["weight"])
+        name = self.names.get(id(own.get("bias")))
+        if name is not None:
+            if recorder.bias_scores is not None and recorder.bias_scores is not self.scores[name]:
+                raise UserError(f"fisher_scores: {name}: its weight is shared under another bias")
+            recorder.bias_scores = self.scores[name]
+        if module is self.head:
+            sinks = (recorder.on_answers, recorder.on_answer_gradient)
+        else:
+            sinks = (recorder.on_input, recorder.on_gradient)
+        return recorded_linear(module, self.anchor, *sinks)
+
+    def _recorder(self, weight: nn.Parameter) -> WeightRecorder:
+        if id(weight) not in self.weights:
+            name = self.names.get(id(weight))
+            scores = None if name is None else self.scores[name]
+            recorder = WeightRecorder(self.granularity, self.batch, self.grams, scores)
+            self.weights[id(weight)] = recorder
+        return self.weights[id(weight)]
+
+    def _keeper(self, own: Mapping[str, nn.Parameter]) -> Callable[[str, Tensor], None]:
+        names = {name: self.names.get(id(parameter)) for name, parameter in own.items()}
+
+        def keep(name: str, copy: Tensor) -> None:
+            known = names[name]
+            if known is not None:
+                self.copies.append((known, copy))
+
+        return keep
+
+
+def _of_unknown_layers(model: nn.Module) -> set[int]:
+    """Parameters of layers whose per-sample gradients only single samples give."""
+    unknown = set()
+    for module in model.modules():
+        linear = type(module).forward is nn.Linear.forward
+        plain = type(module).forward is nn.Embedding.forward and module.max_norm is None
+        if not (linear or plain or expandable(module)):
+            unknown |= {id(parameter) for parameter in module.parameters(recurse=False)}
+    for module in model.modules():
+        own = {id(parameter) for parameter in module.parameters(recurse=False)}
+        if own & unknown:
+            unknown |= own
+    return unknown
+
+
+def _widened(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    """A linear layer that is not scored, with its products widened."""
+
+    def forward(input: Tensor) -> Tensor:
+        return SelectiveLinear.apply(  # type: ignore[no-any-return,no-untyped-call]
+            input, module.weight, module.bias, None, None, None, "full"
+        )
+
+    return forward

@@ -1,0 +1,45 @@
+"""Promises about the repository itself."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from statistics import median
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SOURCES = sorted((REPOSITORY / "cl_bench").rglob("*.py"))
+
+
+def test_files_are_small() -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in SOURCES}
+    assert max(lengths.values()) <= 400, max(lengths, key=lambda path: lengths[path])
+    assert median(length for length in lengths.values() if length) <= 200
+
+
+def test_every_module_says_what_it_is() -> None:
+    silent = [
+        path
+        for path in SOURCES
+        if path.read_text().strip() and not path.read_text().startswith('"""')
+    ]
+    assert not silent
+
+
+def test_the_readme_tree_names_what_exists() -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    tree = re.search(r"```\ncl_bench/\n(.*?)```", readme, re.DOTALL)
+    assert tree is not None
+    named = set(re.findall(r"^ *([\w-]+(?:\.py|/))", tree.group(1), re.MULTILINE))
+    files = {path.name for path in (REPOSITORY / "cl_bench").glob("*.py")}
+    folders = {
+        f"{path.name}/"
+        for path in (REPOSITORY / "cl_bench").iterdir()
+        if path.is_dir() and not path.name.startswith(("_", "."))
+    }
+    expected = {name for name in files | folders if not name.startswith("__")}
+    assert expected <= named, expected - named
+
+
+def test_both_set_up_commands_stand_in_the_readme() -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    assert "make demo" in readme and "make test" in readme
