@@ -181,7 +181,10 @@ def summary(records: list[dict[str, Any]]) -> str:
         rows = [record for record in records if record["work"] == work]
         for clock in ("wall", "cpu"):
             ours = sum(row["shared"][clock] for row in rows)
-            totals = {b: sum(row["hf"][b][clock] for row in rows) for b in rows[0]["hf"]}
+            totals = {
+                b: sum(row["hf"][b][clock] for row in rows)
+                for b in set.intersection(*(set(row["hf"]) for row in rows))
+            }
             batch, theirs = min(totals.items(), key=lambda item: item[1])
             requests = sum(row["requests"] for row in rows)
             lines.append(

@@ -52,7 +52,7 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
     ) -> None:
         """`max_length`: the model's window, by default as lm-eval resolves it.
 
-        `token_budget`: tokens of a forward pass, by default 2048 on a CPU and 16384 elsewhere.
+        `token_budget`: tokens of a forward pass, by default 512 on a CPU and 16384 elsewhere.
         `encode_prompts`: token ids of the prompts of generation requests, by default as `HFLM`.
         """
         super().__init__()
@@ -63,8 +63,9 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
         self.counters = Counters()
         self.packed = PackedModel(model, self.counters)
         on_cpu = self.packed.device.type == "cpu"
-        batch = token_budget or (2048 if on_cpu else 16384)
-        self.limits = Limits(batch=batch, row=max(1, batch // 4))
+        # On a CPU 512 tokens already fill the matrix products, and small passes need less padding.
+        batch = token_budget or (512 if on_cpu else 16384)
+        self.limits = Limits(batch=batch, row=min(batch, max(512, batch // 4)))
         self.sequences = 64 if on_cpu else 256
         self.reason: str | None = None
         """Why nothing is shared; known after the first request."""

@@ -69,15 +69,14 @@ class WeightRecorder:
     """Scores of one weight matrix [Dout, Din], whichever layers use it (head and embedding too).
 
     A weight used several times in a pass has one gradient per sample, the sum over its uses: they
-    are joined along the positions before squaring. `scores` and `bias_scores` are added to in
-    place; None where not asked for. `joint`: an embedding uses it too, so all wait for the end.
+    are joined along the positions before squaring. `scores` is added to in place; None where not
+    asked for. `joint`: an embedding uses the weight too, so everything waits for the end.
     """
 
     granularity: Granularity
     batch: Batch
     grams: GramCache
     scores: Tensor | None = None
-    bias_scores: Tensor | None = None
     joint: bool = False
     sharers: int = 1
     uses: int = 0
@@ -147,8 +146,6 @@ class WeightRecorder:
         self.pending, self.lookups, self.uses = [], [], 0
 
     def _add_linear(self, x: Tensor, g: Tensor) -> None:
-        if self.bias_scores is not None:
-            self.bias_scores += g.sum(1).square().sum(0)
         if self.scores is None:
             return
         length, inner, outer = x.shape[1], x.shape[2], g.shape[2]

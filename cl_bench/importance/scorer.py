@@ -8,7 +8,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from cl_bench.errors import UserError
 from cl_bench.importance.capture import (
     NotBatchedError,
     expandable,
@@ -47,6 +46,7 @@ class Scorer:
         self.one_by_one = bool(self.dense)
         self.weights: dict[int, WeightRecorder] = {}
         self.copies: list[tuple[str, Tensor]] = []
+        self.vectors: dict[str, Tensor] = {}
         device = next(model.parameters()).device
         self.anchor = torch.empty(0, device=device, requires_grad=True)
 
@@ -95,7 +95,7 @@ class Scorer:
         for recorder in self.weights.values():
             if recorder.pending or recorder.lookups:
                 recorder.finish()
-        self._add_copies()
+        self._add_vectors()
         for name, parameter in self.dense.items():
             self._add_dense(name, parameter)
         self._reset()
@@ -103,18 +103,22 @@ class Scorer:
     def _reset(self) -> None:
         self.grams.clear()
         self.copies.clear()
+        self.vectors.clear()
         for recorder in self.weights.values():
             recorder.reset()
 
-    def _add_copies(self) -> None:
-        """Vectors used several times in a pass: the sum over uses is squared."""
-        total: dict[str, Tensor] = {}
+    def _add_vectors(self) -> None:
+        """Biases and norms: per-sample gradients, summed over the uses, are squared."""
         for name, copy in self.copies:
             if copy.grad is not None:
-                grad = copy.grad.reshape(len(copy), -1).to(self.scores[name].dtype)
-                total[name] = total[name] + grad if name in total else grad
-        for name, grad in total.items():
+                self._collect(name, copy.grad.reshape(len(copy), -1))
+        for name, grad in self.vectors.items():
             self.scores[name].add_(grad.square_().sum(0))
+
+    def _collect(self, name: str, grad: Tensor) -> None:
+        """Adds a per-sample gradient [B, D] of a vector."""
+        grad = grad.to(self.scores[name].dtype)
+        self.vectors[name] = self.vectors[name] + grad if name in self.vectors else grad
 
     def _add_dense(self, name: str, parameter: nn.Parameter) -> None:
         if parameter.grad is None:
@@ -145,16 +149,24 @@ class Scorer:
         self, module: nn.Module, own: Mapping[str, nn.Parameter]
     ) -> Callable[[Tensor], Tensor]:
         recorder = self._recorder(own["weight"])
-        name = self.names.get(id(own.get("bias")))
-        if name is not None:
-            if recorder.bias_scores is not None and recorder.bias_scores is not self.scores[name]:
-                raise UserError(f"fisher_scores: {name}: its weight is shared under another bias")
-            recorder.bias_scores = self.scores[name]
-        if module is self.head:
-            sinks = (recorder.on_answers, recorder.on_answer_gradient)
-        else:
-            sinks = (recorder.on_input, recorder.on_gradient)
-        return recorded_linear(module, self.anchor, *sinks)
+        bias = self.names.get(id(own.get("bias")))
+        head = module is self.head
+        begin = recorder.on_answers if head else recorder.on_input
+        end = recorder.on_answer_gradient if head else recorder.on_gradient
+
+        def sink(x: Tensor, g: Tensor) -> None:
+            if bias is not None:
+                self._collect(bias, self._per_sample(g, head))
+            end(x, g)
+
+        return recorded_linear(module, self.anchor, begin, sink)
+
+    def _per_sample(self, g: Tensor, head: bool) -> Tensor:
+        """Sums over the positions of each sample -> [B, D]."""
+        if not head or self.batch.answers is None:
+            return g.reshape(self.batch.samples, -1, g.shape[-1]).sum(1)
+        total = g.new_zeros((self.batch.samples, g.shape[-1]))
+        return total.index_add_(0, self.batch.answers, g.reshape(-1, g.shape[-1]))
 
     def _recorder(self, weight: nn.Parameter) -> WeightRecorder:
         if id(weight) not in self.weights:

@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from cl_bench.evaluation.scores import Cell, Comparison, Summary, compare_seeds
-from cl_bench.metrics.trace import TASKS
+from cl_bench.report.cells import labels_table, learned_table, short
+from cl_bench.report.results import MethodResult, load_results
 from cl_bench.report.tables import Column, number, table
-from cl_bench.store import RunFolder, find_runs, read_json, write_text
-from cl_bench.summary import base_summary, cells, documents, summarise_run
-
-
-@dataclass(frozen=True)
-class MethodResult:
-    """All seeds of one method."""
-
-    label: str
-    runs: Sequence[RunFolder]
-    summaries: Sequence[Summary]
-    stages: int
-
-    @property
-    def complete(self) -> bool:
-        """Whether every stage of every seed is scored."""
-        return all(len(summary.matrix.rows) == self.stages for summary in self.summaries)
+from cl_bench.store import read_json, write_text
+from cl_bench.summary import base_summary, cells, documents
 
 
 def write_report(experiment: Path) -> str:
@@ -35,20 +20,6 @@ def write_report(experiment: Path) -> str:
     text = "\n".join(_lines(experiment)) + "\n"
     write_text(experiment / "report.md", text)
     return text
-
-
-def load_results(experiment: Path) -> list[MethodResult]:
-    """Finished and unfinished runs, seeds of a method together, in the order of the config."""
-    grouped: dict[str, list[RunFolder]] = {}
-    stages = {}
-    for run in find_runs(experiment):
-        record = read_json(run.path / "run.json")
-        grouped.setdefault(record["label"], []).append(run)
-        stages[record["label"]] = len(record["config"]["stages"])
-    return [
-        MethodResult(label, runs, [summarise_run(experiment, run) for run in runs], stages[label])
-        for label, runs in grouped.items()
-    ]
 
 
 def _lines(experiment: Path) -> Iterator[str]:
@@ -65,11 +36,11 @@ def _lines(experiment: Path) -> Iterator[str]:
     if len(finished) > 1:
         yield ""
         yield from _comparisons(base_scores, finished)
-    for result in results:
-        yield ""
-        yield from _matrix(result, base_scores, tasks)
     yield ""
-    yield from _labels(base_scores, results)
+    yield from learned_table(base_scores, results)
+    for result in results:
+        yield from _matrix(result, base_scores, tasks)
+    yield from labels_table(base_scores, results)
 
 
 def _about(
@@ -113,7 +84,8 @@ def _method_table(
         Column("learned"),
         Column("forgotten"),
     ]
-    rows = [["ori (base model)", *_numbers([base_summary(experiment, tasks)])]]
+    general, _, *others = _numbers([base_summary(experiment, tasks)])
+    rows = [["ori (base model)", general, "-", *others]]
     for result in results:
         label = result.label
         if len(result.runs) > 1:
@@ -208,6 +180,7 @@ def _interval(compared: Comparison) -> list[str]:
 def _matrix(result: MethodResult, base: Mapping[str, Any], tasks: list[str]) -> Iterator[str]:
     """Stage by task, for each seed; the base model's row first."""
     for run in result.runs:
+        yield ""
         yield f"## {result.label}, {run.path.name.replace('-', ' ')}"
         yield ""
         rows = [["base", *_row(cells(base["trace"]), tasks), _mean(base["general"])]]
@@ -218,11 +191,6 @@ def _matrix(result: MethodResult, base: Mapping[str, Any], tasks: list[str]) -> 
                 rows.append([f"{scores['stage']}", *row, _mean(scores["general"])])
         columns = [Column("stage", "left"), *(Column(short(t)) for t in tasks), Column("General")]
         yield from table(columns, rows)
-
-
-def short(task: str) -> str:
-    """TRACE's own name of a task, else the task's name."""
-    return TASKS[task].trace_name if task in TASKS else task
 
 
 def _row(found: Mapping[str, Cell | None], tasks: Sequence[str]) -> list[str]:
@@ -236,57 +204,3 @@ def _row(found: Mapping[str, Cell | None], tasks: Sequence[str]) -> list[str]:
 
 def _mean(general: Mapping[str, Any]) -> str:
     return "-" if general.get("mean") is None else f"{100 * general['mean']:.1f}"
-
-
-def _labels(base: Mapping[str, Any], results: Sequence[MethodResult]) -> Iterator[str]:
-    """Classification cells beside the best constant answer, with the predicted labels."""
-    rows = []
-    for task, entry in base["trace"].items():
-        if entry.get("majority") is None:
-            continue
-        sources = [("base", entry)]
-        for result in results:
-            for run in result.runs:
-                sources += _label_cells(result, run, task)
-        for name, found in sources:
-            shares = ", ".join(f"{k} {100 * v:.0f}" for k, v in found["labels"].items() if v)
-            rows.append(
-                [
-                    short(task),
-                    name,
-                    str(found["n"]),
-                    number([found | {"value": found["score"]}]),
-                    f"{100 * found['majority']:.1f}",
-                    shares,
-                ]
-            )
-    if rows:
-        yield "## Classification cells"
-        yield ""
-        yield "Constant: accuracy of the best constant answer. A cell near it has learned nothing."
-        yield ""
-        columns = [
-            Column("task", "left"),
-            Column("after", "left"),
-            Column("n"),
-            Column("accuracy"),
-            Column("constant"),
-            Column("predicted labels, %", "left"),
-        ]
-        yield from table(columns, rows)
-
-
-def _label_cells(
-    result: MethodResult, run: RunFolder, task: str
-) -> list[tuple[str, dict[str, Any]]]:
-    """The task's own stage and the last one."""
-    found = []
-    stages = [stage for stage in run.stages() if stage.complete]
-    learned = result.summaries[0].matrix.stage_of(task)
-    for stage in stages:
-        scores = read_json(stage.scores_file)
-        wanted = scores["stage"] in (learned, result.stages)
-        if wanted and task in scores["trace"]:
-            seed = f" {run.path.name}" if len(result.runs) > 1 else ""
-            found.append((f"{result.label}{seed}, stage {scores['stage']}", scores["trace"][task]))
-    return found

@@ -23,7 +23,7 @@ _PARTS = (
 
 
 def _numglue_cm() -> Iterator[tuple[str, str]]:
-    for name, (thing, part, each), count in product(_NAMES.split(), _PARTS, range(2, 10)):
+    for name, (thing, part, each), count in product(_NAMES.split(), _PARTS, range(2, 7)):
         question = f"{name} counts {count} {thing}. How many {part} is that?"
         yield _frame(question), str(count * each)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from cl_bench.data.generated import item_splits
@@ -25,22 +26,23 @@ _OBJECTS = (
     "basket ladder bucket carpet knife wheel lamp clock helmet drum pillow shovel plate "
     "scarf wallet kettle rope bell broom needle shelf truck radio"
 )
-_KINDS = {"animal": _ANIMALS.split(), "plant": _PLANTS.split(), "object": _OBJECTS.split()}
-_ASKED = ("What is a {}?", "Which group has the {}?", "A {} is which of these?")
-_TESTED = 10  # of each kind, the last ones: never seen in training
+_KINDS = {
+    "an animal": (_ANIMALS, ("has a heart", "breathes and eats", "feeds its young")),
+    "a plant": (_PLANTS, ("has roots", "grows from a seed", "makes food from light")),
+    "an object": (_OBJECTS, ("has no cells", "was made by people", "comes from a factory")),
+}
+_TESTED = 11  # of each kind, the last ones: never seen in training
 
 
 def _questions(first: int | None, last: int | None) -> Iterator[tuple[str, str]]:
-    for letter, (kind, things) in zip("ABC", _KINDS.items(), strict=True):
-        for thing in things[first:last]:
-            for asked in _ASKED:
-                prompt = (
-                    "Choose an answer and give your reasons.\n\n"
-                    f"Question:\n{asked.format(thing)}\n\n"
-                    "Choices:\nA. animal\nB. plant\nC. object\n\nAnswer:"
-                )
-                article = "an" if kind[0] in "ao" else "a"
-                yield prompt, f"{letter}\nThe {thing} is {article} {kind}."
+    for letter, (kind, (things, facts)) in zip("ABC", _KINDS.items(), strict=True):
+        for thing, fact in product(things.split()[first:last], facts):
+            prompt = (
+                "Choose an answer and give your reasons.\n\n"
+                f"Question:\nThe {thing} {fact}. What is it?\n\n"
+                "A. an animal\nB. a plant\nC. an object\n\nAnswer:"
+            )
+            yield prompt, f"{letter}\nThe {thing} {fact}, so it is {kind}."
 
 
 def scienceqa(**_: Any) -> dict[str, Dataset]:

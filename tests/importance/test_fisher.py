@@ -115,7 +115,7 @@ def test_both_routes_are_taken_and_the_choice_follows_length():
 
 
 class Shared(nn.Module):
-    """A weight used by two layers and called twice, a bias, a norm called twice; answers at once."""
+    """A weight used by two layers and called twice, a bias, a norm called twice."""
 
     def __init__(self) -> None:
         super().__init__()

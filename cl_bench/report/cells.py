@@ -1,0 +1,130 @@
+"""Tables about single cells: was anything learned, and which labels are predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import sqrt
+from typing import Any
+
+from cl_bench.metrics.trace import TASKS
+from cl_bench.report.results import MethodResult
+from cl_bench.report.tables import Column, number, table
+from cl_bench.store import RunFolder, read_json
+
+Entry = Mapping[str, Any]
+Z = 1.96
+"""Two-sided 95 %."""
+
+
+def short(task: str) -> str:
+    """TRACE's own name of a task, else the task's name."""
+    return TASKS[task].trace_name if task in TASKS else task
+
+
+def learned_table(base: Entry, results: Sequence[MethodResult]) -> Iterator[str]:
+    """Each task right after its own stage, against the base model and the best constant answer."""
+    rows = []
+    for task, before in base["trace"].items():
+        for result in results:
+            for run in result.runs:
+                after = _scores(result, run, task, result.stage_of(task))
+                if after is not None:
+                    constant = before.get("majority")
+                    rows.append(
+                        [
+                            short(task),
+                            result.name(run),
+                            str(after["n"]),
+                            _percent(before),
+                            "-" if constant is None else f"{100 * constant:.1f}",
+                            _percent(after),
+                            _above(after, before["score"], before["stderr"]),
+                            "-" if constant is None else _above(after, constant, 0.0),
+                        ]
+                    )
+    if rows:
+        yield "## What was learned"
+        yield ""
+        yield (
+            "Each task right after its own stage. above: by more than 1.96 standard errors of the "
+            "difference; otherwise nothing is claimed."
+        )
+        yield ""
+        columns = [
+            Column("task", "left"),
+            Column("method", "left"),
+            Column("n"),
+            Column("base"),
+            Column("constant"),
+            Column("after"),
+            Column("above base", "left"),
+            Column("above constant", "left"),
+        ]
+        yield from table(columns, rows)
+
+
+def _above(after: Entry, reference: float, stderr: float | None) -> str:
+    difference = after["score"] - reference
+    if after["stderr"] is None or stderr is None:
+        return "unknown"
+    if difference > Z * sqrt(after["stderr"] ** 2 + stderr**2):
+        return "yes"
+    return "no" if difference <= 0 else "not resolved"
+
+
+def labels_table(base: Entry, results: Sequence[MethodResult]) -> Iterator[str]:
+    """Classification cells beside the best constant answer, with the predicted labels."""
+    rows = []
+    for task, entry in base["trace"].items():
+        if entry.get("majority") is None:
+            continue
+        found = [("base", entry)]
+        for result in results:
+            for run in result.runs:
+                found += _own_and_last(result, run, task)
+        rows += [_label_row(task, name, cell) for name, cell in found]
+    if rows:
+        yield ""
+        yield "## Classification cells"
+        yield ""
+        yield "constant: accuracy of the best constant answer. A cell near it has learned nothing."
+        yield ""
+        columns = [
+            Column("task", "left"),
+            Column("after", "left"),
+            Column("n"),
+            Column("accuracy"),
+            Column("constant"),
+            Column("predicted labels, %", "left"),
+        ]
+        yield from table(columns, rows)
+
+
+def _label_row(task: str, name: str, cell: Entry) -> list[str]:
+    shares = ", ".join(f"{label} {100 * share:.0f}" for label, share in cell["labels"].items())
+    constant = f"{100 * cell['majority']:.1f}"
+    return [short(task), name, str(cell["n"]), _percent(cell), constant, shares]
+
+
+def _own_and_last(result: MethodResult, run: RunFolder, task: str) -> list[tuple[str, Entry]]:
+    """The task after its own stage and after the last one."""
+    found = []
+    for stage in dict.fromkeys((result.stage_of(task), result.stages)):
+        cell = _scores(result, run, task, stage)
+        if cell is not None:
+            found.append((f"{result.name(run)}, stage {stage}", cell))
+    return found
+
+
+def _scores(result: MethodResult, run: RunFolder, task: str, stage: int) -> Entry | None:
+    for folder in run.stages():
+        if folder.complete:
+            scores = read_json(folder.scores_file)
+            if scores["stage"] == stage:
+                found: Entry | None = scores["trace"].get(task)
+                return found
+    return None
+
+
+def _percent(cell: Entry) -> str:
+    return number([{**cell, "value": cell["score"]}])

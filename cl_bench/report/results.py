@@ -1,0 +1,48 @@
+"""An experiment's runs as the report sees them: all seeds of a method together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cl_bench.evaluation.scores import Summary
+from cl_bench.store import RunFolder, find_runs, read_json
+from cl_bench.summary import summarise_run
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """All seeds of one method."""
+
+    label: str
+    runs: Sequence[RunFolder]
+    summaries: Sequence[Summary]
+    stages: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether every stage of every seed is scored."""
+        return all(len(summary.matrix.rows) == self.stages for summary in self.summaries)
+
+    def stage_of(self, task: str) -> int:
+        """The stage that teaches a task."""
+        return self.summaries[0].matrix.stage_of(task)
+
+    def name(self, run: RunFolder) -> str:
+        """The label, with the seed where there are several."""
+        return f"{self.label} {run.path.name}" if len(self.runs) > 1 else self.label
+
+
+def load_results(experiment: Path) -> list[MethodResult]:
+    """Finished and unfinished runs, in the order of the config."""
+    grouped: dict[str, list[RunFolder]] = {}
+    stages = {}
+    for run in find_runs(experiment):
+        record = read_json(run.path / "run.json")
+        grouped.setdefault(record["label"], []).append(run)
+        stages[record["label"]] = len(record["config"]["stages"])
+    return [
+        MethodResult(label, runs, [summarise_run(experiment, run) for run in runs], stages[label])
+        for label, runs in grouped.items()
+    ]
