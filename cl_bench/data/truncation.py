@@ -8,6 +8,9 @@ from typing import Literal
 
 Truncation = Literal["left", "keep_instruction", "trace"]
 
+LABEL_CHARACTERS = 40
+"""A line that names the body is no longer; TRACE's longest is `Meeting transcripts:`."""
+
 _LINE = re.compile(r"[^\n]*\n")
 
 
@@ -38,8 +41,8 @@ def _is_instruction(length: int, limit: int, head: int, cue: int) -> bool:
 def instruction_and_cue(prompt: str) -> tuple[int, int]:
     """Where the instruction ends and where the closing cue begins, in characters.
 
-    The instruction is the first line, with the lines after it that are blank or end in a colon
-    (`Text:`, `文本：`: they name the body). The closing cue is the last line that is not blank
+    The instruction is the first line, with the lines after it that are blank or short and end in
+    a colon (`Text:`, `文本：`: they name the body; a paragraph that ends in a colon does not). The closing cue is the last line that is not blank
     (`Stance:`), with the newline before it, when it ends in a colon; else there is none and it
     begins at the prompt's end. A prompt of one line has neither (Py150's are one line of code).
     """
@@ -55,4 +58,4 @@ def instruction_and_cue(prompt: str) -> tuple[int, int]:
 
 def _names_the_body(line: str) -> bool:
     text = line.strip()
-    return not text or text.endswith((":", "："))
+    return not text or (len(text) <= LABEL_CHARACTERS and text.endswith((":", "：")))

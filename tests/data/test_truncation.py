@@ -69,3 +69,11 @@ def test_one_line_has_neither_instruction_nor_cue(prompt):
 def test_the_parts_never_overlap(prompt):
     end, begin = instruction_and_cue(prompt)
     assert 0 <= end <= begin <= len(prompt)
+
+
+def test_a_paragraph_that_ends_in_a_colon_is_no_label():
+    body = "A whole paragraph of the text that is to be simplified, and it ends in a colon:"
+    prompt = f"Simplify this.\n\nParagraph:\n{body}\n\nSimplification:"
+    end, begin = instruction_and_cue(prompt)
+    assert prompt[:end] == "Simplify this.\n\nParagraph:\n"
+    assert prompt[begin:] == "\nSimplification:"
