@@ -135,6 +135,9 @@ def _comparisons(base: Mapping[str, Any], results: Sequence[MethodResult]) -> It
             compared = _compare(first, second, names)
             if compared is not None:
                 rows.append([what, f"{first.label} - {second.label}", *_interval(compared)])
+    if not rows:
+        yield "Not shown: the records of single documents (predictions/) are not in this folder."
+        return
     columns = [
         Column("score", "left"),
         Column("methods", "left"),
