@@ -70,6 +70,10 @@ def run_command(arguments: list[str], debug: bool = False) -> int:
         return _interrupted()
     except KeyboardInterrupt:
         return _interrupted()
+    except SystemExit as leaving:  # Typer turns Ctrl-C into exit code 130 itself
+        if leaving.code == 130:
+            return _interrupted()
+        raise
     except UserError as error:
         _complain("error", error.faults, debug)
         return 2

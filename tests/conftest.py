@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: the golden vectors, a tiny model, a byte-level tokenizer."""
+"""Fixtures shared by all tests: the golden vectors, and how tests run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("shared-machine", deadline=None)  # CI machines stall for seconds
+settings.load_profile("shared-machine")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

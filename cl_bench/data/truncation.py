@@ -42,9 +42,10 @@ def instruction_and_cue(prompt: str) -> tuple[int, int]:
     """Where the instruction ends and where the closing cue begins, in characters.
 
     The instruction is the first line, with the lines after it that are blank or short and end in
-    a colon (`Text:`, `文本：`: they name the body; a paragraph that ends in a colon does not). The closing cue is the last line that is not blank
-    (`Stance:`), with the newline before it, when it ends in a colon; else there is none and it
-    begins at the prompt's end. A prompt of one line has neither (Py150's are one line of code).
+    a colon (`Text:`, `文本：`: they name the body; a paragraph that ends in a colon does not).
+    The closing cue is the last line that is not blank (`Stance:`), with the newline before it,
+    when it ends in a colon; else there is none and it begins at the prompt's end. A prompt of one
+    line has neither (Py150's are one line of code).
     """
     first = _LINE.match(prompt)
     if first is None:

@@ -185,7 +185,9 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
         whole = self.tok_encode(context + rest)
         if text not in contexts:
             contexts[text] = self.tok_encode(text)
-        return contexts[text], whole[len(contexts[text]) :]
+        known = contexts[text]
+        # Nothing but spaces may leave no token to condition on, where HFLM fails.
+        return (known, whole[len(known) :]) if known else ([self._prefix()], whole)
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any

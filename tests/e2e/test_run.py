@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -129,6 +130,25 @@ def test_killed_for_real_and_started_again(bench: Bench) -> None:
         for name in ("whole", "killed")
     ]
     assert summaries[0] == summaries[1]
+
+
+def test_an_interrupt_says_that_the_state_is_kept(bench: Bench) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cl_bench", "run", "tiny.yaml"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if "stage 1/2" in line:
+            process.send_signal(signal.SIGINT)
+            said += list(process.stderr)
+    assert process.wait() == 130, "".join(said)
+    assert "interrupted" in said[-1] and "Traceback" not in "".join(said)
+    run(bench)
 
 
 def test_eval_scores_a_stage_again_beside_the_run(bench: Bench) -> None:
