@@ -65,15 +65,12 @@ def run_command(arguments: list[str], debug: bool = False) -> int:
     """The exit code of `cl-bench ARGUMENTS...`; failures go to stderr."""
     try:
         result = app(args=arguments, standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        # Typer answers Ctrl-C with 130 itself, `typer.Exit` with its code, else nothing.
+        return _interrupted() if result == 130 else int(result or 0)
     except typer.Abort:
         return _interrupted()
     except KeyboardInterrupt:
         return _interrupted()
-    except SystemExit as leaving:  # Typer turns Ctrl-C into exit code 130 itself
-        if leaving.code == 130:
-            return _interrupted()
-        raise
     except UserError as error:
         _complain("error", error.faults, debug)
         return 2

@@ -1,55 +1,243 @@
-"""What a plan costs in bytes, from parameter shapes alone (no torch)."""
+"""What training costs in bytes and FLOPs, from parameter shapes alone.
+
+Pure functions of shapes: `cl-bench plan` asks before model or data exist. The figures are those of
+the engine (engine.py): weights in the run's dtype, and for every trained entry a float32 gradient,
+master and two moments; a fully trained float32 weight is its own master. Tests compare them with
+the bytes the engine holds.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+_MASTER = 4
+_MOMENTS = 8
+_INDEX = 8  # rows and columns are int64, one for each
+_ELEMENT_INDEX = 4  # int32, one for each selected entry
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What activations depend on beside the parameters: a decoder of Llama's or Qwen2's kind."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """Parameter shapes of a model (a tied weight once), and which belong to its embeddings."""
+    """Parameter shapes of a model, a tied weight once; which are token embeddings or the head."""
 
     parameters: Mapping[str, tuple[int, ...]]
     embeddings: frozenset[str] = frozenset()
     dtype_bytes: int = 2
+    architecture: Architecture | None = None
+
+    @property
+    def numel(self) -> int:
+        """Number of parameters."""
+        return sum(math.prod(shape) for shape in self.parameters.values())
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes."""
+    """Bytes that stay allocated through a stage, bytes on disk, and FLOPs.
+
+    `extra`: what the method itself keeps (a Fisher, a teacher). `flops_per_token`: of the products
+    of one training token in forward and backward, attention not counted. `scoring_flops`: the same
+    for one token of a pass over the data before or after training (FGGM's and EWC's Fisher).
+    """
 
     weights: int
     gradients: int
     optimiser: int
+    checkpoint: int
+    extra: int = 0
+    flops_per_token: int = 0
+    scoring_flops_per_token: int = 0
+    trained: int = 0
+
+    @property
+    def total(self) -> int:
+        """Bytes of weights, gradients, optimiser state and the method's own state."""
+        return self.weights + self.gradients + self.optimiser + self.extra
+
+    def with_extra(self, extra: int) -> Cost:
+        """The same with more bytes of the method's own."""
+        return replace(self, extra=self.extra + extra)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """How much of one parameter is trained: entries, index bytes, and whether that is all of it."""
+
+    trained: int = 0
+    index: int = 0
+    full: bool = field(default=False)
+
+
+def shapes_of(model: object) -> Shapes:
+    """Shapes of a loaded (or meta-device) Hugging Face model; a tied head appears once."""
+    import torch
+
+    parameters = {name: tuple(p.shape) for name, p in model.named_parameters()}  # type: ignore[attr-defined]
+    head = model.get_output_embeddings()  # type: ignore[attr-defined]
+    skipped = {
+        id(parameter)
+        for module in model.modules()  # type: ignore[attr-defined]
+        if isinstance(module, torch.nn.Embedding) or module is head
+        for parameter in module.parameters(recurse=False)
+    }
+    embeddings = frozenset(n for n, p in model.named_parameters() if id(p) in skipped)  # type: ignore[attr-defined]
+    size = next(model.parameters()).element_size()  # type: ignore[attr-defined]
+    return Shapes(parameters, embeddings, size, _architecture(model.config))  # type: ignore[attr-defined]
+
+
+def shapes_from_config(path: str, dtype_bytes: int = 2) -> Shapes:
+    """Shapes of the model that a Hugging Face name or folder describes, from its config alone."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(path)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    model.tie_weights()
+    return replace(shapes_of(model), dtype_bytes=dtype_bytes)
+
+
+def _architecture(config: object) -> Architecture | None:
+    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
+    values = [getattr(config, name, None) for name in (*names, "vocab_size")]
+    if not all(isinstance(value, int) for value in values):
+        return None
+    layers, hidden, intermediate, heads, vocabulary = (int(value) for value in values if value)
+    kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+    head_dim = int(getattr(config, "head_dim", None) or hidden // heads)
+    return Architecture(layers, hidden, intermediate, heads, kv_heads, head_dim, vocabulary)
 
 
 def full_cost(shapes: Shapes) -> Cost:
     """Everything trained."""
-    n = sum(math.prod(s) for s in shapes.parameters.values())
-    return Cost(n * shapes.dtype_bytes, 4 * n, 12 * n)
+    return _cost(shapes, lambda name, shape: _Part(math.prod(shape), full=True))
 
 
 def masked_cost(shapes: Shapes, trained: float, granularity: str, embeddings: bool) -> Cost:
-    """A share of each block matrix and vector trained."""
-    n = sum(math.prod(s) for s in shapes.parameters.values())
-    k = 0
-    for name, shape in shapes.parameters.items():
-        if name not in shapes.embeddings:
-            k += round(trained * math.prod(shape))
-        elif embeddings:
-            k += math.prod(shape)
-    index = 4 * k if granularity == "elements" else 0
-    return Cost(n * shapes.dtype_bytes, 4 * k, 12 * k + index)
+    """A share `trained` of each block matrix (rows, columns or elements) and vector.
+
+    Counts as `score > quantile(1 - trained)` leaves them. `embeddings`: token embeddings and head
+    are trained fully, else frozen. Scoring is one Fisher pass over the data without any weight
+    gradient (rows, columns) or with one (elements).
+    """
+
+    def part(name: str, shape: tuple[int, ...]) -> _Part:
+        if name in shapes.embeddings:
+            return _Part(math.prod(shape), full=True) if embeddings else _Part()
+        if len(shape) != 2 or granularity == "elements":
+            count = _above(math.prod(shape), trained)
+            return _Part(count, _ELEMENT_INDEX * count)
+        rows, columns = shape
+        if granularity == "columns":
+            count = _above(columns, trained)
+            return _Part(count * rows, _INDEX * count)
+        count = _above(rows, trained)
+        return _Part(count * columns, _INDEX * count)
+
+    cost = _cost(shapes, part)
+    products = sum(math.prod(shape) for shape in shapes.parameters.values() if len(shape) == 2)
+    dense = 6 if granularity == "elements" else 4
+    flops = cost.flops_per_token
+    if granularity == "elements":  # the whole weight gradient is computed, then gathered
+        flops = 6 * products
+    return replace(cost, flops_per_token=flops, scoring_flops_per_token=dense * products)
 
 
-def lora_cost(shapes: Shapes, r: int, targets: Sequence[str]) -> Cost:
-    """Adapters of rank r on the named projections."""
-    n = sum(math.prod(s) for s in shapes.parameters.values())
-    k = sum(
-        r * sum(shape)
-        for name, shape in shapes.parameters.items()
-        if len(shape) == 2 and name.rsplit(".", 2)[-2] in set(targets)
+def frozen_cost(shapes: Shapes, trained: Callable[[str], bool]) -> Cost:
+    """Some parameters trained fully, the others not at all."""
+    return _cost(
+        shapes, lambda name, shape: _Part(math.prod(shape), full=True) if trained(name) else _Part()
     )
-    return Cost((n + k) * shapes.dtype_bytes, 4 * k, 12 * k)
+
+
+def lora_cost(shapes: Shapes, r: int, targets: Sequence[str], adapter_bytes: int = 4) -> Cost:
+    """Adapters of rank `r` on the named projections; the base is frozen.
+
+    PEFT keeps adapters in float32 (`adapter_bytes` 4), where they are their own masters.
+    """
+    wanted = set(targets)
+    adapted = [
+        shape
+        for name, shape in shapes.parameters.items()
+        if len(shape) == 2 and name.split(".")[-2:-1] and name.split(".")[-2] in wanted
+    ]
+    count = r * sum(sum(shape) for shape in adapted)
+    base = _cost(shapes, lambda name, shape: _Part())
+    masters = 0 if adapter_bytes == _MASTER else _MASTER
+    return replace(
+        base,
+        weights=base.weights + count * adapter_bytes,
+        gradients=_MASTER * count,
+        optimiser=(masters + _MOMENTS) * count,
+        checkpoint=adapter_bytes * count,
+        flops_per_token=base.flops_per_token + 6 * count,
+        trained=count,
+    )
+
+
+def _above(count: int, share: float) -> int:
+    """How many of `count` distinct scores lie above their (1 - share)-quantile."""
+    return count - 1 - math.floor((1 - share) * (count - 1) + 1e-9)
+
+
+def _cost(shapes: Shapes, part: Callable[[str, tuple[int, ...]], _Part]) -> Cost:
+    weights = shapes.numel * shapes.dtype_bytes
+    trained = index = own = flops = 0
+    for name, shape in shapes.parameters.items():
+        selected = part(name, shape)
+        trained += selected.trained
+        index += selected.index
+        if selected.full and shapes.dtype_bytes == _MASTER:
+            own += selected.trained
+        if len(shape) == 2:
+            flops += 4 * math.prod(shape) + 2 * selected.trained
+    optimiser = (_MASTER + _MOMENTS) * trained - _MASTER * own + index
+    return Cost(weights, _MASTER * trained, optimiser, weights, 0, flops, 0, trained)
+
+
+def activation_bytes(
+    shapes: Shapes,
+    samples: int,
+    length: int,
+    answers: int,
+    checkpointing: bool = False,
+    widened: bool = False,
+) -> int:
+    """Bytes that autograd keeps from forward for backward, for a micro-batch.
+
+    `samples` sequences of `length` tokens, `answers` answer tokens in all. Per token and layer of a
+    Llama-like decoder: two norms keep their input in float32, the normalised and the scaled vector
+    (3 x hidden each); attention keeps query, key, value (as many heads as queries), its output
+    twice and one float32 a head; the MLP keeps gate, activation, up and their product
+    (4 x intermediate). Logits are kept once, at answers only. With checkpointing one hidden vector
+    a layer is kept, and one layer is whole at a time. `widened`: attention runs in float32 (CPUs
+    without bf16 units). Raises ValueError where the architecture is not known.
+    """
+    a = shapes.architecture
+    if a is None:
+        raise ValueError("activations are known for Llama-like architectures only")
+    size, tokens = shapes.dtype_bytes, samples * length
+    query, wide = a.heads * a.head_dim, 4 if widened else shapes.dtype_bytes
+    norms = 2 * a.hidden * (4 + 2 * size)
+    attention = query * (4 * wide + size) + 4 * a.heads
+    layer = tokens * (norms + attention + 4 * a.intermediate * size)
+    kept = tokens * a.hidden * size
+    head = tokens * a.hidden * (4 + size) + answers * (a.hidden + a.vocabulary) * size
+    if checkpointing:
+        return a.layers * kept + layer + head
+    return a.layers * layer + head

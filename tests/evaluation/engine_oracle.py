@@ -15,10 +15,14 @@ def requests(kind: str, arguments: list[tuple[Any, ...]]) -> list[Instance]:
 
 
 def hflm(model: Any, tokenizer: Any, **options: Any) -> HFLM:
-    """`HFLM` with fp32 softmax, one request at a time; the tokenizer stays as it is."""
+    """`HFLM` with fp32 softmax, one request at a time; the tokenizer stays as it is.
+
+    Without its cache of logits, which takes the wrong positions (lm-eval 0.4.13) where two
+    requests have equal tokens up to the last one but another number of scored tokens.
+    """
     return HFLM(
         pretrained=model,
         tokenizer=copy.deepcopy(tokenizer),
         softmax_dtype="float32",
-        **{"batch_size": 1, **options},
+        **{"batch_size": 1, "logits_cache": False, **options},
     )
