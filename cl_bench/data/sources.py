@@ -75,7 +75,10 @@ def json_splits(
             faults += [] if split == "eval" else [_missing(path, folder)]
             continue
         try:
-            splits[split] = text_dataset(read_json(path, PROMPT_ANSWER), PROMPT_ANSWER)
+            rows = read_json(path, PROMPT_ANSWER)
+            if not rows and split != "eval":
+                faults.append(f"{path}: has no rows")
+            splits[split] = text_dataset(rows, PROMPT_ANSWER)
         except UserError as error:
             faults += error.faults
     if faults:
@@ -137,8 +140,6 @@ def _checked(path: Path, rows: Iterable[tuple[str, Any]], fields: Mapping[str, F
             good.append({name: row.get(name, field.default) for name, field in fields.items()})
     if faults:
         raise UserError(capped(faults, str(path)))
-    if not good:
-        raise UserError(f"{path}: has no rows")
     return good
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from cl_bench.errors import nearest
 from cl_bench.resources import resource
 
-_NAME = re.compile(r"^(?:task|group):[ \t]*[\"']?([^\s\"'#\[{]+)", re.MULTILINE)
+_NAME = re.compile(r"^[\"']?(?:task|group)[\"']?:[ \t]*[\"']?([^\s\"'#\[{]+)", re.MULTILINE)
 
 
 def canonical_name(name: str) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cl_bench.errors import UserError, nearest
 from cl_bench.importance.recorder import Granularity
 from cl_bench.importance.scorer import Scorer
-from cl_bench.training.attention import widened_attention
+from cl_bench.training.attention import cpu_attention
 
 
 def scored_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -62,7 +62,7 @@ def fisher_scores(
     targets = scored_parameters(model) if modules is None else _named(model, modules)
     scores = {name: _zeros(p, granularity) for name, p in targets.items()}
     plain = getattr(model, "_orig_mod", model)
-    with _undisturbed(plain), widened_attention(plain):
+    with _undisturbed(plain), cpu_attention(plain):
         scorer = Scorer(plain, targets, scores, granularity)
         with scorer.patched():
             for batch in batches:

@@ -146,7 +146,7 @@ class WeightRecorder:
         self.pending, self.lookups, self.uses = [], [], 0
 
     def _add_linear(self, x: Tensor, g: Tensor) -> None:
-        if self.scores is None:
+        if self.scores is None or x.shape[1] == 0:
             return
         length, inner, outer = x.shape[1], x.shape[2], g.shape[2]
         if self.granularity == "elements":

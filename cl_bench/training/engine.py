@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_bench.training import matmul
-from cl_bench.training.attention import widened_attention
+from cl_bench.training.attention import cpu_attention
 from cl_bench.training.linear import SelectiveEmbedding, SelectiveLinear
 from cl_bench.training.optimiser import FlatAdamW
 from cl_bench.training.plan import UpdatePlan
@@ -33,7 +33,8 @@ class SelectiveUpdate:
 
     `grads` and `masters` map parameter names to compact views that may be written in place (under
     `torch.no_grad` or not: they are no autograd leaves). After writing masters call `write_back`.
-    Parameters that the plan freezes, or of which it selects nothing, have no entry.
+    Parameters that the plan freezes, or of which it selects nothing, have no entry. Every backward
+    pass through a patched layer adds to `grads`, that of `torch.autograd.grad` too.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class SelectiveUpdate:
         self._patch()
         self._require_grad_of_inputs()
         self._attention = ExitStack()
-        self._attention.enter_context(widened_attention(model))
+        self._attention.enter_context(cpu_attention(model))
 
     def _allocate(self) -> None:
         groups: dict[tuple[torch.dtype, torch.device], list[Slot]] = {}
@@ -199,6 +200,20 @@ class SelectiveUpdate:
             flat.exp_avg_sq.copy_(state[f"{key}/exp_avg_sq"])
             flat.steps = int(state[f"{key}/steps"])
         self.write_back()
+
+    def nbytes(self) -> dict[str, int]:
+        """Bytes held now: `weights` of the model, `gradients`, `optimiser` (with the indices)."""
+        flats = self._flats.values()
+        indices = [slot.index for slot in self._slots.values() if slot.index is not None]
+        own = {master.data_ptr() for master in self.masters.values()}
+        shared = sum(p.nbytes for p in self.model.parameters() if p.data_ptr() in own)
+        return {
+            "weights": sum(p.nbytes for p in self.model.parameters()),
+            "gradients": sum(flat.grads.nbytes for flat in flats),
+            "optimiser": 3 * sum(flat.masters.nbytes for flat in flats)
+            + sum(index.nbytes for index in indices)
+            - shared,
+        }
 
     def close(self) -> None:
         """Makes the model an ordinary one again; the engine keeps no hold on it."""

@@ -51,8 +51,9 @@ class Cost:
     """Bytes that stay allocated through a stage, bytes on disk, and FLOPs.
 
     `extra`: what the method itself keeps (a Fisher, a teacher). `flops_per_token`: of the products
-    of one training token in forward and backward, attention not counted. `scoring_flops`: the same
-    for one token of a pass over the data before or after training (FGGM's and EWC's Fisher).
+    with block matrices in forward and backward (attention and the head, which sees answers only,
+    are not counted). `scoring_flops_per_token`: the
+    same for a pass over the data before or after training (FGGM's and EWC's Fisher).
     """
 
     weights: int
@@ -150,7 +151,9 @@ def masked_cost(shapes: Shapes, trained: float, granularity: str, embeddings: bo
         return _Part(count * columns, _INDEX * count)
 
     cost = _cost(shapes, part)
-    products = sum(math.prod(shape) for shape in shapes.parameters.values() if len(shape) == 2)
+    products = sum(
+        math.prod(shape) for name, shape in shapes.parameters.items() if _is_product(shapes, name)
+    )
     dense = 6 if granularity == "elements" else 4
     flops = cost.flops_per_token
     if granularity == "elements":  # the whole weight gradient is computed, then gathered
@@ -190,6 +193,11 @@ def lora_cost(shapes: Shapes, r: int, targets: Sequence[str], adapter_bytes: int
     )
 
 
+def _is_product(shapes: Shapes, name: str) -> bool:
+    """Whether every token is multiplied by the parameter: block matrices, not the head."""
+    return len(shapes.parameters[name]) == 2 and name not in shapes.embeddings
+
+
 def _above(count: int, share: float) -> int:
     """How many of `count` distinct scores lie above their (1 - share)-quantile."""
     return count - 1 - math.floor((1 - share) * (count - 1) + 1e-9)
@@ -204,7 +212,7 @@ def _cost(shapes: Shapes, part: Callable[[str, tuple[int, ...]], _Part]) -> Cost
         index += selected.index
         if selected.full and shapes.dtype_bytes == _MASTER:
             own += selected.trained
-        if len(shape) == 2:
+        if _is_product(shapes, name):
             flops += 4 * math.prod(shape) + 2 * selected.trained
     optimiser = (_MASTER + _MOMENTS) * trained - _MASTER * own + index
     return Cost(weights, _MASTER * trained, optimiser, weights, 0, flops, 0, trained)
@@ -215,29 +223,36 @@ def activation_bytes(
     samples: int,
     length: int,
     answers: int,
+    *,
     checkpointing: bool = False,
+    vectors: bool = True,
+    padded: bool = True,
     widened: bool = False,
 ) -> int:
-    """Bytes that autograd keeps from forward for backward, for a micro-batch.
+    """Bytes that autograd keeps from forward for backward, for one micro-batch.
 
     `samples` sequences of `length` tokens, `answers` answer tokens in all. Per token and layer of a
-    Llama-like decoder: two norms keep their input in float32, the normalised and the scaled vector
-    (3 x hidden each); attention keeps query, key, value (as many heads as queries), its output
-    twice and one float32 a head; the MLP keeps gate, activation, up and their product
-    (4 x intermediate). Logits are kept once, at answers only. With checkpointing one hidden vector
-    a layer is kept, and one layer is whole at a time. `widened`: attention runs in float32 (CPUs
-    without bf16 units). Raises ValueError where the architecture is not known.
+    Llama-like decoder under SDPA: two norms keep their input in float32, their output, and the
+    normalised input where norm weights are trained (`vectors`); attention keeps query, key, value
+    and its output, and under padding (`padded`) a float32 mask and keys and values once per query
+    head; the MLP keeps gate, activation, up and their product. Logits are kept once, at answers
+    only. With checkpointing one hidden vector a layer is kept, and one layer is whole at a time.
+    `widened`: attention runs in float32 (CPUs without bf16 units). Raises ValueError where the
+    architecture is not known.
     """
     a = shapes.architecture
     if a is None:
         raise ValueError("activations are known for Llama-like architectures only")
     size, tokens = shapes.dtype_bytes, samples * length
-    query, wide = a.heads * a.head_dim, 4 if widened else shapes.dtype_bytes
-    norms = 2 * a.hidden * (4 + 2 * size)
-    attention = query * (4 * wide + size) + 4 * a.heads
-    layer = tokens * (norms + attention + 4 * a.intermediate * size)
-    kept = tokens * a.hidden * size
-    head = tokens * a.hidden * (4 + size) + answers * (a.hidden + a.vocabulary) * size
+    query = a.heads * a.head_dim
+    keys = query if padded else a.kv_heads * a.head_dim
+    norm = a.hidden * (4 + size + (size if vectors else 0)) + 4
+    attention = (4 if widened else size) * (2 * query + 2 * keys) + 4 * a.heads
+    if widened:
+        attention += size * query
+    mask = 4 * samples * length**2 if padded else 0
+    layer = tokens * (2 * norm + attention + 4 * a.intermediate * size) + mask
+    head = tokens * norm + answers * (a.hidden + a.vocabulary) * size
     if checkpointing:
-        return a.layers * kept + layer + head
+        return a.layers * tokens * a.hidden * size + layer + head
     return a.layers * layer + head

@@ -30,7 +30,9 @@ class FlatAdamW:
     @classmethod
     def empty(cls, numel: int, dtype: torch.dtype, device: torch.device) -> FlatAdamW:
         """Zeroed buffers of `numel` entries."""
-        masters, grads, mean, square = torch.zeros((4, numel), dtype=dtype, device=device)
+        masters, grads, mean, square = (
+            torch.zeros(numel, dtype=dtype, device=device) for _ in range(4)
+        )
         return cls(masters, grads, mean, square)
 
     @torch.no_grad()

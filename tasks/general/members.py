@@ -57,7 +57,7 @@ def mmlu(
     fields = {"subject": TEXT, "question": TEXT, **dict.fromkeys(LETTERS, TEXT), "answer": LETTER}
     found = {
         split: _member("general/mmlu", split, fields, ("subject", subject), convert, data_root)
-        for split in ("dev", "test")
+        for split in ("test", "dev")
     }
     return _or_hub(found, "general/mmlu", SUBJECT, {**hub, "name": subject}, data_root)
 

@@ -27,22 +27,22 @@ _OBJECTS = (
     "scarf wallet kettle rope bell broom needle shelf truck radio"
 )
 _KINDS = {
-    "an animal": (_ANIMALS, ("has a heart", "breathes and eats", "feeds its young")),
-    "a plant": (_PLANTS, ("has roots", "grows from a seed", "makes food from light")),
-    "an object": (_OBJECTS, ("has no cells", "was made by people", "comes from a factory")),
+    "animal": (_ANIMALS, ("has a heart", "breathes and eats", "feeds its young")),
+    "plant": (_PLANTS, ("has roots", "grows from a seed", "makes food from light")),
+    "object": (_OBJECTS, ("has no cells", "was made by people", "comes from a factory")),
 }
 _TESTED = 11  # of each kind, the last ones: never seen in training
 
 
 def _questions(first: int | None, last: int | None) -> Iterator[tuple[str, str]]:
-    for letter, (kind, (things, facts)) in zip("ABC", _KINDS.items(), strict=True):
+    for letter, (things, facts) in zip("ABC", _KINDS.values(), strict=True):
         for thing, fact in product(things.split()[first:last], facts):
             prompt = (
                 "Choose an answer and give your reasons.\n\n"
-                f"Question:\nThe {thing} {fact}. What is it?\n\n"
-                "A. an animal\nB. a plant\nC. an object\n\nAnswer:"
+                f"Question:\nWhat is the {thing}, which {fact}?\n\n"
+                "A. animal\nB. plant\nC. object\n\nAnswer:"
             )
-            yield prompt, f"{letter}\nThe {thing} {fact}, so it is {kind}."
+            yield prompt, f"{letter}\nIt {fact}."
 
 
 def scienceqa(**_: Any) -> dict[str, Dataset]:

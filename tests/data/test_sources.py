@@ -51,9 +51,15 @@ def test_a_missing_answer_is_empty_and_other_fields_are_dropped(tmp_path):
     assert set(splits) == {"train", "test"}, "eval.json may be missing"
 
 
-def test_an_empty_split_keeps_its_columns(tmp_path):
-    write(tmp_path / "x", train=[], test=GOOD)
-    assert json_splits(folder="x", data_root=tmp_path)["train"].column_names == ["prompt", "answer"]
+def test_only_the_unused_eval_split_may_be_empty(tmp_path):
+    write(tmp_path / "x", train=GOOD, eval=[], test=GOOD)
+    assert json_splits(folder="x", data_root=tmp_path)["eval"].column_names == ["prompt", "answer"]
+    write(tmp_path / "x", train=[], test=[])
+    train, test = (tmp_path / "x" / f"{split}.json" for split in ("train", "test"))
+    assert faults(json_splits, folder="x", data_root=tmp_path) == [
+        f"{train}: has no rows",
+        f"{test}: has no rows",
+    ]
 
 
 def test_every_fault_of_all_files_is_named(tmp_path):

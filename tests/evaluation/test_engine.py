@@ -6,7 +6,7 @@ import random
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lm_eval.api.model import LM
 from transformers import (
@@ -25,9 +25,8 @@ from cl_bench.evaluation.engine import SharedPrefixLM
 from tests.evaluation.engine_oracle import hflm, requests
 from tests.tiny import BYTE_VOCAB_SIZE, byte_tokenizer, tiny_model
 
-MANY = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+MANY = settings(max_examples=20, deadline=None)
+SOME = settings(max_examples=10, deadline=None)
 HEADERS = ["", "Q: one?\nA: yes\n\nQ: two?\nA: no\n\n", "Q: one?\nA: yes\n\nQ: ten?\nA: ", " x "]
 WORDS = st.sampled_from(["a", "b", " yes", " no", "\n", "é", "中", " ", "Q:", "."])
 TEXTS = st.lists(WORDS, max_size=6).map("".join)
@@ -90,7 +89,7 @@ def test_loglikelihoods_are_those_of_hflm(pair, arguments, budget):
     assert engine.counters.unshared == 0
 
 
-@MANY
+@SOME
 @given(arguments=GENERATIONS, budget=st.sampled_from([8, 40, 512]))
 def test_texts_are_those_of_hflm(pair, arguments, budget):
     model, tokenizer, oracle = pair

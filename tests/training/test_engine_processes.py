@@ -31,16 +31,30 @@ def train(rank: int, world: int, reduce) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
-def worker(rank: int, store: str, out: str) -> None:
+def join(rank: int, store: str) -> dict[str, torch.Tensor]:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    torch.save(train(rank, 2, dist.all_reduce), f"{out}/{rank}.pt")
-    dist.destroy_process_group()
+    try:
+        return train(rank, 2, dist.all_reduce)
+    finally:
+        dist.destroy_process_group()
+
+
+def second(store: str, out: str) -> None:
+    torch.save(join(1, store), out)
 
 
 def test_two_processes_match_one(tmp_path):
-    mp.spawn(worker, args=(str(tmp_path / "store"), str(tmp_path)), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    alone = train(0, 1, lambda flat: None)
+    store, out = str(tmp_path / "store"), tmp_path / "second.pt"
+    threads = torch.get_num_threads()
+    other = mp.get_context("spawn").Process(target=second, args=(store, str(out)))
+    other.start()
+    try:
+        first = join(0, store)
+        alone = train(0, 1, lambda flat: None)
+    finally:
+        other.join()
+        torch.set_num_threads(threads)
+    theirs = torch.load(out)
     for name, value in alone.items():
-        assert torch.equal(first[name], second[name]), name
+        assert torch.equal(first[name], theirs[name]), name
         torch.testing.assert_close(first[name], value, rtol=0, atol=1e-9)

@@ -1,0 +1,164 @@
+"""What the step and Fisher benchmarks share: models, batches, alternating timing, rates, tables."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+BATCH, ANSWERS, RHO = 8, 16, 0.3
+MODELS = ("smollm2-135m", "qwen2-0.22b")
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """Options both benchmarks have."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--lengths", nargs="+", type=int, default=[128, 512])
+    parser.add_argument("--layers", type=int, help="cut the models to this many layers")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=600.0,
+        help="seconds one contestant may take: slower ones get fewer repetitions (column n)",
+    )
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--only", nargs="+", help="contestants whose name contains one of these")
+    return parser
+
+
+def load(name: str, dtype: torch.dtype, layers: int | None = None) -> nn.Module:
+    """SmolLM2-135M from the user's cache, or a random Qwen2 of 0.22 B parameters (hidden 896)."""
+    from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+    if name == "smollm2-135m":
+        from cl_bench.quickstart import quickstart_model
+
+        options = {} if layers is None else {"num_hidden_layers": layers}
+        return AutoModelForCausalLM.from_pretrained(quickstart_model(), dtype=dtype, **options)
+    config = Qwen2Config(
+        vocab_size=49152,
+        hidden_size=896,
+        intermediate_size=4864,
+        num_hidden_layers=layers or 12,
+        num_attention_heads=14,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    return Qwen2ForCausalLM(config).to(dtype)
+
+
+def batch_of(length: int, vocabulary: int = 49152, samples: int = BATCH) -> dict[str, Tensor]:
+    """`samples` random sequences without padding; the last 16 tokens are the answer."""
+    generator = torch.Generator().manual_seed(length)
+    ids = torch.randint(3, vocabulary, (samples, length), generator=generator)
+    labels = ids.clone()
+    labels[:, : length - ANSWERS] = -100
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+
+@dataclass
+class Contestant:
+    """One row: `run(n)` does n steps and returns the seconds of each."""
+
+    name: str
+    run: Callable[[int], list[float]]
+    dtype: str
+    gflop: float
+    state_bytes: Callable[[], int] = lambda: 0
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        """Median seconds of a step."""
+        return statistics.median(self.seconds)
+
+
+def timed(step: Callable[[], object]) -> Callable[[int], list[float]]:
+    """`run` of a contestant whose steps are plain calls."""
+
+    def run(count: int) -> list[float]:
+        seconds = []
+        for _ in range(count):
+            start = time.perf_counter()
+            step()
+            seconds.append(time.perf_counter() - start)
+        return seconds
+
+    return run
+
+
+def race(contestants: Sequence[Contestant], repeats: int, budget: float) -> None:
+    """One warm-up each, then rounds in which everyone does two steps, until all have `repeats`."""
+    quota = []
+    for contestant in contestants:
+        warm = contestant.run(1)[0]
+        quota.append(max(1, min(repeats, int(budget / warm))))
+        if warm > budget / 2:
+            contestant.seconds = [warm]
+    while any(len(c.seconds) < n for c, n in zip(contestants, quota, strict=True)):
+        for contestant, n in zip(contestants, quota, strict=True):
+            missing = n - len(contestant.seconds)
+            if missing > 0:
+                contestant.seconds += contestant.run(min(2, missing))
+
+
+def matrix_gflop(model: nn.Module, length: int, share: float, head_positions: int) -> float:
+    """GFLOP of one step's matrix products: forward, input gradients, `share` of weight gradients.
+
+    Block matrices see every token, the head `head_positions` tokens. Attention's own products are
+    counted over the whole square: 2 in forward, 4 in backward, recomputation not counted.
+    """
+    config, tokens = model.config, BATCH * length
+    head = config.vocab_size * config.hidden_size
+    blocks = sum(p.numel() for n, p in model.named_parameters() if p.dim() == 2) - head
+    attention = (
+        config.num_attention_heads * length**2 * (config.hidden_size // config.num_attention_heads)
+    )
+    products = tokens * blocks * (4 + 2 * share) + BATCH * 12 * attention * config.num_hidden_layers
+    head_share = 6 if share == 1 else 4
+    return (products + head_positions * head * head_share) / 1e9
+
+
+def matrix_rate(model: nn.Module, length: int) -> float:
+    """GFLOP/s of float32 products of the model's MLP shape, the best of 5: the machine's floor."""
+    config, tokens = model.config, BATCH * length
+    x = torch.randn(tokens, config.hidden_size)
+    w = torch.randn(config.intermediate_size, config.hidden_size)
+    seconds = min(timed(lambda: x @ w.t())(6)[1:])
+    return 2 * x.numel() * w.shape[0] / seconds / 1e9
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(headers) + " |", "|" + " --- |" * len(headers)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def machine() -> str:
+    """One line about where the figures come from."""
+    import os
+    from pathlib import Path
+
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line for line in info.read_text().splitlines() if "model name" in line]
+        if info.exists()
+        else []
+    )
+    name = names[0].split(":")[1].strip() if names else platform.processor()
+    load = os.getloadavg()[0]
+    return (
+        f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"{torch.backends.cpu.get_cpu_capability()}, load {load:.1f}"
+    )

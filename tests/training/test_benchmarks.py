@@ -1,0 +1,78 @@
+"""The benchmark scripts on a tiny model: everyone runs and the tables have their columns."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cl_bench.training.plan import Rows
+from tests.tiny import tiny_model
+
+VOCAB = 61
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    """(side_by_side, step, fisher), on short batches of a small vocabulary."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+    modules = [importlib.import_module(name) for name in ("side_by_side", "step", "fisher")]
+    small = modules[0].batch_of
+    for module in modules:
+        monkeypatch.setattr(module, "batch_of", lambda n: small(n, VOCAB))
+    yield modules
+    torch.set_num_threads(threads)
+    for name in ("side_by_side", "step", "fisher"):
+        sys.modules.pop(name)
+
+
+def load(dtype):
+    return tiny_model(VOCAB, "qwen2", tie=True, dtype=dtype)
+
+
+@pytest.mark.parametrize("only", ["cl-bench", "fp32", "bf16 model"])
+def test_every_contestant_of_a_step_runs(scripts, only):
+    side_by_side, step, _ = scripts
+    rows = step.contestants(load, 24, [only])
+    assert len(rows) == (4 if only == "cl-bench" else 5 if only == "fp32" else 3)
+    side_by_side.race(rows, repeats=2, budget=60.0)
+    assert all(len(c.seconds) == 2 and c.median > 0 and c.state_bytes() > 0 for c in rows)
+    lines = step.report(rows, rate=1.0).splitlines()
+    assert len(lines) == 2 + len(rows) and "x full" in lines[0]
+
+
+def test_slow_contestants_get_fewer_repetitions(scripts):
+    side_by_side, _, _ = scripts
+    slow = side_by_side.Contestant("slow", lambda n: [100.0] * n, "", 1.0)
+    fast = side_by_side.Contestant("fast", lambda n: [1.0] * n, "", 1.0)
+    side_by_side.race([slow, fast], repeats=7, budget=150.0)
+    assert (len(slow.seconds), len(fast.seconds)) == (1, 7)
+
+
+def test_the_masked_peer_masks_what_the_engine_selects(scripts):
+    _, step, _ = scripts
+    model = load(torch.float32)
+    plan = step.selected(model)
+    for name, parameter in model.named_parameters():
+        selection, mask = plan.of(name), step.dense_mask(plan.of(name), parameter)
+        if isinstance(selection, Rows):
+            assert mask.sum() == selection.index.numel() * parameter.shape[1]
+            assert mask.sum() / mask.numel() == pytest.approx(0.3, abs=0.05)
+
+
+def test_the_loop_of_the_fisher_benchmark_gives_the_same_scores(scripts):
+    side_by_side, _, fisher = scripts
+    model = load(torch.float64)
+    batch = fisher.batch_of(24)
+    mine, theirs = fisher.fisher_scores(model, [batch]), fisher.loop(model, batch)
+    for name, score in theirs.items():
+        torch.testing.assert_close(mine[name], score)
+    rows = fisher.contestants(model, "fp64", 24, None)
+    side_by_side.race(rows, repeats=1, budget=60.0)
+    assert [c.name for c in rows] == ["dense", "loop", "rows", "columns", "elements"]
+    assert "x dense" in fisher.report(rows)
