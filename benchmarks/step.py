@@ -8,11 +8,16 @@ every dense gradient multiplied by a mask as public implementations of gradient 
 PEFT LoRA r=8 on all linear layers. Ours: `sft` and `fggm` (30 % of the rows of every block matrix,
 30 % of the entries of every vector), float32 and bf16. Ratios are against the fastest full
 fine-tuning of Trainer and against the fastest masked one. State is weights + gradients + optimiser
-state, the bytes of the tensors that are alive at the optimiser's step.
+state, the bytes of the tensors that are alive at the optimiser's step. `--peak` measures instead
+how far the process of each contestant grows, in processes of their own.
 """
 
 from __future__ import annotations
 
+import argparse
+import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -42,6 +47,7 @@ from cl_bench.training.loss import answer_loss
 from cl_bench.training.plan import Elements, Frozen, Rows, Selection, UpdatePlan
 
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+PEAKS = ("Trainer full fp32", "cl-bench sft bf16", "cl-bench fggm bf16", "cl-bench fggm fp32")
 
 
 def selected(model: nn.Module) -> UpdatePlan:
@@ -207,20 +213,55 @@ def report(rows: list[Contestant], rate: float) -> str:
     return table(headers, lines)
 
 
+def peak(name: str, label: str, layers: int | None) -> float:
+    """GB that the process of one contestant grows to above its start: length 32, two steps."""
+    command = [sys.executable, __file__, "--models", name, "--lengths", "32", "--grow", label]
+    command += [] if layers is None else ["--layers", str(layers)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def grow(load_model: Callable[..., nn.Module], label: str, length: int) -> None:
+    """What `peak` runs: prints the growth of the peak resident memory."""
+    import transformers.trainer  # noqa: F401  (its memory is not the step's)
+
+    start = resident_gb()
+    (contestant,) = contestants(load_model, length, [label])
+    contestant.run(2)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6 - start)
+
+
+def resident_gb() -> float:
+    """Resident memory of this process now."""
+    import psutil
+
+    return float(psutil.Process().memory_info().rss) / 1e9
+
+
 def main() -> None:
-    """Prints one table per model and length."""
+    """Prints one table per model and length, and one of peak memory per model with `--peak`."""
     parser = arguments(__doc__ or "")
+    parser.add_argument("--peak", nargs="*", metavar="LABEL", help="peak memory of these instead")
+    parser.add_argument("--grow", metavar="LABEL", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.grow:
+        grow(partial(load, options.models[0], layers=options.layers), options.grow, 32)
+        return
     print(machine())
     for name in options.models:
+        load_model = partial(load, name, layers=options.layers)
+        if options.peak is not None:
+            labels = options.peak or PEAKS
+            grown = [(label, peak(name, label, options.layers)) for label in labels]
+            rows = [[label, f"{gb / grown[0][1]:.2f}", f"{gb:.2f}"] for label, gb in grown]
+            print(f"\n{name}\n\n" + table(["peak memory", "x first", "GB"], rows), flush=True)
+            continue
         for length in options.lengths:
-            load_model = partial(load, name, layers=options.layers)
-            rows = contestants(load_model, length, options.only)
-            race(rows, options.repeats, options.budget)
+            rivals = contestants(load_model, length, options.only)
+            race(rivals, options.repeats, options.budget)
             rate = matrix_rate(load_model(torch.float32), length)
             print(f"\n{name}, length {length}, batch {BATCH}; products at {rate:.0f} GFLOP/s\n")
-            print(report(rows, rate), flush=True)
+            print(report(rivals, rate), flush=True)
 
 
 if __name__ == "__main__":

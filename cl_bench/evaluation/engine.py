@@ -26,7 +26,7 @@ Pair = tuple[list[int], list[int]]
 """Context and continuation as token ids."""
 PLAIN_BATCH = 8
 """Batch size where HFLM answers."""
-CACHE_SHARE = 0.4
+CACHE_SHARE = 0.3
 """Part of the free memory that keys and values of running generations may take."""
 
 
@@ -66,7 +66,7 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
         # On a CPU 512 tokens already fill the matrix products, and small passes need less padding.
         batch = token_budget or (512 if on_cpu else 16384)
         self.limits = Limits(batch=batch, row=min(batch, max(512, batch // 4)))
-        self.sequences = 64 if on_cpu else 256
+        self.sequences = 128 if on_cpu else 256
         self.reason: str | None = None
         """Why nothing is shared; known after the first request."""
         self._window: int | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,8 @@ import torch
 from transformers import DynamicCache
 
 from cl_bench.evaluation.packing import Array, Layout, Mask
+from cl_bench.evaluation.row_attention import RowAttention, parts_of
+from cl_bench.evaluation.slots import SlotCache
 
 TAKES_MASKS = ("sdpa", "eager")
 """Attention implementations of transformers that take a mask of any form."""
@@ -32,7 +34,13 @@ class Counters:
     computed_tokens: int = 0
     """Tokens computed, padding included, decoded tokens not."""
     decoded_tokens: int = 0
+    """Tokens of the answers, the first of each not counted."""
+    guessed_tokens: int = 0
+    """Those of them that were guessed right and cost no pass of their own."""
     passes: int = 0
+    """Forward passes, decoding steps not counted."""
+    steps: int = 0
+    """Decoding steps."""
 
 
 @contextmanager
@@ -61,6 +69,7 @@ class PackedModel:
         self.model = model
         self.counters = counters
         self.device = model.get_input_embeddings().weight.device
+        self.rows = RowAttention(model)
         self._lowest = torch.finfo(model.dtype).min
 
     def run(self, layout: Layout, keep: Array, cache: DynamicCache | None = None) -> torch.Tensor:
@@ -82,18 +91,29 @@ class PackedModel:
         logits: torch.Tensor = select(output.logits)
         return logits
 
-    def step(self, ids: torch.Tensor, positions: torch.Tensor, look: Any, cache: Any) -> Any:
-        """Logits [B, vocab] of one token a row: `ids`, `positions` [B], `look` [B, L]."""
+    def step(
+        self, ids: torch.Tensor, lengths: Sequence[int], slots: SlotCache, first: int = 0
+    ) -> torch.Tensor:
+        """Logits [B, Q, vocab] of the next tokens `ids` [B, Q] of the slots from `first` on.
+
+        Slot first + i holds `lengths[i]` tokens; the new ones are written behind them.
+        """
+        tokens = ids.shape[1]
+        ends = torch.tensor(lengths)[:, None] + torch.arange(tokens)
+        positions, width = ends.to(self.device), max(lengths) + tokens
+        slots.reserve(0, width)
+        look = torch.arange(width, device=self.device) <= positions[..., None]
         mask = torch.zeros(look.shape, dtype=self.model.dtype, device=self.device)
-        mask.masked_fill_(~look, self._lowest)
-        output = self.model(
-            input_ids=ids[:, None],
-            attention_mask=mask[:, None, None],
-            position_ids=positions[:, None],
-            past_key_values=cache,
-            use_cache=True,
-        )
-        return output.logits[:, -1]
+        with self.rows.over(parts_of(lengths, tokens)):
+            output = self.model(
+                input_ids=ids.to(self.device),
+                attention_mask=mask.masked_fill_(~look, self._lowest)[:, None],
+                position_ids=positions,
+                past_key_values=slots.at(positions, width, first),
+                use_cache=True,
+            )
+        logits: torch.Tensor = output.logits
+        return logits
 
     def _mask(self, look: Mask | None) -> torch.Tensor | None:
         if look is None:

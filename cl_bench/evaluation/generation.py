@@ -11,6 +11,7 @@ import torch
 from transformers import DynamicCache
 
 from cl_bench.evaluation.forward import PackedModel, crop
+from cl_bench.evaluation.lookup import STREAK, Lookup
 from cl_bench.evaluation.packing import Layout, Limits, Pack, Placed, lay_out, plan
 from cl_bench.evaluation.prefix_tree import build_forest
 from cl_bench.evaluation.slots import SlotCache
@@ -25,16 +26,32 @@ class Room:
     cache_bytes: int
 
 
+GUESSES = 7
+"""Tokens guessed at once for a text that repeats itself."""
+
+
 @dataclass
 class Running:
     """A generation under way; its slot is its place in the list of them."""
 
     request: int
-    length: int
-    """Tokens whose keys and values the slot holds."""
-    tokens: list[int]
+    text: Lookup
+    """Prompt and answer so far; the last token's keys are not in the slot yet."""
+    prompt: int
+    """Tokens of the prompt."""
     longest: int
-    """Tokens that the slot may come to hold."""
+    """Tokens that prompt and answer may have together."""
+
+    @property
+    def held(self) -> int:
+        """Tokens whose keys and values the slot holds."""
+        return len(self.text.tokens) - 1
+
+    @property
+    def guesses(self) -> int:
+        """How many tokens to guess in the next step."""
+        sure = self.text.streak >= STREAK
+        return GUESSES if sure and self.held + 1 + GUESSES <= self.longest else 0
 
 
 def generate_greedy(
@@ -74,7 +91,8 @@ class Decoder:
         rules: Sequence[StopRule],
         room: Room,
     ) -> None:
-        self.model, self.tokenizer, self.rules, self.room = model, tokenizer, rules, room
+        self.model, self.tokenizer, self.room = model, tokenizer, room
+        self.prompts, self.rules = prompts, rules
         self.longest = [
             len(prompt) + rule.max_new_tokens for prompt, rule in zip(prompts, rules, strict=True)
         ]
@@ -114,23 +132,50 @@ class Decoder:
                 self._start(request, token, cache, place.row, torch.from_numpy(columns))
 
     def step(self) -> None:
-        """One more token for every running sequence."""
-        if not self.running or self.slots is None:
-            return
-        device = self.model.device
-        lengths = torch.tensor([each.length for each in self.running], device=device)
-        ids = torch.tensor([each.tokens[-1] for each in self.running], device=device)
-        width = max(each.length for each in self.running) + 1
-        self.slots.reserve(0, width)
-        look = torch.arange(width, device=device)[None] <= lengths[:, None]
-        logits = self.model.step(ids, lengths, look, self.slots.at(lengths, width))
-        chosen = logits.float().argmax(dim=-1).tolist()
-        for each, token in zip(self.running, chosen, strict=True):
-            each.length += 1
-            each.tokens.append(token)
+        """One more token for every running sequence; more for those that guess right."""
+        several = self._arrange()
+        for first, end, guesses in ((several, len(self.running), GUESSES), (0, several, 0)):
+            if first < end:
+                self._advance(first, end, guesses)
         for slot in reversed(range(len(self.running))):
-            if self._ended(self.running[slot].request, self.running[slot].tokens):
+            running = self.running[slot]
+            if self._ended(running.request, running.text.tokens[running.prompt :]):
                 self._leave(slot)
+
+    def _advance(self, first: int, end: int, guesses: int) -> None:
+        """Check what the slots first .. end - 1 guess, in one forward pass."""
+        assert self.slots is not None, "sequences run in slots"
+        running = self.running[first:end]
+        fed = [[each.text.tokens[-1], *each.text.guess(guesses)] for each in running]
+        held = [each.held for each in running]
+        logits = self.model.step(torch.tensor(fed), held, self.slots, first)
+        self.model.counters.steps += 1
+        for each, given, chosen in zip(
+            running, fed, logits.float().argmax(-1).tolist(), strict=True
+        ):
+            rule = self.rules[each.request]
+            for i, token in enumerate(chosen):
+                each.text.append(token)
+                self.model.counters.decoded_tokens += 1
+                self.model.counters.guessed_tokens += i > 0
+                if i == guesses or token != given[i + 1]:
+                    break
+                if rule.ended(self.tokenizer, each.text.tokens[each.prompt :]):
+                    break
+
+    def _arrange(self) -> int:
+        """Bring the sequences that guess to the end; how many stand before them."""
+        front, back = 0, len(self.running)
+        while front < back:
+            if not self.running[front].guesses:
+                front += 1
+                continue
+            back -= 1
+            if not self.running[back].guesses and self.slots is not None:
+                one, other = self.running[front], self.running[back]
+                self.slots.swap(front, back, max(one.held, other.held))
+                self.running[front], self.running[back] = other, one
+        return front
 
     def _start(
         self, request: int, token: int, cache: DynamicCache, row: int, columns: torch.Tensor
@@ -139,8 +184,9 @@ class Decoder:
             self.slots = SlotCache(cache)
         self.slots.reserve(len(self.running) + 1, len(columns) + 1)
         self.slots.fill(len(self.running), cache, row, columns)
-        longest = self.longest[request]
-        self.running.append(Running(request, len(columns), [token], longest))
+        text = Lookup(self.prompts[request])
+        text.append(token)
+        self.running.append(Running(request, text, len(columns), self.longest[request]))
 
     def _ended(self, request: int, tokens: list[int]) -> bool:
         ended = self.rules[request].ended(self.tokenizer, tokens)
@@ -153,7 +199,7 @@ class Decoder:
         """Give a slot to the last of the running sequences, so that they stay side by side."""
         last = self.running.pop()
         if slot < len(self.running) and self.slots is not None:
-            self.slots.move(len(self.running), slot, last.length)
+            self.slots.move(len(self.running), slot, last.held)
             self.running[slot] = last
 
 

@@ -105,22 +105,34 @@ def cap_generation(task: Any, max_new_tokens: int) -> None:
 
 def summarise_task(task: Any, samples: Sequence[Mapping[str, Any]]) -> TaskResult:
     """Cell, metric means and records from lm-eval's per-document samples."""
-    metadata = task.config.metadata or {}
     headline, wanted_filter = _headline(task, samples)
     kept = [sample for sample in samples if sample["filter"] == wanted_filter]
     scores = [float(sample[headline]) for sample in kept]
-    trace = TASKS.get(task.task_name)
-    labels = metadata.get("labels") or (trace.labels if trace else None)
     records = [_record(sample, score) for sample, score in zip(kept, scores, strict=True)]
-    shares = majority = None
-    if labels:
-        predicted = Counter(
-            r["prediction"] if r["prediction"] in labels else "other" for r in records
-        )
-        shares = {label: predicted[label] / len(records) for label in [*labels, "other"]}
-        gold = Counter(str(record["target"]) for record in records)
-        majority = max(gold.values()) / len(records)
+    shares, majority = _labels(task, records)
     return TaskResult(Cell.from_documents(scores), _means(samples), shares, majority, records)
+
+
+def _labels(
+    task: Any, records: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, float] | None, float | None]:
+    """Shares of the predicted labels and the accuracy of the best constant answer.
+
+    For tasks with a closed label set (TRACE's, or `metadata: {labels: [...]}` of the YAML). Of
+    ScienceQA's answers the first character is the label: it is all that TRACE's accuracy reads.
+    """
+    trace = TASKS.get(task.task_name)
+    by_letter = trace is not None and trace.kind == "choice_with_reasoning"
+    length = 1 if by_letter else None
+    gold = Counter(str(record["target"])[:length] for record in records)
+    known = (task.config.metadata or {}).get("labels") or (trace.labels if trace else None)
+    labels = sorted(gold) if by_letter else known
+    if not labels:
+        return None, None
+    given = [record["prediction"][:length] for record in records]
+    predicted = Counter(label if label in labels else "other" for label in given)
+    shares = {label: predicted[label] / len(records) for label in [*labels, "other"]}
+    return shares, max(gold.values()) / len(records)
 
 
 def _headline(task: Any, samples: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
@@ -141,10 +153,11 @@ def _means(samples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     values: dict[str, list[float]] = {}
     for sample in samples:
         for name in sample["metrics"]:
-            if isinstance(sample[name], int | float | bool) or hasattr(sample[name], "item"):
+            value = sample[name]
+            if name != "score" and (isinstance(value, int | float) or hasattr(value, "item")):
                 key = f"{name},{sample['filter']}" if several else name
-                values.setdefault(key, []).append(float(sample[name]))
-    return {name: sum(each) / len(each) for name, each in values.items() if name != "score"}
+                values.setdefault(key, []).append(float(value))
+    return {name: sum(each) / len(each) for name, each in values.items()}
 
 
 def _record(sample: Mapping[str, Any], score: float) -> dict[str, Any]:

@@ -128,6 +128,8 @@ def _level(past: int, nodes: Sequence[_Node], limits: Limits) -> _Level:
         again = tuple(Piece(piece.segment, False) for piece in path)
         for i, child in reversed(list(enumerate(segment.children))):
             stack.append(_Node(child, path if i == 0 else again))
+    # Long ones first, so that sequences of like length are decoded side by side.
+    level.trunks.sort(key=lambda path: -path[-1].segment.deepest)
     return level
 
 

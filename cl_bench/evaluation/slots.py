@@ -24,21 +24,21 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]
         self.lazy_initialization(like, like)
         shape = (0, like.shape[1], 0, like.shape[3])
         self.keys = self.values = like.new_zeros(shape)
+        self.first = self.width = 0
         self.rows = self.columns = torch.zeros(0, dtype=torch.long, device=like.device)
-        self.width = 0
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write one token for each row at its column; what the rows hold so far comes back."""
-        self.keys[self.rows, :, self.columns] = key_states[:, :, 0]
-        self.values[self.rows, :, self.columns] = value_states[:, :, 0]
-        n = len(self.rows)
-        return self.keys[:n, :, : self.width], self.values[:n, :, : self.width]
+        """Write [B, heads, Q, head_dim] at the rows' columns; what the rows hold comes back."""
+        self.keys[self.rows, :, self.columns] = key_states.transpose(1, 2)
+        self.values[self.rows, :, self.columns] = value_states.transpose(1, 2)
+        rows = slice(self.first, self.first + len(self.rows))
+        return self.keys[rows, :, : self.width], self.values[rows, :, : self.width]
 
     def get_seq_length(self) -> int:
-        """Columns in use, the token of this step not counted."""
-        return self.width - 1
+        """Columns in use, the tokens of this step not counted."""
+        return self.width - self.columns.shape[-1]
 
     def reserve(self, slots: int, columns: int) -> None:
         """Make room. New memory is zero: a masked key may be anything but NaN."""
@@ -89,10 +89,17 @@ class SlotCache:
             layer.keys[target, :, :length] = layer.keys[source, :, :length]
             layer.values[target, :, :length] = layer.values[source, :, :length]
 
-    def at(self, lengths: torch.Tensor, width: int) -> Cache:
-        """The cache for a step in which row i writes its token at column lengths[i] < width."""
-        rows = torch.arange(len(lengths), device=lengths.device)
+    def swap(self, one: int, other: int, length: int) -> None:
+        """Exchange the first `length` tokens of two slots."""
+        pair, swapped = [one, other], [other, one]
         for layer in self.layers:
-            layer.rows, layer.columns = rows.to(layer.device), lengths.to(layer.device)
-            layer.width = width
+            layer.keys[pair, :, :length] = layer.keys[swapped, :, :length]
+            layer.values[pair, :, :length] = layer.values[swapped, :, :length]
+
+    def at(self, positions: torch.Tensor, width: int, first: int = 0) -> Cache:
+        """The cache for a step: row i of the batch, slot first + i, writes at positions[i] [Q]."""
+        rows = torch.arange(first, first + len(positions), device=positions.device)[:, None]
+        for layer in self.layers:
+            layer.rows, layer.columns = rows.to(layer.device), positions.to(layer.device)
+            layer.first, layer.width = first, width
         return self.cache

@@ -69,7 +69,7 @@ def _trial(model: Any) -> float:
 
 
 def _decoded(packed: PackedModel, tokens: list[int]) -> torch.Tensor:
-    """Log-probabilities [V] after a sequence whose last token is decoded beside a shorter one."""
+    """Log-probabilities [V] after a sequence, its last two tokens decoded beside a shorter one."""
     n = len(tokens) - 1
     prompt = Layout(np.array([tokens[:n]]), np.arange(n)[None], None, ())
     cache = DynamicCache()
@@ -77,12 +77,10 @@ def _decoded(packed: PackedModel, tokens: list[int]) -> torch.Tensor:
     slots = SlotCache(cache)
     slots.reserve(2, n + 1)
     slots.fill(0, cache, 0, torch.arange(2))
-    slots.fill(1, cache, 0, torch.arange(n))
-    lengths = torch.tensor([2, n], device=packed.device)
-    look = torch.arange(n + 1, device=packed.device)[None] <= lengths[:, None]
-    last = torch.tensor([tokens[0], tokens[n]], device=packed.device)
-    logits = packed.step(last, lengths, look, slots.at(lengths, n + 1))
-    return torch.log_softmax(logits[1].float(), dim=-1).cpu()
+    slots.fill(1, cache, 0, torch.arange(n - 1))
+    ids = torch.tensor([[tokens[0], tokens[1]], [tokens[n - 1], tokens[n]]])
+    logits = packed.step(ids, [2, n - 1], slots)
+    return torch.log_softmax(logits[1, 1].float(), dim=-1).cpu()
 
 
 def free_bytes(device: torch.device) -> int:

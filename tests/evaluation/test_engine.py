@@ -149,6 +149,33 @@ def test_generation_batches_refill_and_drain(pair):
     assert engine.counters.computed_tokens < engine.counters.prompt_tokens / 3
 
 
+def test_texts_that_repeat_themselves_are_guessed_and_stay_the_same(pair):
+    """Random models fall into loops; some texts end within one, by length or by a stop string."""
+    model, tokenizer, oracle = pair
+    arguments = [
+        (f"{i} is", {"until": until, "max_gen_toks": 40 + i})
+        for i, until in enumerate([[], ["a"], ["\x16"], [], [], ["QQ"]] * 2)
+    ]
+    asked = requests("generate_until", arguments)
+    engine = SharedPrefixLM(model, tokenizer)
+    assert engine.generate_until(asked) == oracle.generate_until(asked, disable_tqdm=True)
+    assert engine.counters.guessed_tokens > 5
+    assert engine.counters.decoded_tokens > engine.counters.guessed_tokens
+    one_by_one = SharedPrefixLM(model, tokenizer)
+    one_by_one.sequences = 1
+    assert one_by_one.generate_until(asked) == engine.generate_until(asked)
+
+
+def test_guesses_stay_within_the_window():
+    model, tokenizer = other_model("gpt2").eval(), byte_tokenizer()
+    asked = requests("generate_until", [("ab" * 200, {"until": [], "max_gen_toks": 112})])
+    engine = SharedPrefixLM(model, tokenizer)
+    assert engine.max_length == 512
+    expected = hflm(model, tokenizer).generate_until(asked, disable_tqdm=True)
+    assert engine.generate_until(asked) == expected
+    assert engine.counters.guessed_tokens > 0
+
+
 def test_one_request_alone(pair):
     model, tokenizer, oracle = pair
     one = requests("loglikelihood", [("hello", " world")])
