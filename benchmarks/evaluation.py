@@ -2,8 +2,9 @@
 
     python benchmarks/evaluation.py DATA_ROOT --work mmlu choices bbh trace --out results.jsonl
 
-A part (an MMLU subject, a BBH sub-task, ...) is answered by every engine in turn before the next
-one begins, so that load on the machine falls on all of them. Parts that stand in `--out` are not
+A part (an MMLU subject, PIQA, all of BBH, ...) is answered by every engine in turn before the next
+one begins, so that load on the machine falls on all of them; `--apart` makes a part of every task
+whose answers are generated, too. Parts that stand in `--out` are not
 run again, and `--seconds` ends the command after the part in which that time is over: a long
 comparison is made of short commands. Seconds are wall clock and CPU time of the process; on a
 machine that others use, compare the latter with `--threads 1`.
@@ -61,6 +62,8 @@ def load_parts(work: str, args: argparse.Namespace) -> list[tuple[str, list[Any]
         ids = sample_documents(task, args.documents or documents, SEED)
         task.build_all_requests(samples=ids)
         result.append((name, task.instances))
+    if result[0][1][0].request_type == "generate_until" and not args.apart:
+        return [("all", [request for _, requests in result for request in requests])]
     return result
 
 
@@ -214,6 +217,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--documents", type=int, help="documents of each part")
     parser.add_argument("--new-tokens", type=int, help="of generations: 128 for BBH, 512 for TRACE")
+    parser.add_argument("--apart", action="store_true", help="a part for each generation task")
     parser.add_argument("--hf-batches", type=int, nargs="+", default=[8])
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--out", type=Path, default=Path("evaluation-benchmark.jsonl"))
