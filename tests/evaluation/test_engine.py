@@ -187,7 +187,8 @@ def test_an_adapter_around_the_model():
     asked = requests("loglikelihood", [("the same context", c) for c in (" a", " b", " ab")])
     expected = oracle.loglikelihood(asked, disable_tqdm=True)
     assert_scores_equal(engine.loglikelihood(asked), expected)
-    prompts = requests("generate_until", [("abc", {"max_gen_toks": 8}), ("b", {"until": ["x"]})])
+    short = {"until": ["x"], "max_gen_toks": 9}
+    prompts = requests("generate_until", [("abc", {"max_gen_toks": 8}), ("b", short)])
     expected = oracle.generate_until(prompts, disable_tqdm=True)
     assert engine.generate_until(prompts) == expected
     assert engine.counters.unshared == 0
