@@ -95,7 +95,11 @@ def test_an_index_into_choices_when_text_is_generated():
     assert pairs(doc_to_target="{{i}}", doc_to_choice=["x", "y"])[0] == ("One?", " y")
 
 
-@pytest.mark.parametrize("target", ["i", "{{i}}", "ids", "a", lambda doc: doc["i"]], ids=str)
+@pytest.mark.parametrize(
+    "target",
+    ["i", "{{i}}", "ids", "a", lambda doc: doc["i"]],
+    ids=["index", "template", "list", "letter", "function"],
+)
 def test_multiple_choice_is_the_pair_that_scoring_takes_for_gold(target):
     choices = {"output_type": "multiple_choice", "doc_to_choice": "{{c}}"}
     task = make_task(doc_to_target=target, **choices)
