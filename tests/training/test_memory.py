@@ -67,7 +67,8 @@ def test_masked_cost_is_what_the_engine_holds(dtype, granularity, embeddings):
     cost = masked_cost(shapes_of(model), 0.3, granularity, embeddings)
     with SelectiveUpdate(model, quantile_plan(model, granularity, embeddings)) as engine:
         held = engine.nbytes()
-        assert cost.trained == sum(grad.numel() for grad in engine.grads.values())
+        trained = sum(grad.numel() for grad in engine.grads.values())
+        assert abs(cost.trained - trained) <= len(engine.grads)  # random scores can tie
     counted = {k: getattr(cost, k) for k in ("weights", "gradients", "optimiser")}
     assert counted == pytest.approx(held, rel=0.001)
     assert cost.total == pytest.approx(sum(held.values()), rel=0.001)
