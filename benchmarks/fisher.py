@@ -29,6 +29,7 @@ from side_by_side import (
 )
 from torch import Tensor, nn
 
+from cl_bench.heap import keep_freed_memory
 from cl_bench.importance.fisher import fisher_scores, scored_parameters
 from cl_bench.training.loss import answer_loss
 
@@ -109,6 +110,7 @@ def main() -> None:
     parser.add_argument("--oracle-samples", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as `cl-bench run` does; the peers gain by it too
     print(machine())
     errors = []
     for name in options.models:

@@ -42,6 +42,7 @@ from side_by_side import (
 )
 from torch import Tensor, nn
 
+from cl_bench.heap import keep_freed_memory
 from cl_bench.training.engine import SelectiveUpdate
 from cl_bench.training.loss import answer_loss
 from cl_bench.training.plan import Elements, Frozen, Rows, Selection, UpdatePlan
@@ -244,6 +245,7 @@ def main() -> None:
     parser.add_argument("--grow", metavar="LABEL", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as `cl-bench run` does; the peers gain by it too
     if options.grow:
         grow(partial(load, options.models[0], layers=options.layers), options.grow, 32)
         return

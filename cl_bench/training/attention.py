@@ -1,9 +1,14 @@
-"""Scaled dot-product attention as CPUs compute it best, for models that use torch's.
+"""Causal attention as CPUs compute it best, for models that use torch's.
 
-Two things, both measured in docs/performance.md. Where matmul.py widens, torch's CPU kernel is
-several times slower in half precision than in float32, its backward pass most of all: it runs in
-float32. And the kernel computes the whole square of scores wherever a mask is given or a sequence
-fits one of its blocks: queries go in chunks that see only the keys up to their own end.
+torch's fused CPU kernel multiplies small blocks in float32, its backward pass most of all: half a
+training step at a length of 512 (docs/performance.md). Here queries go in chunks that see only the
+keys up to their own end, and each chunk is a few large batched products in the model's dtype, at
+the machine's full rate. The query heads of a group are rows of one product with their key head, so
+keys and values are never repeated. Nothing of the size T x T is kept for backward: it is computed
+again, chunk by chunk.
+
+Rounding: scores are rounded to the model's dtype before the float32 softmax, as in transformers'
+`eager` attention. Where matmul.py widens, everything runs in float32.
 
 Transformers takes attention functions by name, so a model is switched by its configuration.
 """
@@ -16,12 +21,100 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 
 from cl_bench.training import matmul
 
 _NAME = "sdpa_on_cpu"
-# Queries per chunk. Without a mask the kernel itself leaves keys out from 768 positions on.
-_CHUNK, _KERNEL_SKIPS = 128, 768
+_CHUNK = 128
+"""Queries per chunk: large products, and at 512 tokens three eighths of the square left out."""
+_SILENT = {"dropout", "is_causal", "position_ids", "cache_position", "use_cache", "output_attentions"}
+"""Options that models pass along and that change nothing without a cache."""
+
+
+class CausalAttention(Function):
+    """softmax(scaling Q K' + mask) V; gradients of query, key and value."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float
+    ) -> Tensor:
+        """query [B, H, T, D], key and value [B, G, T, D], G dividing H -> [B, T, H, D].
+
+        `mask` bool [B or 1, 1, T, T], True where a query may look, nowhere past itself; None is
+        plain causal.
+        """
+        batch, heads, length, size = query.shape
+        groups = key.shape[1]
+        q = query.reshape(batch * groups, heads // groups, length, size)
+        k, v = (tensor.reshape(batch * groups, length, size) for tensor in (key, value))
+        out = query.new_empty(batch, length, heads, size)
+        for chunk in _chunks(length):
+            seen = slice(0, chunk.stop)
+            share = _softmax(_rows(q, chunk), k[:, seen], _bias(mask, chunk, q), scaling)
+            part = torch.bmm(share, v[:, seen])
+            out[:, chunk] = part.view(batch, heads, -1, size).transpose(1, 2)
+        ctx.save_for_backward(q, k, v, mask)
+        ctx.scaling, ctx.shapes = scaling, (query.shape, key.shape)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of (query, key, value, -, -)."""
+        q, k, v, mask = ctx.saved_tensors
+        grad = grad.transpose(1, 2).reshape(q.shape)
+        dq = torch.empty_like(q)
+        # Several chunks add to a key: in float32, as one product would.
+        wide = q.dtype if q.dtype == torch.float64 else torch.float32
+        dk, dv = (torch.zeros(k.shape, dtype=wide, device=k.device) for _ in range(2))
+        for chunk in _chunks(q.shape[2]):
+            seen = slice(0, chunk.stop)
+            rows, g = _rows(q, chunk), _rows(grad, chunk)
+            share = _softmax(rows, k[:, seen], _bias(mask, chunk, q), ctx.scaling)
+            dshare = torch.bmm(g, v[:, seen].transpose(1, 2))
+            dscores = torch.ops.aten._softmax_backward_data(dshare, share, -1, q.dtype)
+            part = torch.bmm(dscores, k[:, seen]).mul_(ctx.scaling)
+            dq[:, :, chunk] = part.view(q.shape[0], q.shape[1], -1, q.shape[3])
+            dk[:, seen] += torch.bmm(dscores.transpose(1, 2), rows)
+            dv[:, seen] += torch.bmm(share.transpose(1, 2), g)
+        query_shape, key_shape = ctx.shapes
+        dk, dv = (d.to(q.dtype).view(key_shape) for d in (dk.mul_(ctx.scaling), dv))
+        return dq.view(query_shape), dk, dv, None, None
+
+
+def _chunks(length: int) -> list[slice]:
+    return [slice(start, min(start + _CHUNK, length)) for start in range(0, length, _CHUNK)]
+
+
+def _rows(tensor: Tensor, chunk: slice) -> Tensor:
+    """The chunk's queries of all heads of a group, one below the other: [B * G, R * n, D]."""
+    return tensor[:, :, chunk].reshape(tensor.shape[0], -1, tensor.shape[3])
+
+
+def _bias(mask: Tensor | None, chunk: slice, like: Tensor) -> Tensor:
+    """What is added to the scores of the last columns: [B or 1, 1, n, m], 0 or the lowest number.
+
+    Not -inf: a padded query that sees nothing must not become NaN.
+    """
+    n = chunk.stop - chunk.start
+    if mask is None:
+        hidden = torch.ones(1, 1, n, n, dtype=torch.bool, device=like.device).triu_(1)
+    else:
+        hidden = ~mask[:, :, chunk, : chunk.stop]
+    lowest = torch.finfo(like.dtype).min
+    return torch.zeros(hidden.shape, dtype=like.dtype, device=like.device).masked_fill_(
+        hidden, lowest
+    )
+
+
+def _softmax(rows: Tensor, keys: Tensor, bias: Tensor, scaling: float) -> Tensor:
+    """softmax(scaling rows keys' + bias): rows [B * G, R * n, D], keys [B * G, e, D]."""
+    scores = torch.bmm(rows, keys.transpose(1, 2)).mul_(scaling)
+    n, columns = bias.shape[-2:]
+    # Every head of a sample has the same mask.
+    view = scores.view(bias.shape[0], -1, n, scores.shape[2])[..., -columns:]
+    view += bias
+    return torch.softmax(scores, -1)
 
 
 def _on_cpu(
@@ -34,61 +127,38 @@ def _on_cpu(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """query [B, H, T, D], key and value [B, H_kv, T, D] -> [B, T, H, D]."""
-    from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+    """query [B, H, T, D], key and value [B, G, T, D] -> [B, T, H, D]."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    wide = [matmul.widen(tensor) for tensor in (query, key, value)]
-    if attention_mask is not None and attention_mask.is_floating_point():
-        attention_mask = attention_mask.to(wide[0].dtype)
-    plain = dropout == 0.0 and not any(
-        options.get(name) is not None for name in ("softcap", "position_bias", "cache")
-    )
+    q, k, v = (matmul.widen(tensor) for tensor in (query, key, value))
     causal = options.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
-    if plain and causal and _worth_chunks(query, key, attention_mask):
-        groups = query.shape[1] // key.shape[1]
-        keys, values = repeat_kv(wide[1], groups), repeat_kv(wide[2], groups)
-        out = _causal_chunks(wide[0], keys, values, attention_mask, scaling)
+    others = [options[name] for name in options.keys() - _SILENT]
+    plain = dropout == 0.0 and all(option is None for option in others)
+    if plain and causal and _is_causal(q, k, v, attention_mask):
+        scale = q.shape[-1] ** -0.5 if scaling is None else scaling
+        out: Tensor = CausalAttention.apply(  # type: ignore[no-untyped-call]
+            q, k, v, attention_mask, scale
+        )
     else:
+        if attention_mask is not None and attention_mask.is_floating_point():
+            attention_mask = attention_mask.to(q.dtype)
         out, _ = sdpa_attention_forward(
-            module, *wide, attention_mask, dropout=dropout, scaling=scaling, **options
+            module, q, k, v, attention_mask, dropout=dropout, scaling=scaling, **options
         )
     return out.to(query.dtype), None
 
 
-def _worth_chunks(query: Tensor, key: Tensor, mask: Tensor | None) -> bool:
-    """Whether chunks leave keys out, and nothing that a query may see."""
+def _is_causal(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
+    """Whether queries and keys are the same positions and no query looks ahead."""
     length = query.shape[2]
-    if length != key.shape[2] or length < 3 * _CHUNK or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or length != key.shape[2] or key.shape != value.shape:
         return False
     if mask is None:
-        return length < _KERNEL_SKIPS
-    if mask.dtype != torch.bool or mask.shape[-2:] != (length, length):
+        return True
+    if mask.dtype != torch.bool or mask.shape[1] != 1 or mask.shape[-2:] != (length, length):
         return False
-    return not any(bool(mask[..., s : s + _CHUNK, s + _CHUNK :].any()) for s in _starts(length))
-
-
-def _starts(length: int) -> range:
-    return range(0, length, _CHUNK)
-
-
-def _causal_chunks(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None
-) -> Tensor:
-    length = query.shape[2]
-    outputs = []
-    for start in _starts(length):
-        end = min(start + _CHUNK, length)
-        if mask is None:
-            seen = torch.ones(end - start, end, dtype=torch.bool).tril_(start)
-        else:
-            seen = mask[..., start:end, :end]
-        outputs.append(
-            nn.functional.scaled_dot_product_attention(
-                query[:, :, start:end], key[:, :, :end], value[:, :, :end], seen, scale=scaling
-            ).transpose(1, 2)
-        )
-    return torch.cat(outputs, 1)
+    return not bool(mask.triu(1).any())
 
 
 @contextmanager
