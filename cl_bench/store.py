@@ -123,6 +123,10 @@ class StageFolder:
         """Tensors the method keeps for the next stage."""
         return self.path / "method.safetensors"
 
+    def fingerprint(self) -> str:
+        """Checksum of the checkpoint's manifest, and so of all of its files."""
+        return sha256_file(self.checkpoint / MANIFEST)
+
     def restart(self) -> None:
         """Remove what an interrupted training left, so that nothing half-written is trusted."""
         if self.path.exists():
