@@ -52,6 +52,16 @@ def write_records(path: Path, records: list[dict[str, Any]]) -> None:
     write_text(path, "".join(line + "\n" for line in lines))
 
 
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The lines that `write_records` wrote; raises RunError naming the file when it is damaged."""
+    try:
+        # Not splitlines: answers may hold other characters that it takes for the end of a line.
+        lines = path.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines if line]
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: unreadable ({error}); score that stage again") from error
+
+
 def sha256_of(data: Any) -> str:
     """Checksum of a JSON value, independent of key order."""
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
