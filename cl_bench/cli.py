@@ -9,6 +9,7 @@ import traceback
 import typer
 
 from cl_bench.commands import data
+from cl_bench.commands.diff import diff
 from cl_bench.commands.eval import evaluate
 from cl_bench.commands.inspect import doctor, methods, plan, tasks
 from cl_bench.commands.report import report
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command("run")(run)
 app.command("eval")(evaluate)
 app.command("report")(report)
+app.command("diff")(diff)
 app.command("plan")(plan)
 app.command("score")(score)
 app.command("tasks")(tasks)

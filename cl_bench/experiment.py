@@ -17,6 +17,7 @@ from cl_bench.data.tasks import canonical_name
 from cl_bench.errors import RunError, UserError
 from cl_bench.evaluation.scores import general_mean
 from cl_bench.models import load_model, model_path_fault, resolve_model_path
+from cl_bench.partial import drop_partial, finish_scores
 from cl_bench.progress import Reporter
 from cl_bench.provenance import provenance
 from cl_bench.resolve import RunSpec, resolve_runs
@@ -229,23 +230,18 @@ def _score_base(work: Workplace, folder: Path, model_path: str | Path) -> None:
             raise UserError(
                 f"{file}: was scored with other settings; use another name: or delete {place}"
             )
+        drop_partial(place)
         return
     seed_everything(0)
     model, tokenizer = load_model(model_path, config.model.dtype, str(work.device))
     work.reporter.scoring("base model")
     names = [] if config.eval.trace.after == "never" else list(work.suite.stage_tasks)
-    scores = work.suite.score(
-        model,
-        tokenizer,
-        config.train,
-        names,
-        True,
-        place / "predictions",
-        work.reporter.scored,
-    )
+    units = work.suite.units(names, True, config.train)
+    basis = {"model": settings["model"]}
+    scores = work.suite.score(model, tokenizer, units, place, basis, work.reporter)
     general = {**scores["general"], "mean": general_mean(scores["general"])}
     data = {"stage": 0, "trace": scores["trace"], "general": general, "settings": settings}
-    write_json(file, {**data, "engine": work.suite.engine})
+    finish_scores(place, {**data, "engine": work.suite.engine})
 
 
 def base_settings(config: ExperimentConfig, folder: Path) -> dict[str, Any]:

@@ -29,6 +29,8 @@ class Reporter:
         self._stages: TaskID | None = None
         self._steps: TaskID | None = None
         self._tokens = 0
+        self._task = ""
+        self._count = self._documents = self._before = self._here = 0
         self._began = self._printed = time.monotonic()
 
     def __enter__(self) -> Reporter:
@@ -96,16 +98,33 @@ class Reporter:
             self._steps = self._bars.add_task(f"{label}: scoring", total=None, detail="")
         else:
             self.line(f"{label}: scoring")
+        self.tasks(0, 0)
+
+    def tasks(self, count: int, documents: int) -> None:
+        """`documents` are still to be answered, in the tasks of `count` that are not done yet."""
         self._began = self._printed = time.monotonic()
+        self._count, self._documents = count, documents
+        self._before = self._here = 0
+
+    def task(self, name: str, number: int, documents: int) -> None:
+        """Task `number` of all begins; it has so many documents."""
+        self._task = f"task {number}/{self._count} {name}"
+        self._before += self._here
+        self._here = documents
+        self.scored("documents", 0, documents)
 
     def scored(self, what: str, done: int, total: int) -> None:
-        """So many requests of one kind are answered."""
+        """So many requests of one kind are answered, of all of the current task."""
         now = time.monotonic()
+        answered = self._before + self._here * done / max(total, 1)
         if self._bars is not None and self._steps is not None:
-            self._bars.update(self._steps, total=total, completed=done, detail=what)
+            self._bars.update(
+                self._steps, total=self._documents, completed=int(answered), detail=self._task
+            )
         elif now - self._printed >= PLAIN_SECONDS:
-            left = (now - self._began) / max(done, 1) * (total - done)
-            self.line(f"  {what} {done}/{total}  {clock(left)} left")
+            seconds = (now - self._began) / max(answered, 1) * (self._documents - answered)
+            left = f"  about {clock(seconds)} left" if answered else ""
+            self.line(f"  {self._task}  {what} {done}/{total}{left}")
             self._printed = now
 
 

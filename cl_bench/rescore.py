@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cl_bench.checkpoints import load_checkpoint
 from cl_bench.config import ExperimentConfig, TrainConfig, slug
 from cl_bench.data.tasks import canonical_name
 from cl_bench.errors import UserError
 from cl_bench.evaluation.scores import general_mean
+from cl_bench.partial import drop_partial, finish_scores
 from cl_bench.progress import Reporter
 from cl_bench.store import (
     RunFolder,
@@ -19,9 +19,8 @@ from cl_bench.store import (
     read_json,
     sha256_of,
     stage_number,
-    write_json,
 )
-from cl_bench.suite import load_suite
+from cl_bench.suite import Suite, load_suite
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,9 @@ class Selection:
 def rescore(experiment: Path, selection: Selection, reporter: Reporter) -> list[Path]:
     """Write `evals/<id>/scores.json` in the stage folder of every selected run; returns them.
 
-    The id is fixed by what is scored, so the same command writes the same file. Raises UserError
-    when the stage was not trained.
+    The id is fixed by what is scored and all that it depends on: what is there already is not
+    scored again, and an interrupted scoring goes on. Raises UserError when the stage was not
+    trained.
     """
     config = experiment_config(experiment, selection.data_root)
     config, stage_names = _narrow(config, selection)
@@ -87,7 +87,7 @@ def _narrow(config: ExperimentConfig, selection: Selection) -> tuple[ExperimentC
 def _score_run(
     run: RunFolder,
     config: ExperimentConfig,
-    suite: Any,
+    suite: Suite,
     stage_names: list[str],
     selection: Selection,
     reporter: Reporter,
@@ -101,23 +101,24 @@ def _score_run(
     stages = read_json(run.path / "run.json")["config"]["stages"]
     train = TrainConfig.model_validate(stages[selection.stage - 1]["train"])
     names = stage_names if selection.tasks else stage_names[: selection.stage]
+    units = suite.units(names, True, train)
+    basis = {"checkpoint": folder.fingerprint()}
+    settings = {
+        "trace": {unit.name: unit.size for unit in units if unit.part == "trace"},
+        "general": {unit.name: unit.size for unit in units if unit.part == "general"},
+        "engine": selection.engine,
+        "sha256": sha256_of([basis, [unit.depends_on() for unit in units]]),
+    }
+    what = [unit.name for unit in units]
+    place = folder.path / "evals" / f"{slug('-'.join(what))[:40]}-{sha256_of(settings)[:8]}"
+    if (place / "scores.json").is_file():
+        drop_partial(place)
+        return place / "scores.json"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, tokenizer = load_checkpoint(folder.checkpoint, config.model.dtype, device, adapters=True)
     reporter.scoring(f"{run.path.parent.name}, stage {selection.stage}")
-    settings = {
-        "trace": {name: len(suite.documents[name]) for name in names},
-        "general": {
-            name: sum(len(suite.documents[leaf]) for leaf in leaves)
-            for name, leaves in suite.general.items()
-        },
-        "engine": selection.engine,
-    }
-    what = [*names, *suite.general]
-    place = folder.path / "evals" / f"{slug('-'.join(what))[:40]}-{sha256_of(settings)[:8]}"
-    scores = suite.score(
-        model, tokenizer, train, names, True, place / "predictions", reporter.scored
-    )
+    scores = suite.score(model, tokenizer, units, place, basis, reporter)
     general = {**scores["general"], "mean": general_mean(scores["general"])}
     result = {"stage": selection.stage, "trace": scores["trace"], "general": general}
-    write_json(place / "scores.json", {**result, "settings": settings})
+    finish_scores(place, {**result, "settings": settings})
     return place / "scores.json"

@@ -26,6 +26,7 @@ from cl_bench.evaluation.scores import general_mean, operation_score
 from cl_bench.methods.base import Method, Stage
 from cl_bench.methods.compose import Composite
 from cl_bench.models import load_model, resolve_model_path
+from cl_bench.partial import drop_partial, finish_scores
 from cl_bench.progress import Reporter
 from cl_bench.resolve import RunSpec, StageSpec
 from cl_bench.seeds import derive_seed
@@ -58,6 +59,8 @@ def run_stage(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -
     place = folder.stage(spec.folder)
     label = f"{run.label}, seed {run.seed}, stage {spec.index}/{len(run.stages)} {spec.tasks[0]}"
     if place.complete:
+        if work.first_process:
+            drop_partial(place.path)
         return
     if place.trained:
         model, tokenizer = load_checkpoint(
@@ -179,18 +182,16 @@ def _score(
     work.reporter.scoring(label)
     began = time.perf_counter()
     names = cells_to_score(work.config, spec.index, spec.tasks)
-    general = general_after(work.config, spec.index)
-    predictions = place.path / "predictions"
-    scores = work.suite.score(
-        model, tokenizer, spec.train, names, general, predictions, work.reporter.scored
-    )
+    units = work.suite.units(names, general_after(work.config, spec.index), spec.train)
+    basis = {"checkpoint": place.fingerprint()}
+    scores = work.suite.score(model, tokenizer, units, place.path, basis, work.reporter)
     timing_file = place.path / "timing.json"
     timing = read_json(timing_file) if timing_file.is_file() else {}
     timing["score_seconds"] = round(time.perf_counter() - began, 2)
     write_json(timing_file, timing)
     seen = list(work.suite.stage_tasks)[: spec.index]
-    write_json(
-        place.scores_file,
+    finish_scores(
+        place.path,
         {
             "stage": spec.index,
             "task": spec.tasks[0] if len(spec.tasks) == 1 else list(spec.tasks),

@@ -52,6 +52,16 @@ def write_records(path: Path, records: list[dict[str, Any]]) -> None:
     write_text(path, "".join(line + "\n" for line in lines))
 
 
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The lines that `write_records` wrote; raises RunError naming the file when it is damaged."""
+    try:
+        # Not splitlines: answers may hold other characters that it takes for the end of a line.
+        lines = path.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines if line]
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: unreadable ({error}); score that stage again") from error
+
+
 def sha256_of(data: Any) -> str:
     """Checksum of a JSON value, independent of key order."""
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
@@ -122,6 +132,10 @@ class StageFolder:
     def method_state(self) -> Path:
         """Tensors the method keeps for the next stage."""
         return self.path / "method.safetensors"
+
+    def fingerprint(self) -> str:
+        """Checksum of the checkpoint's manifest, and so of all of its files."""
+        return sha256_file(self.checkpoint / MANIFEST)
 
     def restart(self) -> None:
         """Remove what an interrupted training left, so that nothing half-written is trusted."""

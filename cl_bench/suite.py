@@ -11,13 +11,12 @@ from cl_bench.config import ExperimentConfig, TrainConfig
 from cl_bench.data.examples import sample_documents
 from cl_bench.data.loading import load_suite as load_task_suite
 from cl_bench.data.tasks import canonical_name, general_name
-from cl_bench.data.tokens import encode_prompts
 from cl_bench.errors import UserError
-from cl_bench.evaluation.engine import Progress
-from cl_bench.evaluation.engines import build_lm, engine_fault
-from cl_bench.evaluation.guard import untouched
-from cl_bench.evaluation.harness import TaskResult, evaluate_tasks, group_json
-from cl_bench.store import write_records
+from cl_bench.evaluation.engines import engine_fault
+from cl_bench.evaluation.harness import TaskResult, group_json
+from cl_bench.evaluation.units import Unit, answering
+from cl_bench.partial import PartialScores
+from cl_bench.progress import Reporter
 
 DOCUMENT_SEED = 1234
 """The sample of test documents does not depend on the run's seed: all runs are compared on it."""
@@ -34,49 +33,58 @@ class Suite:
     """Document ids by leaf task."""
     engine: str
 
+    def units(self, stage_names: Sequence[str], general: bool, train: TrainConfig) -> list[Unit]:
+        """The stage tasks of these names, then General's benchmarks if asked for."""
+        units = [
+            Unit("trace", name, {name: self.stage_tasks[name]}, self.documents, train)
+            for name in stage_names
+        ]
+        benchmarks = self.general if general else {}
+        return units + [
+            Unit("general", name, members, self.documents) for name, members in benchmarks.items()
+        ]
+
     def score(
         self,
         model: Any,
         tokenizer: Any,
-        train: TrainConfig,
-        stage_names: Sequence[str],
-        general: bool,
-        predictions: Path,
-        progress: Progress | None = None,
+        units: Sequence[Unit],
+        place: Path,
+        basis: Mapping[str, Any],
+        reporter: Reporter,
     ) -> dict[str, dict[str, Any]]:
-        """`{"trace": {task: ...}, "general": {task: ...}}`; a record per document is written."""
-        scores: dict[str, dict[str, Any]] = {"trace": {}, "general": {}}
-        with untouched(model):
-            model.eval()
-            if stage_names:
-                tasks = {name: self.stage_tasks[name] for name in stage_names}
-                lm = build_lm(
-                    self.engine, model, tokenizer, _prompt_encoder(tokenizer, train), progress
-                )
-                found = evaluate_tasks(lm, tasks, self.documents, train.max_answer_tokens)
-                _write_predictions(found, predictions)
-                scores["trace"] = {name: result.to_json() for name, result in found.items()}
-            if general and self.general:
-                lm = build_lm(self.engine, model, tokenizer, progress=progress)
-                leaves = {n: t for members in self.general.values() for n, t in members.items()}
-                found = evaluate_tasks(lm, leaves, self.documents)
-                _write_predictions(found, predictions)
-                for name, members in self.general.items():
-                    scores["general"][name] = group_json({m: found[m] for m in members})
-        return scores
+        """`{"trace": {task: ...}, "general": {task: ...}}`; a record per document is written.
+
+        Units that `place` holds already, scored with the same `basis` (what identifies the model),
+        are not scored again.
+        """
+        partial = PartialScores(place, {**basis, "engine": self.engine})
+        whats = [unit.depends_on() for unit in units]
+        entries = [
+            partial.load(unit.part, unit.name, what)
+            for unit, what in zip(units, whats, strict=True)
+        ]
+        missing = [i for i, entry in enumerate(entries) if entry is None]
+        if missing:
+            reporter.tasks(len(units), sum(units[i].size for i in missing))
+            with answering(self.engine, model, tokenizer, reporter.scored) as answer:
+                for i in missing:
+                    reporter.task(units[i].name, i + 1, units[i].size)
+                    entries[i] = _keep(partial, units[i], whats[i], answer(units[i]))
+        return {
+            part: {u.name: e for u, e in zip(units, entries, strict=True) if u.part == part}
+            for part in ("trace", "general")
+        }
 
 
-def _prompt_encoder(tokenizer: Any, train: TrainConfig) -> Any:
-    def encode(prompts: Sequence[str]) -> list[list[int]]:
-        encoded = encode_prompts(tokenizer, prompts, train.max_prompt_tokens, train.truncation)
-        return [prompt.ids for prompt in encoded]
-
-    return encode
-
-
-def _write_predictions(found: Mapping[str, TaskResult], folder: Path) -> None:
-    for name, result in found.items():
-        write_records(folder / f"{name}.jsonl", result.records)
+def _keep(
+    partial: PartialScores, unit: Unit, what: Mapping[str, Any], found: Mapping[str, TaskResult]
+) -> dict[str, Any]:
+    """The unit's entry, after it and the records are on disk."""
+    entry = group_json(found)
+    records = {leaf: result.records for leaf, result in found.items()}
+    partial.keep(unit.part, unit.name, what, entry, records)
+    return entry
 
 
 def load_suite(config: ExperimentConfig, engine: str) -> Suite:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cl_bench.evaluation.scores import Cell, Summary, summarise
-from cl_bench.store import RunFolder, read_json, write_json
+from cl_bench.store import RunFolder, read_json, read_records, write_json
 
 
 def write_summary(experiment: Path, run: RunFolder) -> None:
@@ -60,6 +59,17 @@ def documents(predictions: Path, names: Mapping[str, list[str]]) -> dict[str, li
             found[name] = [
                 (f"{file.stem}/{record['doc_id']}", record["score"])
                 for file in files
-                for record in map(json.loads, file.read_text(encoding="utf-8").splitlines())
+                for record in read_records(file)
             ]
     return found
+
+
+def leaves(general: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Leaf tasks of each benchmark in `scores.json`, as their prediction files are named."""
+    from cl_bench.data.tasks import general_name
+
+    return {
+        name: list(entry["members"]) if "members" in entry else [general_name(name)]
+        for name, entry in general.items()
+        if name != "mean"
+    }

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from cl_bench.evaluation.scores import Cell, unweighted_mean, weighted_mean
 from cl_bench.metrics.trace import TASKS
+
+FEWSHOT_SEED = 1234
 
 
 @dataclass(frozen=True)
@@ -51,20 +56,21 @@ def evaluate_tasks(
     """
     from lm_eval.evaluator import evaluate
 
-    if max_new_tokens is not None:
-        for task in tasks.values():
-            cap_generation(task, max_new_tokens)
+    for task in tasks.values():
+        # Drawn shots would differ in every call otherwise; this is lm-eval's own default.
+        task.set_fewshot_seed(FEWSHOT_SEED)
     quiet = logging.getLogger("lm_eval")
     level = quiet.level
     quiet.setLevel(logging.ERROR)
     try:
-        results = evaluate(
-            lm=lm,
-            task_dict=dict(tasks),
-            samples={name: list(documents[name]) for name in tasks},
-            bootstrap_iters=0,
-            log_samples=True,
-        )
+        with capped(tasks.values(), max_new_tokens):
+            results = evaluate(
+                lm=lm,
+                task_dict=dict(tasks),
+                samples={name: list(documents[name]) for name in tasks},
+                bootstrap_iters=0,
+                log_samples=True,
+            )
     finally:
         quiet.setLevel(level)
         for task in tasks.values():
@@ -92,15 +98,21 @@ def group_json(members: Mapping[str, TaskResult]) -> dict[str, Any]:
     }
 
 
-def cap_generation(task: Any, max_new_tokens: int) -> None:
-    """Limit the answer's length of a generation task."""
-    if task.OUTPUT_TYPE == "generate_until":
-        own = (task.config.generation_kwargs or {}).get("max_gen_toks", max_new_tokens)
-        task.set_config(
-            key="generation_kwargs",
-            value={"max_gen_toks": min(int(own), max_new_tokens)},
-            update=True,
-        )
+@contextmanager
+def capped(tasks: Iterable[Any], max_new_tokens: int | None) -> Iterator[None]:
+    """Limit the answers of generation tasks, until the block ends; None limits nothing."""
+    before = []
+    for task in tasks:
+        if max_new_tokens is not None and task.OUTPUT_TYPE == "generate_until":
+            own = task.config.generation_kwargs or {}
+            before.append((task, own))
+            limit = min(int(own.get("max_gen_toks", max_new_tokens)), max_new_tokens)
+            task.set_config("generation_kwargs", {**own, "max_gen_toks": limit})
+    try:
+        yield
+    finally:
+        for task, own in before:
+            task.set_config("generation_kwargs", own)
 
 
 def summarise_task(task: Any, samples: Sequence[Mapping[str, Any]]) -> TaskResult:
@@ -108,7 +120,10 @@ def summarise_task(task: Any, samples: Sequence[Mapping[str, Any]]) -> TaskResul
     headline, wanted_filter = _headline(task, samples)
     kept = [sample for sample in samples if sample["filter"] == wanted_filter]
     scores = [float(sample[headline]) for sample in kept]
-    records = [_record(sample, score) for sample, score in zip(kept, scores, strict=True)]
+    records = [
+        _record(sample, score) | _picked(task, sample, headline)
+        for sample, score in zip(kept, scores, strict=True)
+    ]
     shares, majority = _labels(task, records)
     return TaskResult(Cell.from_documents(scores), _means(samples), shares, majority, records)
 
@@ -172,6 +187,22 @@ def _record(sample: Mapping[str, Any], score: float) -> dict[str, Any]:
     if responses and isinstance(responses[0], str):
         return record | {"prediction": responses[0]}
     return record | {"loglikelihoods": [float(response[0]) for response in responses]}
+
+
+def _picked(task: Any, sample: Mapping[str, Any], headline: str) -> dict[str, Any]:
+    """Which choice the headline metric takes as the answer; the first among equals, as lm-eval."""
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return {}
+    choices = task.doc_to_choice(sample["doc"])
+    scores = np.array([float(response[0]) for response in sample["filtered_resps"]])
+    conditional, alone = scores[: len(choices)], scores[len(choices) :]
+    if headline == "acc_mutual_info":
+        conditional = conditional - alone
+    if headline == "acc_norm":
+        conditional = conditional / [float(len(choice)) for choice in choices]
+    if headline == "acc_bytes":
+        conditional = conditional / [float(len(choice.encode())) for choice in choices]
+    return {"choice": int(np.argmax(conditional))}
 
 
 def _plain(value: Any) -> Any:

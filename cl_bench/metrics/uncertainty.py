@@ -47,6 +47,19 @@ def minimum_detectable_difference(
     return (_Z + _POWER_Z) * sqrt(max(0.0, variance))
 
 
+def sign_test(fell: int, rose: int) -> float:
+    """Exact two-sided p that so many changes one way are chance: McNemar's test of 0/1 scores.
+
+    Twice the binomial tail of the rarer direction at 1/2, at most 1; 1 without changes.
+    """
+    n = fell + rose
+    ways = tail = 1
+    for k in range(min(fell, rose)):
+        ways = ways * (n - k) // (k + 1)
+        tail += ways
+    return float(min(1.0, 2 * tail / 2**n))
+
+
 def t_quantile(df: float) -> float:
     """0.975 quantile of Student's t with `df` >= 1 degrees of freedom (rounded down).
 

@@ -12,7 +12,7 @@ from cl_bench.report.cells import labels_table, learned_table, short
 from cl_bench.report.results import MethodResult, load_results
 from cl_bench.report.tables import Column, number, table
 from cl_bench.store import read_json, write_text
-from cl_bench.summary import base_summary, cells, documents
+from cl_bench.summary import base_summary, cells, documents, leaves
 
 
 def write_report(experiment: Path) -> str:
@@ -126,7 +126,7 @@ def _comparisons(base: Mapping[str, Any], results: Sequence[MethodResult]) -> It
     )
     yield ""
     groups = {
-        "General": _leaves(base["general"]),
+        "General": leaves(base["general"]),
         "OP final": {name: [name] for name in base["trace"]},
     }
     rows = []
@@ -146,17 +146,6 @@ def _comparisons(base: Mapping[str, Any], results: Sequence[MethodResult]) -> It
         Column("ordering", "left"),
     ]
     yield from table(columns, rows)
-
-
-def _leaves(general: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Leaf tasks of each benchmark, as their prediction files are named."""
-    from cl_bench.data.tasks import general_name
-
-    return {
-        name: list(entry["members"]) if "members" in entry else [general_name(name)]
-        for name, entry in general.items()
-        if name != "mean"
-    }
 
 
 def _compare(

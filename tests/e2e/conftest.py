@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,10 +34,26 @@ class Bench:
         data = yaml.safe_load(self.config.read_text())
         self.config.write_text(yaml.safe_dump(data | changes))
 
+    def must(self, *arguments: str) -> str:
+        """Standard output of a command that must succeed."""
+        code, out, err = self.run(*arguments)
+        assert code == 0, err
+        return out
+
     @property
     def results(self) -> Path:
         """The experiment's folder."""
         return self.root / "results" / "tiny"
+
+
+def fingerprints(folder: Path) -> dict[str, str]:
+    """sha256 of every file that the same run must write again to the byte."""
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+        and file.name not in ("timing.json", "experiment.json", ".lock", "run.json")
+    }
 
 
 def write_task(root: Path, task: str, rows: list[tuple[str, str]]) -> None:

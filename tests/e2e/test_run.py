@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Bench, write_task
+from tests.e2e.conftest import Bench, fingerprints, write_task
 
 
 def run(bench: Bench, *more: str) -> str:
@@ -21,16 +20,6 @@ def run(bench: Bench, *more: str) -> str:
     code, out, err = bench.run("run", "tiny.yaml", *more)
     assert code == 0, err
     return out
-
-
-def fingerprints(folder: Path) -> dict[str, str]:
-    """sha256 of every file that the same run must write again to the byte."""
-    return {
-        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-        and file.name not in ("timing.json", "experiment.json", ".lock", "run.json")
-    }
 
 
 def test_a_run_writes_what_the_design_says_and_reports_it(bench: Bench) -> None:
@@ -55,6 +44,11 @@ def test_a_run_writes_what_the_design_says_and_reports_it(bench: Bench) -> None:
             assert {"doc_id", "prompt_hash", "target", "prediction", "score"} == json.loads(
                 predictions[0]
             ).keys()
+            choices = (stage / "predictions" / "general_piqa.jsonl").read_text().splitlines()
+            for record in map(json.loads, choices):
+                best = max(record["loglikelihoods"])
+                assert record["loglikelihoods"].index(best) == record["choice"]
+                assert record["score"] == (record["choice"] == record["target"])
         summary = json.loads((folder / "summary.json").read_text())
         assert summary["op_final"]["value"] is not None
         assert summary["bwt"]["value"] is not None

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from cl_bench.evaluation.harness import group_json, summarise_task
+import pytest
+from lm_eval.api.model import LM
+
+from cl_bench.data.loading import load_suite
+from cl_bench.evaluation.engine import SharedPrefixLM
+from cl_bench.evaluation.harness import evaluate_tasks, group_json, summarise_task
+from tests.tiny import byte_tokenizer, tiny_model
 
 
 def sample(doc: int, target: str, prediction: str, score: float) -> dict[str, Any]:
@@ -22,7 +30,8 @@ def sample(doc: int, target: str, prediction: str, score: float) -> dict[str, An
 
 
 def task(name: str, **metadata: Any) -> Any:
-    return SimpleNamespace(task_name=name, config=SimpleNamespace(metadata=metadata))
+    config = SimpleNamespace(metadata=metadata)
+    return SimpleNamespace(task_name=name, config=config, OUTPUT_TYPE="generate_until")
 
 
 def test_a_classification_cell_has_shares_and_the_best_constant_answer() -> None:
@@ -72,3 +81,77 @@ def test_a_group_is_the_unweighted_mean_beside_the_weighted_one() -> None:
     assert (found["score"], found["weighted"], found["n"]) == (0.5, 0.75, 4)
     assert list(found["members"]) == ["a", "b"]
     assert group_json({"a": first}) == first.to_json()
+
+
+@pytest.mark.parametrize(
+    ("headline", "choice"),
+    [("acc", 0), ("acc_norm", 1), ("acc_bytes", 2), ("acc_mutual_info", 3)],
+)
+def test_the_record_says_which_choice_was_picked(headline: str, choice: int) -> None:
+    multiple = SimpleNamespace(
+        task_name="x",
+        config=SimpleNamespace(metadata={"headline": headline}),
+        OUTPUT_TYPE="multiple_choice",
+        doc_to_choice=lambda doc: doc["choices"],
+    )
+    # Per character -10, -5, -6, -11; per byte -10, -5, -3, -11; beyond the choice alone 0, 0, 0, 9.
+    texts = ["a", "bcde", "\u00e9\u00e9", "fg"]
+    given, alone = [-10.0, -20.0, -12.0, -22.0], [-10.0, -20.0, -12.0, -31.0]
+    scored = {
+        "doc_id": 0,
+        "doc": {"choices": texts},
+        "prompt_hash": "hash",
+        "target": 0,
+        "filter": "none",
+        "filtered_resps": [(value, False) for value in given + alone],
+        "metrics": [headline],
+        headline: 1.0,
+    }
+    (record,) = summarise_task(multiple, [scored]).records
+    assert record["choice"] == choice
+    assert record["loglikelihoods"] == given + alone
+
+
+@pytest.fixture
+def drawing(tmp_path: Path) -> Any:
+    """A task of a user that draws two shots for each document, and generates."""
+    rows = "".join(json.dumps({"q": f"q{i}", "a": f"a{i}"}) + "\n" for i in range(30))
+    (tmp_path / "rows.jsonl").write_text(rows)
+    (tmp_path / "drawing.yaml").write_text(
+        "task: drawing\ndataset_path: json\noutput_type: generate_until\nnum_fewshot: 2\n"
+        f"dataset_kwargs: {{data_files: {{train: {tmp_path}/rows.jsonl, test: {tmp_path}/rows.jsonl"
+        "}}\ntraining_split: train\ntest_split: test\ndoc_to_text: q\ndoc_to_target: a\n"
+        "metric_list: [{metric: exact_match}]\n"
+    )
+    return load_suite(["drawing"], task_paths=[tmp_path]).tasks["drawing"]
+
+
+def test_drawn_shots_are_the_same_in_every_call(drawing: Any) -> None:
+    lm = SharedPrefixLM(tiny_model(), byte_tokenizer())
+    calls = [evaluate_tasks(lm, {"drawing": drawing}, {"drawing": [3, 5]}, 2) for _ in range(2)]
+    first, second = ([r["prompt_hash"] for r in call["drawing"].records] for call in calls)
+    assert first == second and first[0] != first[1]
+
+
+class Noting(LM):  # type: ignore[misc]
+    """Answers nothing, and notes how long an answer might have been."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.caps: list[int | None] = []
+
+    def generate_until(self, requests: Any) -> list[str]:
+        self.caps += [request.args[1].get("max_gen_toks") for request in requests]
+        return [""] * len(requests)
+
+    def loglikelihood(self, requests: Any) -> Any:
+        raise NotImplementedError
+
+    loglikelihood_rolling = loglikelihood
+
+
+def test_a_cap_holds_for_one_call(drawing: Any) -> None:
+    lm = Noting()
+    for cap in (1, 6, None):
+        evaluate_tasks(lm, {"drawing": drawing}, {"drawing": [0]}, cap)
+    assert lm.caps == [1, 6, 256]  # lm-eval's own default again

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import random
+from math import comb
 from statistics import mean, stdev
 
 import pytest
@@ -12,6 +13,7 @@ from cl_bench.metrics.uncertainty import (
     compare_paired,
     compare_seeds,
     minimum_detectable_difference,
+    sign_test,
     standard_error,
     t_quantile,
 )
@@ -121,3 +123,16 @@ def test_interval_covers_the_truth() -> None:
         assert result.low is not None and result.high is not None
         covered += result.low <= mean([0.1, 0]) <= result.high
     assert 0.91 < covered / 300 < 0.985
+
+
+@given(st.integers(0, 30), st.integers(0, 30))
+def test_the_sign_test_is_the_binomial_test(fell: int, rose: int) -> None:
+    n = fell + rose
+    as_rare = [comb(n, k) for k in range(n + 1) if comb(n, k) <= comb(n, fell)]
+    assert sign_test(fell, rose) == pytest.approx(sum(as_rare) / 2**n)
+    assert sign_test(fell, rose) == sign_test(rose, fell)
+
+
+def test_the_sign_test_of_many_documents() -> None:
+    assert sign_test(7000, 7000) == 1.0
+    assert 0.0 < sign_test(7200, 6800) < 0.001

@@ -1,0 +1,190 @@
+"""Two scorings of the same documents: what was forgotten and learned, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cl_bench.errors import UserError, nearest
+from cl_bench.metrics.uncertainty import (
+    Comparison,
+    Documents,
+    compare_paired,
+    mean,
+    sign_test,
+)
+from cl_bench.places import Place, Records
+
+Key = tuple[str, int]
+"""Leaf task and document id."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One document in both places."""
+
+    key: Key
+    before: dict[str, Any]
+    after: dict[str, Any]
+
+    @property
+    def change(self) -> float:
+        """Score of B minus that of A, -1 to 1."""
+        return float(self.after["score"] - self.before["score"])
+
+    @property
+    def same_answer(self) -> bool | None:
+        """Whether both gave the same text or choice; None when a record does not say."""
+        for key in ("choice", "prediction"):
+            if key in self.before and key in self.after:
+                return bool(self.before[key] == self.after[key])
+        return None
+
+    @property
+    def loglikelihood_gap(self) -> float | None:
+        """The largest difference of a log-likelihood in nats; None when there are none."""
+        ours, theirs = (side.get("loglikelihoods") for side in (self.before, self.after))
+        if not ours or not theirs or len(ours) != len(theirs):
+            return None
+        return float(max(abs(a - b) for a, b in zip(ours, theirs, strict=True)))
+
+
+@dataclass(frozen=True)
+class TaskDiff:
+    """A task or benchmark in A and B. Scores 0-1; of a group the unweighted mean of its members."""
+
+    task: str
+    before: float
+    after: float
+    comparison: Comparison
+    """Of B minus A."""
+    pairs: Sequence[Pair]
+    members: dict[str, TaskDiff] = field(default_factory=dict)
+
+    @property
+    def graded(self) -> bool:
+        """Whether scores lie between right and wrong."""
+        return any(side["score"] not in (0, 1) for p in self.pairs for side in (p.before, p.after))
+
+    @property
+    def forgotten(self) -> list[Pair]:
+        """Right in A and wrong in B; of graded scores those that fell."""
+        return [pair for pair in self.pairs if pair.change < 0]
+
+    @property
+    def learned(self) -> list[Pair]:
+        """Wrong in A and right in B; of graded scores those that rose."""
+        return [pair for pair in self.pairs if pair.change > 0]
+
+    @property
+    def p_value(self) -> float:
+        """Exact two-sided sign test (McNemar's for right and wrong) over the changed documents."""
+        return sign_test(len(self.forgotten), len(self.learned))
+
+    @property
+    def other_answers(self) -> int | None:
+        """Documents answered otherwise; None when the records do not say."""
+        same = [pair.same_answer for pair in self.pairs]
+        return None if None in same else same.count(False)
+
+    @property
+    def loglikelihood_gap(self) -> float | None:
+        """The largest difference of a log-likelihood in nats; None where there are none."""
+        return max((g for p in self.pairs if (g := p.loglikelihood_gap) is not None), default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, with the documents that changed."""
+        return {
+            "n": len(self.pairs),
+            "a": self.before,
+            "b": self.after,
+            "graded": self.graded,
+            "difference": self.comparison.to_json(),
+            "sign_test_p": self.p_value,
+            "forgotten": [list(pair.key) for pair in self.forgotten],
+            "learned": [list(pair.key) for pair in self.learned],
+            "other_answers": self.other_answers,
+            "loglikelihood_gap": self.loglikelihood_gap,
+            "members": {name: member.to_json() for name, member in self.members.items()},
+        }
+
+
+def compare_places(first: Place, second: Place, chosen: Sequence[str] = ()) -> list[TaskDiff]:
+    """B against A for the chosen tasks (benchmarks, stage tasks or members), by default all shared.
+
+    Raises UserError for unknown tasks, and unless both sides have the same documents, prompts and
+    targets: it says how many differ, and which.
+    """
+    ours, theirs = first.tasks(), second.tasks()
+    for tasks in (ours, theirs):
+        tasks |= {leaf: [leaf] for names in list(tasks.values()) for leaf in names}
+    wanted = list(chosen) or [task for task in first.tasks() if task in second.tasks()]
+    faults = [
+        f"--task {task}: not in {place.path}{nearest(task, tasks)}"
+        for task in wanted
+        for place, tasks in ((first, ours), (second, theirs))
+        if task not in tasks
+    ]
+    if not wanted:
+        faults = [f"{first.path} and {second.path} have no task in common"]
+    loaded = []
+    for task in [] if faults else wanted:
+        a, b = first.records(ours[task]), second.records(theirs[task])
+        faults += _mismatches(task, a, b)
+        loaded.append((task, a, b))
+    if faults:
+        raise UserError(faults)
+    return [_compare(task, a, b) for task, a, b in loaded]
+
+
+def _mismatches(task: str, a: Records, b: Records) -> list[str]:
+    both = [key for key in a if key in b]
+    kinds = {
+        "only in A": [key for key in a if key not in b],
+        "only in B": [key for key in b if key not in a],
+        "with another prompt": [k for k in both if a[k]["prompt_hash"] != b[k]["prompt_hash"]],
+        "with another target": [k for k in both if a[k]["target"] != b[k]["target"]],
+    }
+    found = [f"{len(keys)} {kind} ({_list(keys)})" for kind, keys in kinds.items() if keys]
+    if not found and a:
+        return []
+    what = "; ".join(found) or "none at all"
+    return [f"{task}: not the same documents: {what}; score both with the same limit and data"]
+
+
+def _list(keys: Sequence[Key]) -> str:
+    more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+    return ", ".join(f"{leaf} {document}" for leaf, document in keys[:5]) + more
+
+
+def _compare(task: str, a: Records, b: Records) -> TaskDiff:
+    pairs = [Pair(key, a[key], b[key]) for key in a]
+    members: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        members.setdefault(pair.key[0], []).append(pair)
+    inner = {}
+    if len(members) > 1:
+        inner = {name: _diff(name, {name: own}, own) for name, own in members.items()}
+    return _diff(task, members, pairs, inner)
+
+
+def _diff(
+    task: str,
+    members: dict[str, list[Pair]],
+    pairs: Sequence[Pair],
+    inner: dict[str, TaskDiff] | None = None,
+) -> TaskDiff:
+    before, after = (
+        {
+            name: [(pair.key, float(getattr(pair, side)["score"])) for pair in own]
+            for name, own in members.items()
+        }
+        for side in ("before", "after")
+    )
+    comparison = compare_paired(after, before)
+    return TaskDiff(task, _score(before), _score(after), comparison, pairs, inner or {})
+
+
+def _score(members: Documents) -> float:
+    return mean([mean([score for _, score in documents]) for documents in members.values()])

@@ -1,0 +1,89 @@
+"""What is scored and kept as a whole: one stage task, or one benchmark of General."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from cl_bench.config import TrainConfig
+from cl_bench.data.tokens import encode_prompts
+from cl_bench.evaluation.engine import EncodePrompts, Progress
+from cl_bench.evaluation.engines import build_lm
+from cl_bench.evaluation.guard import untouched
+from cl_bench.evaluation.harness import TaskResult, evaluate_tasks
+from cl_bench.store import sha256_of
+
+WHERE_DATA_LIES = ("dataset_path", "dataset_name", "dataset_kwargs")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Tasks that are answered in one call, so that what their prompts share is computed once."""
+
+    part: Literal["trace", "general"]
+    name: str
+    tasks: Mapping[str, Any]
+    """Leaf tasks: itself, or the members of a group."""
+    documents: Mapping[str, Sequence[int]]
+    """Document ids by leaf task."""
+    train: TrainConfig | None = None
+    """How prompts are cut and answers capped; None: as the tasks' YAMLs and lm-eval say."""
+
+    @property
+    def size(self) -> int:
+        """The number of documents."""
+        return sum(len(self.documents[name]) for name in self.tasks)
+
+    def depends_on(self) -> dict[str, Any]:
+        """Checksums of documents and task definitions, and the caps; where data lies is no part."""
+        train = self.train
+        return {
+            "documents": sha256_of(
+                {
+                    name: [[i, str(task.eval_docs[i])] for i in self.documents[name]]
+                    for name, task in self.tasks.items()
+                }
+            ),
+            "tasks": sha256_of({name: _definition(task) for name, task in self.tasks.items()}),
+            "prompt": train
+            and [train.max_prompt_tokens, train.max_answer_tokens, train.truncation],
+        }
+
+
+@contextmanager
+def answering(
+    engine: str, model: Any, tokenizer: Any, progress: Progress | None = None
+) -> Iterator[Callable[[Unit], dict[str, TaskResult]]]:
+    """A function that gives the results of a unit's leaf tasks; one `LM` serves all its calls.
+
+    Afterwards the model and all random states are as they were before.
+    """
+    with untouched(model):
+        model.eval()
+        lm = build_lm(engine, model, tokenizer, progress=progress)
+
+        def answer(unit: Unit) -> dict[str, TaskResult]:
+            train = unit.train
+            lm.encode_prompts = None if train is None else _prompt_encoder(tokenizer, train)
+            cap = None if train is None else train.max_answer_tokens
+            return evaluate_tasks(lm, unit.tasks, unit.documents, cap)
+
+        yield answer
+
+
+def _prompt_encoder(tokenizer: Any, train: TrainConfig) -> EncodePrompts:
+    def encode(prompts: Sequence[str]) -> list[list[int]]:
+        encoded = encode_prompts(tokenizer, prompts, train.max_prompt_tokens, train.truncation)
+        return [prompt.ids for prompt in encoded]
+
+    return encode
+
+
+def _definition(task: Any) -> str:
+    """What the YAML says, functions by their source and without their addresses in memory."""
+    config = {k: v for k, v in task.dump_config().items() if k not in WHERE_DATA_LIES}
+    metadata = {k: v for k, v in (config.pop("metadata", None) or {}).items() if k != "data_root"}
+    return re.sub(r" at 0x[0-9a-f]+", "", str(sorted({**config, "metadata": metadata}.items())))

@@ -1,0 +1,151 @@
+"""`cl-bench diff` as a user calls it: places in short, tables, JSON, refusals."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import Bench
+
+
+def record(document: int, score: float, **more: Any) -> dict[str, Any]:
+    return {"doc_id": document, "prompt_hash": f"h{document}", "target": 1, "score": score, **more}
+
+
+def place(folder: Path, leaves: dict[str, list[dict[str, Any]]], general: Any = None) -> None:
+    """A scored folder with these records; one benchmark may have members."""
+    (folder / "predictions").mkdir(parents=True)
+    for leaf, records in leaves.items():
+        lines = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in records)
+        (folder / "predictions" / f"{leaf}.jsonl").write_text(lines)
+    trace = {leaf: {} for leaf in leaves if not leaf.startswith("general_")}
+    scores = {"trace": trace, "general": general or {}}
+    (folder / "scores.json").write_text(json.dumps(scores))
+
+
+@pytest.fixture
+def group(bench: Bench) -> Bench:
+    """`results/made`: base and two stages, with MMLU of two members and a graded task."""
+    home = bench.root / "results" / "made"
+    members = {"general_mmlu_a": [1, 1, 1, 0], "general_mmlu_b": [0, 1]}
+    general = {"mmlu": {"members": dict.fromkeys(members)}, "mean": 0.5}
+    after = {"general_mmlu_a": [0, 0, 1, 1], "general_mmlu_b": [0, 1]}
+    for name, scored, lls, graded in (
+        ("base", members, [-1.0, -2.0], [0.5, 0.25]),
+        ("sft/seed-3/stage-1-trace_20minuten", after, [-1.0, -2.5], [0.5, 0.75]),
+        ("sft/seed-3/stage-10-trace_fomc", after, [-1.0, -2.5], [0.5, 0.75]),
+    ):
+        leaves = {
+            leaf: [
+                record(i, float(score), choice=score, loglikelihoods=lls)
+                for i, score in enumerate(scores)
+            ]
+            for leaf, scores in scored.items()
+        }
+        texts = [record(i, score, prediction=f"{name}\u2028x") for i, score in enumerate(graded)]
+        place(home / name, {"trace_20minuten": texts, **leaves}, general)
+    (home / "experiment.json").write_text('{"last_run": "2026"}')
+    return bench
+
+
+def test_what_was_forgotten_and_learned(group: Bench) -> None:
+    found = json.loads(group.must("diff", "made/base", "sft/seed-3/stage-1", "--json"))
+    mmlu = found["tasks"]["mmlu"]
+    assert mmlu["forgotten"] == [["general_mmlu_a", 0], ["general_mmlu_a", 1]]
+    assert mmlu["learned"] == [["general_mmlu_a", 3]]
+    # Members weigh the same: (3/4 + 1/2) / 2 and (2/4 + 1/2) / 2.
+    assert (mmlu["n"], mmlu["a"], mmlu["b"]) == (6, 0.625, 0.5)
+    assert mmlu["difference"]["difference"] == -0.125
+    assert mmlu["sign_test_p"] == 1.0  # 2 against 1: (1 + 3) / 2^3, twice
+    assert (mmlu["other_answers"], mmlu["loglikelihood_gap"], mmlu["graded"]) == (3, 0.5, False)
+    assert mmlu["members"]["general_mmlu_b"]["forgotten"] == []
+    graded = found["tasks"]["trace_20minuten"]
+    assert graded["graded"] and graded["learned"] == [["trace_20minuten", 1]]
+    assert graded["difference"]["difference"] == 0.25 and graded["loglikelihood_gap"] is None
+
+
+def test_tables_and_documents(group: Bench) -> None:
+    out = group.must("diff", "base", "sft/stage-1", "--task", "mmlu", "--show", "1")
+    assert "| mmlu | 6 | 62.5 | 50.0 |         2 |       1 | -12.50 |" in out
+    assert "## mmlu: members" in out and "| general_mmlu_b | 2 | 50.0 | 50.0 |" in out
+    assert "## mmlu: forgotten (1 of 2)\n\ngeneral_mmlu_a 0: target 1\n" in out
+    assert "  A (100): choice 1, log-likelihoods -1.00, -2.00" in out
+    assert "  B (0): choice 0, log-likelihoods -1.00, -2.50" in out
+    out = group.must("diff", "base", "sft/stage-1", "--show", "3", "--task", "trace_20minuten")
+    assert "## trace_20minuten: rose (1 of 1)" in out and "trace_20minuten* " in out
+    assert "  A (25): base x\n" in out
+    out = group.must("diff", "base", "sft/stage-1", "--task", "general_mmlu_b")
+    assert "members" not in out and "| general_mmlu_b | 2 |" in out
+
+
+def test_places_are_found_in_short(group: Bench) -> None:
+    home = group.root / "results" / "made"
+    stage = home / "sft" / "seed-3" / "stage-1-trace_20minuten"
+    for given in (
+        "made/sft/seed-3/stage-1",
+        "sft/stage-1",
+        str(stage),
+        "made/sft/stage-1-trace_20",
+    ):
+        code, out, err = group.run("diff", "made/base", given, "--json")
+        if given.endswith("_20"):
+            assert code == 2 and "no 'stage-1-trace_20' in results/made/sft (known: seed-3)" in err
+        else:
+            assert Path(json.loads(out)["b"]).resolve() == stage
+    code, _, err = group.run("diff", "made/sft", "nothing/here")
+    assert code == 2 and "has no predictions/ (there: seed-3/stage-1" in err
+    assert "nothing/here: no 'nothing'" in err
+    other = group.root / "results" / "newer"
+    place(other / "base", {"x": [record(0, 1.0)]})
+    (other / "experiment.json").write_text('{"last_run": "2027"}')
+    out = group.must("diff", "made/sft/stage-1", "base", "--json")
+    assert Path(json.loads(out)["b"]) == Path("results/made/base").resolve()
+
+
+def test_other_documents_are_refused(group: Bench) -> None:
+    stage = group.root / "results" / "made" / "sft" / "seed-3" / "stage-1-trace_20minuten"
+    file = stage / "predictions" / "general_mmlu_a.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines[0]["prompt_hash"], lines[1]["target"], lines[3]["doc_id"] = "other", 0, 9
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, out, err = group.run("diff", "made/base", "made/sft/stage-1")
+    assert code == 2 and out == ""
+    assert (
+        "mmlu: not the same documents: 1 only in A (general_mmlu_a 3); 1 only in B "
+        "(general_mmlu_a 9); 1 with another prompt (general_mmlu_a 0); 1 with another target "
+        "(general_mmlu_a 1)"
+    ) in err
+    group.must("diff", "made/base", "made/sft/stage-1", "--task", "trace_20minuten")
+    code, _, err = group.run("diff", "made/base", "sft/stage-1", "--task", "mmluu")
+    assert code == 2 and "did you mean 'mmlu'" in err
+    file.write_text('{"doc_id": ')
+    code, _, err = group.run("diff", "made/base", "made/sft/stage-1")
+    assert code == 1 and "general_mmlu_a.jsonl: unreadable" in err
+
+
+def test_a_real_run_and_its_engines_agree_with_themselves(bench: Bench) -> None:
+    bench.must("run", "tiny.yaml", "--method", "sft")
+    stage = "tiny/sft/seed-1/stage-1"
+    again = bench.must("eval", "--stage", "1", "--engine", "hf").strip()
+    found = json.loads(bench.must("diff", stage, str(Path(again).parent), "--json"))["tasks"]
+    assert list(found) == ["trace_fomc", "piqa"]
+    for task in found.values():
+        assert task["forgotten"] == task["learned"] == [] and task["other_answers"] == 0
+    assert found["piqa"]["loglikelihood_gap"] < 1e-4
+    out = bench.must("diff", "base", stage)
+    assert "| trace_fomc | 6 |" in out and "| piqa       | 4 |" in out
+
+
+def test_diff_imports_no_torch(group: Bench) -> None:
+    code = (
+        "import sys; from cl_bench.cli import run_command;"
+        "assert run_command(['diff', 'made/base', 'sft/stage-1']) == 0;"
+        "assert 'torch' not in sys.modules, 'torch was imported'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
