@@ -99,7 +99,7 @@ def timed(step: Callable[[], object]) -> Callable[[int], list[float]]:
 
 
 def race(contestants: Sequence[Contestant], repeats: int, budget: float) -> None:
-    """One warm-up each, then rounds in which everyone does two steps, until all have `repeats`."""
+    """One warm-up each, then rounds in which everyone does four steps, until all have `repeats`."""
     quota = []
     for contestant in contestants:
         warm = contestant.run(1)[0]
@@ -110,7 +110,7 @@ def race(contestants: Sequence[Contestant], repeats: int, budget: float) -> None
         for contestant, n in zip(contestants, quota, strict=True):
             missing = n - len(contestant.seconds)
             if missing > 0:
-                contestant.seconds += contestant.run(min(2, missing))
+                contestant.seconds += contestant.run(min(4, missing))
 
 
 def matrix_gflop(model: nn.Module, length: int, share: float, head_positions: int) -> float:
@@ -130,11 +130,11 @@ def matrix_gflop(model: nn.Module, length: int, share: float, head_positions: in
     return (products + head_positions * head * head_share) / 1e9
 
 
-def matrix_rate(model: nn.Module, length: int) -> float:
-    """GFLOP/s of float32 products of the model's MLP shape, the best of 5: the machine's floor."""
+def matrix_rate(model: nn.Module, length: int, dtype: torch.dtype) -> float:
+    """GFLOP/s of products of the model's MLP shape, the best of 5: the machine's floor."""
     config, tokens = model.config, BATCH * length
-    x = torch.randn(tokens, config.hidden_size)
-    w = torch.randn(config.intermediate_size, config.hidden_size)
+    x = torch.randn(tokens, config.hidden_size).to(dtype)
+    w = torch.randn(config.intermediate_size, config.hidden_size).to(dtype)
     seconds = min(timed(lambda: x @ w.t())(6)[1:])
     return 2 * x.numel() * w.shape[0] / seconds / 1e9
 

@@ -185,8 +185,8 @@ def contestants(
     return [make() for label, make in makers if not only or any(part in label for part in only)]
 
 
-def report(rows: list[Contestant], rate: float) -> str:
-    """Ratios first."""
+def report(rows: list[Contestant], rates: dict[torch.dtype, float]) -> str:
+    """Ratios first; the floor is the time of the matrix products at the machine's rate."""
 
     def best(kind: str, value: Callable[[Contestant], float]) -> float:
         return min((value(c) for c in rows if c.name == f"Trainer {kind}"), default=float("nan"))
@@ -197,6 +197,7 @@ def report(rows: list[Contestant], rate: float) -> str:
     lines = []
     for c in rows:
         memory = c.state_bytes()
+        rate = rates[torch.float32 if c.dtype == "fp32" else torch.bfloat16]
         lines.append(
             [
                 f"{c.name} ({c.dtype})",
@@ -261,9 +262,11 @@ def main() -> None:
         for length in options.lengths:
             rivals = contestants(load_model, length, options.only)
             race(rivals, options.repeats, options.budget)
-            rate = matrix_rate(load_model(torch.float32), length)
-            print(f"\n{name}, length {length}, batch {BATCH}; products at {rate:.0f} GFLOP/s\n")
-            print(report(rivals, rate), flush=True)
+            model = load_model(torch.float32)
+            rates = {dtype: matrix_rate(model, length, dtype) for dtype in NAMES}
+            known = ", ".join(f"{NAMES[dtype]} {rate:.0f}" for dtype, rate in rates.items())
+            print(f"\n{name}, length {length}, batch {BATCH}; products at {known} GFLOP/s\n")
+            print(report(rivals, rates), flush=True)
 
 
 if __name__ == "__main__":

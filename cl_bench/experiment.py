@@ -16,6 +16,7 @@ from cl_bench.data.examples import Example, training_examples
 from cl_bench.data.tasks import canonical_name
 from cl_bench.errors import RunError, UserError
 from cl_bench.evaluation.scores import general_mean
+from cl_bench.heap import keep_freed_memory
 from cl_bench.models import load_model, model_path_fault, resolve_model_path
 from cl_bench.partial import drop_partial, finish_scores
 from cl_bench.progress import Reporter
@@ -43,6 +44,8 @@ def run_experiment(
     suite, examples, model_path = _check_input(config, runs, engine, reporter)
     folder = results / config.name
     processes, device = _processes()
+    if device.type == "cpu":
+        keep_freed_memory()
     first = processes.rank == 0
     reporter.enabled = first
     work = Workplace(config, suite, examples, device, processes, reporter)

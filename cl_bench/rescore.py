@@ -10,6 +10,7 @@ from cl_bench.config import ExperimentConfig, TrainConfig, slug
 from cl_bench.data.tasks import canonical_name
 from cl_bench.errors import UserError
 from cl_bench.evaluation.scores import general_mean
+from cl_bench.heap import keep_freed_memory
 from cl_bench.partial import drop_partial, finish_scores
 from cl_bench.progress import Reporter
 from cl_bench.store import (
@@ -115,6 +116,8 @@ def _score_run(
         drop_partial(place)
         return place / "scores.json"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        keep_freed_memory()
     model, tokenizer = load_checkpoint(folder.checkpoint, config.model.dtype, device, adapters=True)
     reporter.scoring(f"{run.path.parent.name}, stage {selection.stage}")
     scores = suite.score(model, tokenizer, units, place, basis, reporter)

@@ -9,7 +9,8 @@ Neither needs P. K is symmetric, so its lower blocks suffice, and layers that re
 it. Where T is large against the layer, P itself is cheaper (one sample at a time, so that it stays
 in the cache); `gram_is_cheaper` decides. Elements always need P.
 
-Shapes: x [B, T, Din], g [B, T, Dout], both float32 or both float64; padded positions of g are zero.
+Shapes: x [B, T, Din], g [B, T, Dout], of one dtype; padded positions of g are zero. Sums are kept
+in float32 at least.
 """
 
 from __future__ import annotations
@@ -46,13 +47,19 @@ class Gram:
 
     def diagonal_form(self, v: Tensor) -> Tensor:
         """The diagonal of V' (A A') V, summed over samples: v [B, T, D] -> [D]."""
-        total = v.new_zeros(v.shape[2])
+        total = v.new_zeros(v.shape[2], dtype=_wide(v))
         start = 0
         for block in self.blocks:
             end = start + block.shape[1]
-            total += torch.bmm(block, v[:, :end]).mul_(v[:, start:end]).sum((0, 1))
+            product = torch.bmm(block, v[:, :end]).mul_(v[:, start:end])
+            total += product.sum((0, 1), dtype=total.dtype)
             start = end
         return total
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    """What sums are kept in: float32, float64 for float64."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 def gram_is_cheaper(length: int, inner: int, outer: int, sharers: int = 1) -> bool:
@@ -70,9 +77,11 @@ def gram_is_cheaper(length: int, inner: int, outer: int, sharers: int = 1) -> bo
 
 def direct_rows(x: Tensor, g: Tensor) -> Tensor:
     """sum over samples and columns of P^2 -> [Dout], by computing P of each sample."""
-    total = g.new_zeros(g.shape[2])
+    total = g.new_zeros(g.shape[2], dtype=_wide(g))
     for inputs, gradients in zip(x, g, strict=True):
-        total += torch.linalg.vector_norm(gradients.t() @ inputs, dim=1).square_()
+        total += torch.linalg.vector_norm(
+            gradients.t() @ inputs, dim=1, dtype=total.dtype
+        ).square_()
     return total
 
 

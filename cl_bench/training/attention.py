@@ -28,7 +28,14 @@ from cl_bench.training import matmul
 _NAME = "sdpa_on_cpu"
 _CHUNK = 128
 """Queries per chunk: large products, and at 512 tokens three eighths of the square left out."""
-_SILENT = {"dropout", "is_causal", "position_ids", "cache_position", "use_cache", "output_attentions"}
+_SILENT = {
+    "dropout",
+    "is_causal",
+    "position_ids",
+    "cache_position",
+    "use_cache",
+    "output_attentions",
+}
 """Options that models pass along and that change nothing without a cache."""
 
 
@@ -46,49 +53,51 @@ class CausalAttention(Function):
         """
         batch, heads, length, size = query.shape
         groups = key.shape[1]
-        q = query.reshape(batch * groups, heads // groups, length, size)
         k, v = (tensor.reshape(batch * groups, length, size) for tensor in (key, value))
         out = query.new_empty(batch, length, heads, size)
         for chunk in _chunks(length):
             seen = slice(0, chunk.stop)
-            share = _softmax(_rows(q, chunk), k[:, seen], _bias(mask, chunk, q), scaling)
+            rows = _rows(query[:, :, chunk], groups)
+            share = _softmax(rows, k[:, seen], _bias(mask, chunk, query), scaling)
             part = torch.bmm(share, v[:, seen])
             out[:, chunk] = part.view(batch, heads, -1, size).transpose(1, 2)
-        ctx.save_for_backward(q, k, v, mask)
-        ctx.scaling, ctx.shapes = scaling, (query.shape, key.shape)
+        ctx.save_for_backward(query, k, v, mask)
+        ctx.scaling = scaling
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of (query, key, value, -, -)."""
-        q, k, v, mask = ctx.saved_tensors
-        grad = grad.transpose(1, 2).reshape(q.shape)
-        dq = torch.empty_like(q)
+        query, k, v, mask = ctx.saved_tensors
+        batch, heads, length, size = query.shape
+        groups = len(k) // batch
+        grad = grad.transpose(1, 2)
+        dq = torch.empty_like(query)
         # Several chunks add to a key: in float32, as one product would.
-        wide = q.dtype if q.dtype == torch.float64 else torch.float32
+        wide = query.dtype if query.dtype == torch.float64 else torch.float32
         dk, dv = (torch.zeros(k.shape, dtype=wide, device=k.device) for _ in range(2))
-        for chunk in _chunks(q.shape[2]):
+        for chunk in _chunks(length):
             seen = slice(0, chunk.stop)
-            rows, g = _rows(q, chunk), _rows(grad, chunk)
-            share = _softmax(rows, k[:, seen], _bias(mask, chunk, q), ctx.scaling)
+            rows, g = (_rows(tensor[:, :, chunk], groups) for tensor in (query, grad))
+            share = _softmax(rows, k[:, seen], _bias(mask, chunk, query), ctx.scaling)
             dshare = torch.bmm(g, v[:, seen].transpose(1, 2))
-            dscores = torch.ops.aten._softmax_backward_data(dshare, share, -1, q.dtype)
+            dscores = torch.ops.aten._softmax_backward_data(dshare, share, -1, query.dtype)
             part = torch.bmm(dscores, k[:, seen]).mul_(ctx.scaling)
-            dq[:, :, chunk] = part.view(q.shape[0], q.shape[1], -1, q.shape[3])
+            dq[:, :, chunk] = part.view(batch, heads, -1, size)
             dk[:, seen] += torch.bmm(dscores.transpose(1, 2), rows)
             dv[:, seen] += torch.bmm(share.transpose(1, 2), g)
-        query_shape, key_shape = ctx.shapes
-        dk, dv = (d.to(q.dtype).view(key_shape) for d in (dk.mul_(ctx.scaling), dv))
-        return dq.view(query_shape), dk, dv, None, None
+        shape = (batch, groups, length, size)
+        dk, dv = (d.to(query.dtype).view(shape) for d in (dk.mul_(ctx.scaling), dv))
+        return dq, dk, dv, None, None
 
 
 def _chunks(length: int) -> list[slice]:
     return [slice(start, min(start + _CHUNK, length)) for start in range(0, length, _CHUNK)]
 
 
-def _rows(tensor: Tensor, chunk: slice) -> Tensor:
-    """The chunk's queries of all heads of a group, one below the other: [B * G, R * n, D]."""
-    return tensor[:, :, chunk].reshape(tensor.shape[0], -1, tensor.shape[3])
+def _rows(tensor: Tensor, groups: int) -> Tensor:
+    """[B, H, n, D], the heads of a group one below the other: [B * G, H / G * n, D]."""
+    return tensor.reshape(len(tensor) * groups, -1, tensor.shape[3])
 
 
 def _bias(mask: Tensor | None, chunk: slice, like: Tensor) -> Tensor:

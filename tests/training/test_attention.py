@@ -57,8 +57,8 @@ def test_a_mask_that_is_not_causal_is_left_to_torch():
     length = 20
     query = torch.randn(1, 2, length, 8)
     everything = torch.ones(1, 1, length, length, dtype=torch.bool)
-    assert not attention._worth_chunks(query, query, everything)
-    assert attention._worth_chunks(query, query, everything.tril())
+    assert not attention._is_causal(query, query, query, everything)
+    assert attention._is_causal(query, query, query, everything.tril())
     mine, _ = attention._on_cpu(nn.Module(), query, query, query, everything)
     torch.testing.assert_close(mine, plain(query, query, query, everything))
 
