@@ -2,17 +2,18 @@
 
     python benchmarks/fisher.py [--models smollm2-135m] [--lengths 128 512] [--dtypes fp32 bf16]
 
-One process, the same batch of 8 samples with 16 answer tokens, in alternation, medians. `dense` is
-one forward and backward of the whole batch with all weight gradients and `loop` the usual Fisher
-code (one sample at a time, dense gradients squared, summed over rows); both compute logits at
-answer positions only, with torch's own layers. Ratios are against those two in the same dtype. The
-last table compares the float32 scores with a float64 loop over `--oracle-samples` samples.
+The same batch of 8 samples with 16 answer tokens, a process for each, in alternation, medians.
+`dense` is one forward and backward of the whole batch with all weight gradients and `loop` the
+usual Fisher code (one sample at a time, dense gradients squared, summed over rows); both compute
+logits at answer positions only, with torch's own layers. Ratios are against those two in the same
+dtype. The last table compares the float32 scores with a float64 loop over `--oracle-samples`
+samples.
 """
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from side_by_side import (
@@ -21,6 +22,7 @@ from side_by_side import (
     Contestant,
     arguments,
     batch_of,
+    in_process,
     load,
     machine,
     race,
@@ -60,22 +62,18 @@ def loop(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return scores
 
 
-def contestants(
-    model: nn.Module, dtype: str, length: int, only: list[str] | None
-) -> list[Contestant]:
-    """The two yardsticks and the three granularities."""
-    batch = batch_of(length)
-    steps: dict[str, Callable[[], object]] = {
-        "dense": lambda: dense(model, batch),
-        "loop": lambda: loop(model, batch),
-    }
-    for granularity in GRANULARITIES:
-        steps[granularity] = lambda g=granularity: fisher_scores(model, [batch], g)  # type: ignore[misc]
-    return [
-        Contestant(name, timed(step), dtype, 0.0)
-        for name, step in steps.items()
-        if not only or any(part in name for part in only)
-    ]
+def contestant(
+    name: str, model_name: str, dtype: str, layers: int | None, length: int
+) -> Contestant:
+    """One of the two yardsticks or of the three granularities."""
+    model, batch = load(model_name, DTYPES[dtype], layers).eval(), batch_of(length)
+    step: Callable[[], object]
+    if name in GRANULARITIES:
+        keep_freed_memory()
+        step = partial(fisher_scores, model, [batch], name)
+    else:
+        step = partial({"dense": dense, "loop": loop}[name], model, batch)
+    return Contestant(name, timed(step), dtype, 0.0)
 
 
 def report(rows: list[Contestant]) -> str:
@@ -110,22 +108,24 @@ def main() -> None:
     parser.add_argument("--oracle-samples", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    keep_freed_memory()  # as `cl-bench run` does; the peers gain by it too
     print(machine())
     errors = []
     for name in options.models:
         for length in options.lengths:
             for dtype in options.dtypes:
-                rows = contestants(
-                    load(name, DTYPES[dtype], options.layers).eval(), dtype, length, options.only
-                )
+                rows = [
+                    in_process(
+                        partial(contestant, kind, name, dtype, options.layers, length),
+                        options.threads,
+                    )
+                    for kind in ("dense", "loop", *GRANULARITIES)
+                    if not options.only or kind in options.only
+                ]
                 race(rows, options.repeats, options.budget)
                 print(
                     f"\n{name}, length {length}, batch {BATCH}, {dtype}\n\n{report(rows)}",
                     flush=True,
                 )
-                del rows
-                gc.collect()
             if options.oracle_samples:
                 errors.append(exactness(name, options.layers, length, options.oracle_samples))
     if errors:

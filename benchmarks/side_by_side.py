@@ -1,13 +1,20 @@
-"""What the step and Fisher benchmarks share: models, batches, alternating timing, rates, tables."""
+"""What the step and Fisher benchmarks share: models, batches, alternating timing, rates, tables.
+
+Every contestant lives in a process of its own, set up as its users set it up (ours keeps freed
+memory, as `cl-bench run` does), and only one of them computes at a time.
+"""
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +103,34 @@ def timed(step: Callable[[], object]) -> Callable[[int], list[float]]:
         return seconds
 
     return run
+
+
+def in_process(make: Callable[[], Contestant], threads: int) -> Contestant:
+    """The contestant that `make` (picklable) builds, in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    context.Process(target=_serve, args=(make, threads, theirs), daemon=True).start()
+    name, dtype, gflop = ours.recv()
+    held = [0]
+
+    def run(count: int) -> list[float]:
+        ours.send(count)
+        seconds, held[0] = ours.recv()
+        return list(seconds)
+
+    return Contestant(name, run, dtype, gflop, lambda: held[0])
+
+
+def _serve(make: Callable[[], Contestant], threads: int, pipe: Connection[Any, Any]) -> None:
+    torch.set_num_threads(threads)
+    contestant = make()
+    pipe.send((contestant.name, contestant.dtype, contestant.gflop))
+    while True:
+        try:
+            seconds = contestant.run(pipe.recv())
+        except EOFError:
+            return
+        pipe.send((seconds, contestant.state_bytes()))
 
 
 def race(contestants: Sequence[Contestant], repeats: int, budget: float) -> None:

@@ -2,7 +2,7 @@
 
     python benchmarks/step.py [--models smollm2-135m] [--lengths 128 512] [--layers N]
 
-One process, one batch (8 samples, 16 answer tokens), steps in alternation, medians. Peers:
+One batch (8 samples, 16 answer tokens), a process for each, steps in alternation, medians. Peers:
 transformers' Trainer as its users set it up (float32, `bf16=True`, a bf16 model), the same with
 every dense gradient multiplied by a mask as public implementations of gradient masking do, and
 PEFT LoRA r=8 on all linear layers. Ours: `sft` and `fggm` (30 % of the rows of every block matrix,
@@ -32,6 +32,7 @@ from side_by_side import (
     Contestant,
     arguments,
     batch_of,
+    in_process,
     load,
     machine,
     matrix_gflop,
@@ -69,6 +70,7 @@ def ours(
     name: str, load_model: Callable[..., nn.Module], dtype: torch.dtype, length: int
 ) -> Contestant:
     """A step of the engine: loss, backward, clip, AdamW, zero."""
+    keep_freed_memory()
     model = load_model(dtype).train()
     plan = UpdatePlan() if name == "sft" else selected(model)
     engine = SelectiveUpdate(model, plan)
@@ -169,20 +171,20 @@ def dense_mask(selection: Selection, parameter: Tensor) -> Tensor:
     return mask
 
 
-def contestants(
+def makers(
     load_model: Callable[..., nn.Module], length: int, only: list[str] | None
-) -> list[Contestant]:
+) -> list[Callable[[], Contestant]]:
     """Everyone, or those whose name and setup contain one of `only`."""
-    makers: list[tuple[str, Callable[[], Contestant]]] = []
+    found: list[tuple[str, Callable[[], Contestant]]] = []
     for name in ("fggm", "sft"):
         for dtype in (torch.bfloat16, torch.float32):
             make = partial(ours, name, load_model, dtype, length)
-            makers.append((f"cl-bench {name} {NAMES[dtype]}", make))
+            found.append((f"cl-bench {name} {NAMES[dtype]}", make))
     for kind in ("full", "gradient x mask", "LoRA r=8"):
         for setup in ("fp32", "bf16=True", "bf16 model"):
             make = partial(trainer, kind, load_model, setup, length)
-            makers.append((f"Trainer {kind} {setup}", make))
-    return [make() for label, make in makers if not only or any(part in label for part in only)]
+            found.append((f"Trainer {kind} {setup}", make))
+    return [make for label, make in found if not only or any(part in label for part in only)]
 
 
 def report(rows: list[Contestant], rates: dict[torch.dtype, float]) -> str:
@@ -227,8 +229,8 @@ def grow(load_model: Callable[..., nn.Module], label: str, length: int) -> None:
     import transformers.trainer  # noqa: F401  (its memory is not the step's)
 
     start = resident_gb()
-    (contestant,) = contestants(load_model, length, [label])
-    contestant.run(2)
+    (make,) = makers(load_model, length, [label])
+    make().run(2)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6 - start)
 
 
@@ -246,7 +248,6 @@ def main() -> None:
     parser.add_argument("--grow", metavar="LABEL", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    keep_freed_memory()  # as `cl-bench run` does; the peers gain by it too
     if options.grow:
         grow(partial(load, options.models[0], layers=options.layers), options.grow, 32)
         return
@@ -260,7 +261,10 @@ def main() -> None:
             print(f"\n{name}\n\n" + table(["peak memory", "x first", "GB"], rows), flush=True)
             continue
         for length in options.lengths:
-            rivals = contestants(load_model, length, options.only)
+            rivals = [
+                in_process(make, options.threads)
+                for make in makers(load_model, length, options.only)
+            ]
             race(rivals, options.repeats, options.budget)
             model = load_model(torch.float32)
             rates = {dtype: matrix_rate(model, length, dtype) for dtype in NAMES}

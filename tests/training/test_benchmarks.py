@@ -31,6 +31,12 @@ def scripts(monkeypatch):
         sys.modules.pop(name)
 
 
+def clock():
+    from side_by_side import Contestant
+
+    return Contestant("clock", lambda n: [1.0] * n, "fp32", 2.0, lambda: 5)
+
+
 def load(dtype):
     return tiny_model(VOCAB, "qwen2", tie=True, dtype=dtype)
 
@@ -38,12 +44,20 @@ def load(dtype):
 @pytest.mark.parametrize("only", ["cl-bench", "fp32", "bf16 model"])
 def test_every_contestant_of_a_step_runs(scripts, only):
     side_by_side, step, _ = scripts
-    rows = step.contestants(load, 24, [only])
+    rows = [make() for make in step.makers(load, 24, [only])]
     assert len(rows) == (4 if only == "cl-bench" else 5 if only == "fp32" else 3)
     side_by_side.race(rows, repeats=2, budget=60.0)
     assert all(len(c.seconds) == 2 and c.median > 0 and c.state_bytes() > 0 for c in rows)
-    lines = step.report(rows, rate=1.0).splitlines()
+    rates = dict.fromkeys(step.NAMES, 1.0)
+    lines = step.report(rows, rates).splitlines()
     assert len(lines) == 2 + len(rows) and "x full" in lines[0]
+
+
+def test_a_contestant_computes_in_its_own_process(scripts):
+    side_by_side, _, _ = scripts
+    remote = side_by_side.in_process(clock, threads=1)
+    assert remote.run(3) == [1.0] * 3
+    assert (remote.name, remote.gflop, remote.state_bytes()) == ("clock", 2.0, 5)
 
 
 def test_slow_contestants_get_fewer_repetitions(scripts):
@@ -65,14 +79,16 @@ def test_the_masked_peer_masks_what_the_engine_selects(scripts):
             assert mask.sum() / mask.numel() == pytest.approx(0.3, abs=0.05)
 
 
-def test_the_loop_of_the_fisher_benchmark_gives_the_same_scores(scripts):
+def test_the_loop_of_the_fisher_benchmark_gives_the_same_scores(scripts, monkeypatch):
     side_by_side, _, fisher = scripts
     model = load(torch.float64)
     batch = fisher.batch_of(24)
     mine, theirs = fisher.fisher_scores(model, [batch]), fisher.loop(model, batch)
     for name, score in theirs.items():
         torch.testing.assert_close(mine[name], score)
-    rows = fisher.contestants(model, "fp64", 24, None)
+    monkeypatch.setattr(fisher, "load", lambda name, dtype, layers: load(dtype))
+    names = ("dense", "loop", *fisher.GRANULARITIES)
+    rows = [fisher.contestant(name, "tiny", "fp32", None, 24) for name in names]
     side_by_side.race(rows, repeats=1, budget=60.0)
     assert [c.name for c in rows] == ["dense", "loop", "rows", "columns", "elements"]
     assert "x dense" in fisher.report(rows)
