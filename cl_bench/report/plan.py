@@ -23,9 +23,10 @@ def _lines(config: ExperimentConfig, runs: Sequence[RunSpec]) -> Iterator[str]:
         shown: list[str] = []
         for stage in run.stages:
             examples = "all" if stage.limit is None else str(stage.limit)
+            only = "" if config.stages[stage.index - 1].score else ", only trained on"
             yield (
                 f"  stage {stage.index}: {' + '.join(stage.tasks)}, {stage.epochs} epochs, "
-                f"{examples} examples, from the {stage.start} model"
+                f"{examples} examples, from the {stage.start} model{only}"
             )
             options = [
                 f"    {part.method.name}.{key} = {value}"
