@@ -178,18 +178,21 @@ def _why_missing(name: str, task_paths: Sequence[str | Path]) -> str:
     return f"{path}: lm-eval does not find the task '{name}' that it defines"
 
 
-def _without_test(manager: Any, name: str) -> str | dict[str, str]:
+def _without_test(manager: Any, name: str) -> str | dict[str, Any]:
     """How to load a task that may lack test documents: lm-eval insists on a split of them."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    config = load_yaml(manager.task_index[name].yaml_path, resolve_func=False)
+    path = manager.task_index[name].yaml_path
+    if path is None:
+        return name
+    config = load_yaml(path, resolve_func=True)
     splits = [config.get(f"{split}_split") for split in ("test", "validation", "training")]
     if splits[0] or splits[1] or not splits[2]:
         return name
-    return {"task": name, "validation_split": splits[2]}
+    return {**config, "validation_split": splits[2]}
 
 
-def _load_into(suite: Suite, manager: Any, name: str, spec: str | dict[str, str]) -> list[str]:
+def _load_into(suite: Suite, manager: Any, name: str, spec: str | dict[str, Any]) -> list[str]:
     try:
         loaded = manager.load([spec])
     except UserError as error:

@@ -24,7 +24,7 @@ from cl_bench.training.plan import UpdatePlan
 from tests.tiny import byte_tokenizer, tiny_model
 
 DOCUMENTS = {"choose": [0, 2, 5], "write": [1, 3, 4]}
-TRAIN = TrainConfig(max_prompt_tokens=16, max_answer_tokens=3)
+TRAIN = TrainConfig(max_prompt_tokens=4, max_answer_tokens=3)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_the_order_and_the_company_of_units_do_not_matter(units: list[Unit], eng
     together = records(model, units, engine)
     assert records(model, units[::-1], engine) == together[::-1]
     assert [records(model, [unit], engine)[0] for unit in units] == together
-    # Prompts of the stage task alone are cut to 16 tokens, so other answers come without.
+    # Prompts of the stage task alone are cut to 4 tokens, so other answers come without.
     whole = Unit("trace", "write", units[0].tasks, DOCUMENTS, TrainConfig(max_answer_tokens=3))
     assert records(model, [whole], engine)[0] != together[0]
     assert {len(record["loglikelihoods"]) for record in together[1]} == {2}
@@ -76,7 +76,7 @@ def test_what_a_unit_depends_on(units: list[Unit], tmp_path: Path) -> None:
     before = unit.depends_on()
     assert before == unit.depends_on()
     fewer = Unit("trace", "write", unit.tasks, {"write": [1, 3]}, TRAIN).depends_on()
-    longer = TrainConfig(max_prompt_tokens=16, max_answer_tokens=4)
+    longer = TrainConfig(max_prompt_tokens=4, max_answer_tokens=4)
     capped = Unit("trace", "write", unit.tasks, DOCUMENTS, longer).depends_on()
     differing = [{key for key in before if before[key] != other[key]} for other in (fewer, capped)]
     assert differing == [{"documents"}, {"prompt"}]
