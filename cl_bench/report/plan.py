@@ -18,6 +18,10 @@ def _lines(config: ExperimentConfig, runs: Sequence[RunSpec]) -> Iterator[str]:
     general = ", ".join(config.eval.general.tasks) or "none"
     yield f"General after {config.eval.general.after}: {general}"
     yield f"stage tasks after {config.eval.trace.after}: {config.eval.trace.cells} cells"
+    if within := config.eval.within_stage:
+        chosen = ", ".join(within.tasks) if within.tasks else "its own task and the earlier ones"
+        every = "epoch" if within.every == "epoch" else f"{within.every} updates"
+        yield f"inside a stage every {every}: {chosen}"
     for run in runs:
         yield f"\n{run.label}, seed {run.seed}"
         shown: list[str] = []

@@ -98,6 +98,13 @@ def test_when_and_what_is_scored(bench: Bench) -> None:
     assert scores(run / STAGES[1], "general") == {}
 
 
+def test_the_plan_names_it(bench: Bench) -> None:
+    out = bench.must("plan", "tiny.yaml", "-o", "eval.within_stage=20")
+    assert "inside a stage every 20 updates: its own task and the earlier ones" in out
+    out = bench.must("plan", "tiny.yaml", "-o", "eval.within_stage={tasks: [piqa]}")
+    assert "inside a stage every epoch: piqa" in out
+
+
 def test_the_report_has_a_table_and_a_figure(bench: Bench) -> None:
     out = bench.must("run", "tiny.yaml", "-o", "eval.within_stage=epoch")
     assert "## Inside the stages" in out and "(curves.png)" in out
