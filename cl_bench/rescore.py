@@ -80,7 +80,8 @@ def _narrow(config: ExperimentConfig, selection: Selection) -> tuple[ExperimentC
         stages = [
             stage.model_copy(update={"test_limit": selection.limit}) for stage in config.stages
         ]
-    evaluation = config.eval.model_copy(update={"general": general, "trace": trace})
+    changes = {"general": general, "trace": trace, "within_stage": None}
+    evaluation = config.eval.model_copy(update=changes)
     narrowed = config.model_copy(update={"eval": evaluation, "stages": stages})
     if chosen:
         return narrowed, [name for name in known if name in chosen]

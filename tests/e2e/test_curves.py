@@ -96,6 +96,7 @@ def test_when_and_what_is_scored(bench: Bench) -> None:
     assert points(run / STAGES[1])[0]["trace"] == {}
     assert points(run / STAGES[1])[0]["general"]["piqa"]["n"] == 2
     assert scores(run / STAGES[1], "general") == {}
+    bench.must("eval", "few", "--stage", "1", "--task", "FOMC")
 
 
 def test_the_plan_names_it(bench: Bench) -> None:
