@@ -63,6 +63,9 @@ class StageConfig(Section):
     epochs: PositiveInt = 1
     limit: PositiveInt | None = Field(None, description="training examples, a seeded sample")
     test_limit: PositiveInt | None = Field(None, description="test documents; beats eval.trace")
+    score: bool = Field(
+        True, description="false: the stage only trains; its task is no column of the matrix"
+    )
     method: str | dict[str, Any] | None = Field(
         None, description="this stage's own method; only when `methods:` is absent"
     )
@@ -83,6 +86,20 @@ class TraceEval(Section):
     limit: PositiveInt | None = Field(None, description="test documents a task, a seeded sample")
 
 
+class WithinStage(Section):
+    """Scoring in the middle of the stages, for curves of learning and forgetting."""
+
+    every: Literal["epoch"] | PositiveInt = Field(
+        "epoch", description="after every epoch or after so many updates"
+    )
+    tasks: list[str] | None = Field(
+        None, description="stage tasks or benchmarks; default: the stage's own and earlier ones"
+    )
+    limit: PositiveInt | None = Field(
+        None, description="documents a task, a seeded sample; default: those of the stage's end"
+    )
+
+
 class GeneralEval(Section):
     """What is scored to see what the model forgets that no stage taught it."""
 
@@ -96,6 +113,14 @@ class EvalConfig(Section):
 
     trace: TraceEval = TraceEval()
     general: GeneralEval = GeneralEval()
+    within_stage: WithinStage | None = Field(
+        None, description="`epoch`, a number of updates, or {every:, tasks:, limit:}"
+    )
+
+    @field_validator("within_stage", mode="before")
+    @classmethod
+    def _in_short(cls, value: Any) -> Any:
+        return {"every": value} if isinstance(value, str | int) else value
 
 
 class MethodEntry(BaseModel):

@@ -181,12 +181,15 @@ def portable_model(config: ExperimentConfig, folder: Path) -> dict[str, Any]:
 
 def resolved_config(config: ExperimentConfig, run: RunSpec, folder: Path) -> dict[str, Any]:
     """Everything that decides this run's numbers; where the data lies does not."""
+    evaluation = config.eval.model_dump(mode="json")
+    unscored = [canonical_name(stage.task) for stage in config.stages if not stage.score]
     return {
         "experiment": config.name,
         "label": run.label,
         "seed": run.seed,
         "model": portable_model(config, folder),
-        "eval": config.eval.model_dump(mode="json"),
+        "eval": {key: value for key, value in evaluation.items() if value is not None},
+        **({"unscored": unscored} if unscored else {}),
         "stages": [
             {
                 "index": stage.index,
@@ -238,8 +241,8 @@ def _score_base(work: Workplace, folder: Path, model_path: str | Path) -> None:
     seed_everything(0)
     model, tokenizer = load_model(model_path, config.model.dtype, str(work.device))
     work.reporter.scoring("base model")
-    names = [] if config.eval.trace.after == "never" else list(work.suite.stage_tasks)
-    units = work.suite.units(names, True, config.train)
+    names = [] if config.eval.trace.after == "never" else work.suite.columns
+    units = work.suite.units(names, config.eval.general.after != "never", config.train)
     basis = {"model": settings["model"]}
     scores = work.suite.score(model, tokenizer, units, place, basis, work.reporter)
     general = {**scores["general"], "mean": general_mean(scores["general"])}
@@ -252,7 +255,9 @@ def base_settings(config: ExperimentConfig, folder: Path) -> dict[str, Any]:
     train = config.train
     return {
         "model": portable_model(config, folder),
-        "stages": [[canonical_name(stage.task), stage.test_limit] for stage in config.stages],
+        "stages": [
+            [canonical_name(stage.task), stage.test_limit] for stage in config.stages if stage.score
+        ],
         "trace_limit": config.eval.trace.limit,
         "general": config.eval.general.model_dump(mode="json", exclude={"after"}),
         "prompt": [train.max_prompt_tokens, train.max_answer_tokens, train.truncation],

@@ -31,7 +31,7 @@ class Reporter:
         self._tokens = 0
         self._task = ""
         self._count = self._documents = self._before = self._here = 0
-        self._began = self._printed = time.monotonic()
+        self._began = self._scoring = self._printed = time.monotonic()
 
     def __enter__(self) -> Reporter:
         if self.enabled and self.console.is_terminal:
@@ -102,7 +102,7 @@ class Reporter:
 
     def tasks(self, count: int, documents: int) -> None:
         """`documents` are still to be answered, in the tasks of `count` that are not done yet."""
-        self._began = self._printed = time.monotonic()
+        self._scoring = self._printed = time.monotonic()
         self._count, self._documents = count, documents
         self._before = self._here = 0
 
@@ -122,7 +122,7 @@ class Reporter:
                 self._steps, total=self._documents, completed=int(answered), detail=self._task
             )
         elif now - self._printed >= PLAIN_SECONDS:
-            seconds = (now - self._began) / max(answered, 1) * (self._documents - answered)
+            seconds = (now - self._scoring) / max(answered, 1) * (self._documents - answered)
             left = f"  about {clock(seconds)} left" if answered else ""
             self.line(f"  {self._task}  {what} {done}/{total}{left}")
             self._printed = now

@@ -21,7 +21,7 @@ from cl_bench.store import (
     sha256_of,
     stage_number,
 )
-from cl_bench.suite import Suite, load_suite
+from cl_bench.suite import Suite, load_suite, scored_tasks
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def experiment_config(experiment: Path, data_root: Path | None = None) -> Experi
 
 def _narrow(config: ExperimentConfig, selection: Selection) -> tuple[ExperimentConfig, list[str]]:
     """The config with the chosen tasks and limit, and the stage tasks among them."""
-    known = [canonical_name(stage.task) for stage in config.stages]
+    known = scored_tasks(config)
     chosen = [canonical_name(name) for name in selection.tasks]
     general = config.eval.general
     if chosen:
@@ -80,9 +80,12 @@ def _narrow(config: ExperimentConfig, selection: Selection) -> tuple[ExperimentC
         stages = [
             stage.model_copy(update={"test_limit": selection.limit}) for stage in config.stages
         ]
-    evaluation = config.eval.model_copy(update={"general": general, "trace": trace})
+    changes = {"general": general, "trace": trace, "within_stage": None}
+    evaluation = config.eval.model_copy(update=changes)
     narrowed = config.model_copy(update={"eval": evaluation, "stages": stages})
-    return narrowed, [name for name in known if name in chosen] if chosen else known
+    if chosen:
+        return narrowed, [name for name in known if name in chosen]
+    return narrowed, scored_tasks(config, selection.stage)
 
 
 def _score_run(
@@ -101,8 +104,7 @@ def _score_run(
         raise UserError(f"{run.path}: stage {selection.stage} has no checkpoint (there: {there})")
     stages = read_json(run.path / "run.json")["config"]["stages"]
     train = TrainConfig.model_validate(stages[selection.stage - 1]["train"])
-    names = stage_names if selection.tasks else stage_names[: selection.stage]
-    units = suite.units(names, True, train)
+    units = suite.units(stage_names, True, train)
     basis = {"checkpoint": folder.fingerprint()}
     settings = {
         "trace": {unit.name: unit.size for unit in units if unit.part == "trace"},

@@ -20,6 +20,7 @@ from cl_bench.checkpoints import (
     save_tensors,
 )
 from cl_bench.config import ExperimentConfig
+from cl_bench.curve import Curve, stage_curve
 from cl_bench.data.examples import Example
 from cl_bench.data.tokens import encode_examples, pad_id, padding
 from cl_bench.evaluation.scores import general_mean, operation_score
@@ -31,7 +32,7 @@ from cl_bench.progress import Reporter
 from cl_bench.resolve import RunSpec, StageSpec
 from cl_bench.seeds import derive_seed
 from cl_bench.store import RunFolder, StageFolder, read_json, write_json
-from cl_bench.suite import Suite, cells_to_score, general_after
+from cl_bench.suite import Suite, cells_to_score, general_after, scored_tasks
 from cl_bench.training.loop import Batcher, Processes, train_stage
 
 
@@ -93,6 +94,7 @@ def _train(
     _load_states(method, state)
     seed_everything(derive_seed(run.seed, spec.index, "training", work.processes.rank))
     stage, batcher = _stage(work, run, position, model, tokenizer)
+    curve = _curve(work, spec, place, stage, tokenizer)
     work.reporter.begin(label)
     with (place.path / "train.jsonl").open("a", encoding="utf-8") as log:
 
@@ -102,14 +104,19 @@ def _train(
                 log.flush()
             work.reporter.step(record, total)
 
-        train_stage(stage, method, spec.epochs, batcher, on_step)
+        train_stage(stage, method, spec.epochs, batcher, on_step, curve)
     if spec.train.gradient_checkpointing:
         model.gradient_checkpointing_disable()
     trained = time.perf_counter()
     if work.first_process:
         save_tensors(place.method_state, state | _states(method))
         write_json(place.path / "notes.json", stage.notes)
-        timing = {"train_seconds": round(trained - began, 2), "peak_memory_mb": peak_memory_mb()}
+        within = 0.0 if curve is None else curve.seconds
+        timing = {
+            "train_seconds": round(trained - began - within, 2),
+            "curve_seconds": round(within, 2),
+            "peak_memory_mb": peak_memory_mb(),
+        }
         write_json(place.path / "timing.json", timing)
         save_checkpoint(stage.model, tokenizer, place.checkpoint, base)
     wait_for_everyone(work.processes)
@@ -170,6 +177,24 @@ def _stage(
     return stage, batcher
 
 
+def _curve(
+    work: Workplace, spec: StageSpec, place: StageFolder, stage: Stage, tokenizer: Any
+) -> Curve | None:
+    """Scores while the stage is trained, by the first process."""
+    if not work.first_process:
+        return None
+    return stage_curve(
+        work.config,
+        work.suite,
+        spec.index,
+        spec.train,
+        place.path,
+        stage.model,
+        tokenizer,
+        work.reporter,
+    )
+
+
 def _score(
     work: Workplace,
     spec: StageSpec,
@@ -189,7 +214,7 @@ def _score(
     timing = read_json(timing_file) if timing_file.is_file() else {}
     timing["score_seconds"] = round(time.perf_counter() - began, 2)
     write_json(timing_file, timing)
-    seen = list(work.suite.stage_tasks)[: spec.index]
+    seen = scored_tasks(work.config, spec.index)
     finish_scores(
         place.path,
         {

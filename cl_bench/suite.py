@@ -11,7 +11,7 @@ from cl_bench.config import ExperimentConfig, TrainConfig
 from cl_bench.data.examples import sample_documents
 from cl_bench.data.loading import load_suite as load_task_suite
 from cl_bench.data.tasks import canonical_name, general_name
-from cl_bench.errors import UserError
+from cl_bench.errors import UserError, nearest
 from cl_bench.evaluation.engines import engine_fault
 from cl_bench.evaluation.harness import TaskResult, group_json
 from cl_bench.evaluation.units import Unit, answering
@@ -27,11 +27,19 @@ class Suite:
     """Loaded tasks and the documents of each that are scored."""
 
     stage_tasks: Mapping[str, Any]
+    """All that are trained on; those without documents are not scored."""
     general: Mapping[str, Mapping[str, Any]]
     """For each benchmark of General, its leaf tasks (itself, or a group's members)."""
     documents: Mapping[str, Sequence[int]]
     """Document ids by leaf task."""
+    curve_documents: Mapping[str, Sequence[int]]
+    """The same inside the stages (`eval.within_stage`)."""
     engine: str
+
+    @property
+    def columns(self) -> list[str]:
+        """The stage tasks that are scored, in order."""
+        return [name for name in self.stage_tasks if name in self.documents]
 
     def units(self, stage_names: Sequence[str], general: bool, train: TrainConfig) -> list[Unit]:
         """The stage tasks of these names, then General's benchmarks if asked for."""
@@ -94,23 +102,35 @@ def load_suite(config: ExperimentConfig, engine: str) -> Suite:
     stages = {canonical_name(stage.task): stage for stage in config.stages}
     general = config.eval.general
     benchmarks = {name: general_name(name, config.task_paths) for name in general.tasks}
+    inside = curve_tasks(config, len(config.stages))
     if general.after == "never":
-        benchmarks = {}
+        benchmarks = {name: task for name, task in benchmarks.items() if name in inside}
+    if unknown := _unknown_curve_tasks(config):
+        raise UserError(unknown)
     loaded = load_task_suite(
         [*stages, *benchmarks.values()],
         data_root=config.data_root,
         task_paths=config.task_paths,
         require_training=list(stages),
+        train_only=[name for name, stage in stages.items() if not stage.score],
     )
+    within = config.eval.within_stage
+    fewer = within.limit if within else None
     documents: dict[str, Sequence[int]] = {}
+    curve: dict[str, Sequence[int]] = {}
     members: dict[str, dict[str, Any]] = {}
     for name, task in benchmarks.items():
         members[name] = {leaf: loaded.tasks[leaf] for leaf in loaded.members[task]}
         documents |= stratified_documents(members[name], general.limit)
+        curve |= stratified_documents(members[name], fewer or general.limit)
     for name, stage in stages.items():
+        if not stage.score:
+            continue
         limit = stage.test_limit or config.eval.trace.limit
         documents[name] = sample_documents(loaded.tasks[name], limit, DOCUMENT_SEED)
-    return Suite({name: loaded.tasks[name] for name in stages}, members, documents, engine)
+        curve[name] = sample_documents(loaded.tasks[name], fewer or limit, DOCUMENT_SEED)
+    tasks = {name: loaded.tasks[name] for name in stages}
+    return Suite(tasks, members, documents, curve, engine)
 
 
 def stratified_documents(tasks: Mapping[str, Any], limit: int | None) -> dict[str, list[int]]:
@@ -135,18 +155,39 @@ def stratified_documents(tasks: Mapping[str, Any], limit: int | None) -> dict[st
 
 def cells_to_score(config: ExperimentConfig, index: int, tasks: Sequence[str]) -> list[str]:
     """Which columns of the matrix are scored after stage `index` (1-based)."""
-    names = [canonical_name(stage.task) for stage in config.stages]
-    trace, last = config.eval.trace, index == len(names)
+    trace, last = config.eval.trace, index == len(config.stages)
     if trace.after == "never" or (trace.after == "last" and not last):
         return []
     if trace.cells == "all":
-        return names
-    if trace.cells == "lower" or last:
-        return names[:index]
-    return [name for name in names if name in tasks]
+        return scored_tasks(config)
+    seen = scored_tasks(config, index)
+    return seen if trace.cells == "lower" or last else [name for name in seen if name in tasks]
+
+
+def scored_tasks(config: ExperimentConfig, until: int | None = None) -> list[str]:
+    """The columns of the matrix: tasks of the stages that are scored, up to stage `until`."""
+    return [canonical_name(stage.task) for stage in config.stages[:until] if stage.score]
 
 
 def general_after(config: ExperimentConfig, index: int) -> bool:
     """Whether General is scored after stage `index`."""
     after = config.eval.general.after
     return after == "every" or (after == "last" and index == len(config.stages))
+
+
+def curve_tasks(config: ExperimentConfig, index: int) -> list[str]:
+    """What is scored inside stage `index`: the chosen tasks, else its own and the earlier ones."""
+    within = config.eval.within_stage
+    if within is None or within.tasks is None:
+        return scored_tasks(config, index if within else 0)
+    return [canonical_name(name) for name in within.tasks]
+
+
+def _unknown_curve_tasks(config: ExperimentConfig) -> list[str]:
+    known = [*scored_tasks(config), *config.eval.general.tasks]
+    return [
+        f"eval.within_stage.tasks: {name}: neither a stage task that is scored nor in "
+        f"eval.general.tasks{nearest(name, known)}"
+        for name in curve_tasks(config, len(config.stages))
+        if name not in known
+    ]

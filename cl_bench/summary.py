@@ -17,14 +17,17 @@ def write_summary(experiment: Path, run: RunFolder) -> None:
 
 def summarise_run(experiment: Path, run: RunFolder) -> Summary:
     """OP, BWT, forgetting and General of the complete stages of a run."""
-    stages = read_json(run.path / "run.json")["config"]["stages"]
+    config = read_json(run.path / "run.json")["config"]
+    stages, unscored = config["stages"], config.get("unscored", [])
     base = read_json(experiment / "base" / "scores.json")
     complete = [read_json(s.scores_file) for s in run.stages() if s.complete]
     rows = [cells(scores["trace"]) for scores in complete]
     setting = "sequential"
     if all(stage["start"] == "base" for stage in stages):
         setting = "joint" if len(stages) == 1 else "single"
-    learned = {task: stage["index"] for stage in stages for task in stage["tasks"]}
+    learned = {
+        task: stage["index"] for stage in stages for task in stage["tasks"] if task not in unscored
+    }
     return summarise(
         rows,
         list(learned),
@@ -33,6 +36,7 @@ def summarise_run(experiment: Path, run: RunFolder) -> Summary:
         cells(base["general"]),
         setting=setting,  # type: ignore[arg-type]
         learned=learned,
+        stages=len(stages),
     )
 
 

@@ -54,18 +54,20 @@ def load_suite(
     task_paths: Sequence[str | Path] = (),
     *,
     require_training: Iterable[str] = (),
+    train_only: Iterable[str] = (),
     metadata: Mapping[str, Any] | None = None,
 ) -> Suite:
     """Loads tasks and groups by name, with their data.
 
     `data_root` None means `$CL_BENCH_DATA_ROOT` or the user cache. Tasks named in
-    `require_training` are loaded too and must have answers to train on. `metadata` is passed to
-    the YAMLs' functions beside `data_root`.
+    `require_training` are loaded too and must have answers to train on; those in `train_only` need
+    no test documents. `metadata` is passed to the YAMLs' functions beside `data_root`.
 
     Raises UserError with the faults of all tasks: folders that do not exist, unknown names, YAMLs
     that do not resolve, missing or malformed data, no or an empty training set.
     """
     stages = {canonical_name(name) for name in require_training}
+    unscored = {canonical_name(name) for name in train_only}
     wanted = list(dict.fromkeys([*map(canonical_name, names), *sorted(stages)]))
     folders = task_folders(task_paths)
     faults = [f"task_paths: {path} is not a folder" for path in folders if not path.is_dir()]
@@ -76,7 +78,8 @@ def load_suite(
         faults += [_why_missing(name, task_paths) for name in sorted(missing)]
         for name in wanted:
             if name not in missing:
-                faults += _load_into(suite, manager, name)
+                spec = _without_test(manager, name) if name in unscored else name
+                faults += _load_into(suite, manager, name, spec)
     faults += _stage_faults(suite, sorted(stages & suite.members.keys()))
     if faults:
         raise UserError(faults)
@@ -175,9 +178,23 @@ def _why_missing(name: str, task_paths: Sequence[str | Path]) -> str:
     return f"{path}: lm-eval does not find the task '{name}' that it defines"
 
 
-def _load_into(suite: Suite, manager: Any, name: str) -> list[str]:
+def _without_test(manager: Any, name: str) -> str | dict[str, Any]:
+    """How to load a task that may lack test documents: lm-eval insists on a split of them."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    path = manager.task_index[name].yaml_path
+    if path is None:
+        return name
+    config = load_yaml(path, resolve_func=True)
+    splits = [config.get(f"{split}_split") for split in ("test", "validation", "training")]
+    if splits[0] or splits[1] or not splits[2]:
+        return name
+    return {**config, "validation_split": splits[2]}
+
+
+def _load_into(suite: Suite, manager: Any, name: str, spec: str | dict[str, Any]) -> list[str]:
     try:
-        loaded = manager.load([name])
+        loaded = manager.load([spec])
     except UserError as error:
         return [f"{name}: {fault}" for fault in error.faults]
     except Exception as error:

@@ -68,7 +68,7 @@ ASSUMED_CORRELATION = 0.5
 class ScoreMatrix:
     """Scores by stage and task. `rows[t - 1]` is after stage t; a missing or None cell was not
     measured. `learned` is the stage that taught each task (default: task i in stage i, all in
-    stage 1 when joint); stages that teach none of `tasks` are allowed.
+    stage 1 when joint); stages that teach none of `tasks` are allowed: `stages` counts them too.
     """
 
     rows: Sequence[Row]
@@ -76,6 +76,7 @@ class ScoreMatrix:
     base: Row | None = None
     setting: Setting = "sequential"
     learned: Mapping[str, int] = field(default_factory=dict)
+    stages: int = 0
 
     def cell(self, stage: int, task: str) -> Cell | None:
         """R[stage, task], or None."""
@@ -91,7 +92,7 @@ class ScoreMatrix:
     @property
     def last(self) -> int:
         """The number of stages that the sequence has, run or not."""
-        return max([len(self.rows), *(self.stage_of(task) for task in self.tasks)])
+        return max([self.stages, len(self.rows), *(self.stage_of(task) for task in self.tasks)])
 
     def learned_by(self, stage: int) -> list[str]:
         """Tasks taught up to and including the stage, in order."""
@@ -253,14 +254,15 @@ def summarise(
     *,
     setting: Setting = "sequential",
     learned: Mapping[str, int] | None = None,
+    stages: int = 0,
 ) -> Summary:
     """All numbers of one run from its rows (one a stage), and General's rows (one a stage).
 
-    For `base` leave `matrix` and `general` empty. `learned` as in `ScoreMatrix`.
+    For `base` leave `matrix` and `general` empty. `learned` and `stages` as in `ScoreMatrix`.
     """
-    rows = ScoreMatrix(matrix, tasks, base_row, setting, learned or {})
-    stages = [base_general] if setting == "base" else general
-    return Summary(rows, [general_score(row, base_general) for row in stages])
+    rows = ScoreMatrix(matrix, tasks, base_row, setting, learned or {}, stages)
+    measured = [base_general] if setting == "base" else general
+    return Summary(rows, [general_score(row, base_general) for row in measured])
 
 
 def _op_weights(matrix: ScoreMatrix, stage: int) -> Weights:

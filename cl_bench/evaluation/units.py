@@ -16,7 +16,8 @@ from cl_bench.evaluation.guard import untouched
 from cl_bench.evaluation.harness import TaskResult, evaluate_tasks
 from cl_bench.store import sha256_of
 
-WHERE_DATA_LIES = ("dataset_path", "dataset_name", "dataset_kwargs")
+WHERE_DATA_LIES = ("dataset_path", "dataset_name", "dataset_kwargs", "data_root", "config_source")
+"""Keys of a task's definition, or of its metadata, that hold paths."""
 
 
 @dataclass(frozen=True)
@@ -85,5 +86,6 @@ def _prompt_encoder(tokenizer: Any, train: TrainConfig) -> EncodePrompts:
 def _definition(task: Any) -> str:
     """What the YAML says, functions by their source and without their addresses in memory."""
     config = {k: v for k, v in task.dump_config().items() if k not in WHERE_DATA_LIES}
-    metadata = {k: v for k, v in (config.pop("metadata", None) or {}).items() if k != "data_root"}
+    metadata = config.pop("metadata", None) or {}
+    metadata = {k: v for k, v in metadata.items() if k not in WHERE_DATA_LIES}
     return re.sub(r" at 0x[0-9a-f]+", "", str(sorted({**config, "metadata": metadata}.items())))

@@ -7,8 +7,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from cl_bench.data.tasks import canonical_name
 from cl_bench.evaluation.scores import Cell, Comparison, Summary, compare_seeds
 from cl_bench.report.cells import labels_table, learned_table, short
+from cl_bench.report.curves import curve_lines, load_curves
 from cl_bench.report.results import MethodResult, load_results
 from cl_bench.report.tables import Column, number, table
 from cl_bench.store import read_json, write_text
@@ -40,6 +42,10 @@ def _lines(experiment: Path) -> Iterator[str]:
     yield from learned_table(base_scores, results)
     for result in results:
         yield from _matrix(result, base_scores, tasks)
+    if curves := load_curves(results):
+        from cl_bench.report.figures import draw_curves
+
+        yield from curve_lines(curves, draw_curves(curves, experiment))
     yield from labels_table(base_scores, results)
 
 
@@ -49,7 +55,9 @@ def _about(
     from importlib.metadata import version
 
     model = config["model"]["path"]
-    yield f"Model `{model}`, {len(base['trace'])} stages, seeds {_seeds(results)}."
+    only = [canonical_name(s["task"]) for s in config["stages"] if not s.get("score", True)]
+    more = f" ({len(only)} only trained on: {', '.join(map(short, only))})" if only else ""
+    yield f"Model `{model}`, {len(config['stages'])} stages{more}, seeds {_seeds(results)}."
     if model == "smollm2-135m":
         yield (
             "The model is SmolLM2-135M-Instruct dequantised from 4 bits: its scores are not those "

@@ -12,8 +12,8 @@ place, then `clip` (the norm of what the plan selects and the methods left), the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import TracebackType
 
@@ -214,6 +214,21 @@ class SelectiveUpdate:
             + sum(index.nbytes for index in indices)
             - shared,
         }
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The model as an ordinary one, with the weights so far; then trained on as before.
+
+        A scoring in between rounds as one of the saved weights does, and costs no more.
+        """
+        forwards = [(module, vars(module).pop("forward")) for module in self._patched]
+        self._attention.close()
+        try:
+            yield
+        finally:
+            for module, forward in forwards:
+                module.forward = forward
+            self._attention.enter_context(cpu_attention(self.model))
 
     def close(self) -> None:
         """Makes the model an ordinary one again; the engine keeps no hold on it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cl_bench.data.batches import collate, epoch_batches, for_process, micro_batches
 from cl_bench.errors import RunError
@@ -70,6 +70,16 @@ class Batcher:
         return for_process(parts, self.processes.rank, self.processes.world)
 
 
+class Between(Protocol):
+    """Something done in the middle of training, when the model is an ordinary one."""
+
+    def due(self, step: int, total: int, ends_epoch: bool) -> bool:
+        """Asked before the first update (step 0) and after each."""
+
+    def score(self, record: Mapping[str, Any]) -> None:
+        """Gets the record of the last update; before the first: step, epoch 0 and phase 1."""
+
+
 def count_updates(examples: int, batch_size: int, epochs: int) -> int:
     """Optimiser updates of a phase; the last batch of an epoch may be smaller."""
     return epochs * -(-examples // batch_size)
@@ -81,6 +91,7 @@ def train_stage(
     epochs: int,
     batcher: Batcher,
     on_step: Callable[[dict[str, Any], int], None],
+    between: Between | None = None,
 ) -> None:
     """Train `stage.model` as the method says; it is an ordinary model again afterwards.
 
@@ -98,11 +109,26 @@ def train_stage(
         if begin is not None and phase.start == "stage":
             stage.model.load_state_dict(begin)
         with SelectiveUpdate(stage.model, plan, betas=stage.train.betas) as engine:
-            for record in _phase(stage, method, engine, phase, number, batcher):
+            if done == 0:
+                _pause(engine, between, {"step": 0, "epoch": 0, "phase": 1}, total, False)
+            for record, ends_epoch in _phase(stage, method, engine, phase, number, batcher):
                 done += 1
                 on_step({"step": done, **record}, total)
+                _pause(engine, between, {"step": done, **record}, total, ends_epoch)
     stage.model.eval()
     method.finish(stage)
+
+
+def _pause(
+    engine: SelectiveUpdate,
+    between: Between | None,
+    record: dict[str, Any],
+    total: int,
+    ends_epoch: bool,
+) -> None:
+    if between is not None and between.due(record["step"], total, ends_epoch):
+        with engine.paused():
+            between.score(record)
 
 
 def _snapshot(model: torch.nn.Module) -> dict[str, Tensor]:
@@ -116,7 +142,8 @@ def _phase(
     phase: Phase,
     number: int,
     batcher: Batcher,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[tuple[dict[str, Any], bool]]:
+    """The record of each update, and whether it ends an epoch."""
     train = stage.train
     encoded = batcher.encode(phase.examples)
     lengths = [len(item.input_ids) for item in encoded]
@@ -130,7 +157,7 @@ def _phase(
             stage=stage.index,
             epoch=epoch + 1000 * number,
         )
-        for batch in order:
+        for place, batch in enumerate(order, 1):
             lr = learning_rate(train, done, total)
             members = [encoded[i] for i in batch]
             tokens = sum(item.answer_tokens for item in members)
@@ -139,7 +166,7 @@ def _phase(
             norm = _update(stage, method, engine, train, lr, done + 1, batcher)
             done += 1
             _check_finite(loss, norm, done, stage)
-            yield {
+            record = {
                 "epoch": epoch + 1,
                 "phase": number + 1,
                 "loss": loss,
@@ -149,6 +176,7 @@ def _phase(
                 "tokens": sum(len(item.input_ids) for item in members),
                 "examples": len(members),
             }
+            yield record, place == len(order)
 
 
 def _accumulate(

@@ -1,0 +1,96 @@
+"""Scores inside the stages: a table for each run, and what the figure draws."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cl_bench.report.cells import short
+from cl_bench.report.results import MethodResult
+from cl_bench.report.tables import Column, number, table
+from cl_bench.store import RunFolder, read_json, read_records
+
+POINTS = 12
+"""Rows of a stage in the table; the figure and curve.jsonl have all."""
+
+
+@dataclass(frozen=True)
+class RunCurve:
+    """The curves of all stages of one run."""
+
+    name: str
+    stages: Sequence[tuple[int, str, Sequence[dict[str, Any]]]]
+    """Stage number, its task, and the lines of its curve.jsonl."""
+
+    @property
+    def tasks(self) -> list[str]:
+        """Every task that has a point, stage tasks first."""
+        return list(
+            dict.fromkeys(
+                task
+                for part in ("trace", "general")
+                for _, _, points in self.stages
+                for point in points
+                for task in point[part]
+            )
+        )
+
+
+def load_curves(results: Sequence[MethodResult]) -> list[RunCurve]:
+    """Of every run that has some, the stages whose training is finished."""
+    found = []
+    for result in results:
+        for run in result.runs:
+            stages = list(_stages(run))
+            if stages:
+                found.append(RunCurve(result.name(run), stages))
+    return found
+
+
+def _stages(run: RunFolder) -> Iterator[tuple[int, str, list[dict[str, Any]]]]:
+    for folder in run.stages():
+        file = folder.path / "curve.jsonl"
+        if folder.complete and file.is_file():
+            task = read_json(folder.scores_file)["task"]
+            name = task if isinstance(task, str) else "joint"
+            yield int(folder.path.name.split("-")[1]), name, read_records(file)
+
+
+def curve_lines(curves: Sequence[RunCurve], figure: Path) -> Iterator[str]:
+    """Markdown: the figure, then a table for each run."""
+    yield ""
+    yield "## Inside the stages"
+    yield ""
+    yield f"![Scores over all updates, a panel for each task]({figure.name})"
+    yield ""
+    yield "Update 0 is the model that a stage began with; dashed lines in the figure begin a stage."
+    for curve in curves:
+        tasks = curve.tasks
+        rows = [
+            [f"{number_}", str(point["step"]), str(point["epoch"]), *_cells(point, tasks)]
+            for number_, _, points in curve.stages
+            for point in _thinned(points)
+        ]
+        yield ""
+        yield f"### {curve.name}"
+        yield ""
+        columns = [Column("stage", "left"), Column("update"), Column("epoch")]
+        yield from table([*columns, *(Column(short(task)) for task in tasks)], rows)
+
+
+def _cells(point: dict[str, Any], tasks: Sequence[str]) -> list[str]:
+    found = point["trace"] | point["general"]
+    return [
+        number([found[task] | {"value": found[task]["score"]}]) if task in found else "-"
+        for task in tasks
+    ]
+
+
+def _thinned(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """At most POINTS of them at even distances, the first and the last among them."""
+    last = len(points) - 1
+    if last < POINTS:
+        return list(points)
+    return [points[round(i * last / (POINTS - 1))] for i in range(POINTS)]
