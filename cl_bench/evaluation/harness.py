@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cl_bench.evaluation.answer_form import kind_of, labels_of
+from cl_bench.evaluation.probe_scores import DocumentProbe
 from cl_bench.evaluation.scores import Cell, unweighted_mean, weighted_mean
 
 FEWSHOT_SEED = 1234
@@ -31,6 +32,7 @@ class TaskResult:
     records: list[dict[str, Any]] = field(default_factory=list)
     samples: list[Mapping[str, Any]] = field(default_factory=list, repr=False)
     """What lm-eval has of every record's document: `doc`, `arguments` of its requests, ..."""
+    probes: list[DocumentProbe] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """What `scores.json` holds for the task."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from cl_bench.evaluation.engine import SharedPrefixLM
 from cl_bench.evaluation.harness import TaskResult
 from cl_bench.evaluation.probe_scores import DocumentProbe
 from cl_bench.evaluation.probes import probe_documents
+from cl_bench.store import sha256_of
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ class Reference:
     folder: Path
     sampled: Sampled | None = None
     """What to write there when the base model itself is probed; None: read what is there."""
+
+    def depends_on(self) -> str:
+        """A checksum of the sample, or that there is none of its own."""
+        return "of base" if self.sampled is None else sha256_of(asdict(self.sampled))
 
 
 def probe_tasks(

@@ -42,7 +42,7 @@ ABOUT = (
 
 def probes_section(experiment: Path, base: Entry, results: Sequence[MethodResult]) -> Iterator[str]:
     """The base model, every stage of every run, and the methods compared after the last stage."""
-    if "probes" not in base:
+    if not base.get("probes"):
         return
     yield ""
     yield "## Probes"
