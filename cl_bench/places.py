@@ -22,7 +22,9 @@ class Place:
 
     def tasks(self) -> dict[str, list[str]]:
         """For each stage task and benchmark its leaves; leaves that no score names stand alone."""
-        written = {file.stem for file in (self.path / "predictions").glob("*.jsonl")}
+        files = (self.path / "predictions").glob("*.jsonl")
+        # Task names have no dot: `<task>.probes.jsonl` stands beside the predictions.
+        written = {file.stem for file in files if "." not in file.stem}
         named: dict[str, list[str]] = {}
         if (self.path / "scores.json").is_file():
             scores = read_json(self.path / "scores.json")

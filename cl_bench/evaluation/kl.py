@@ -128,7 +128,10 @@ def keep_reference(model: Any, texts: Mapping[int, Text], file: Path) -> None:
 
 
 def measure(model: Any, file: Path) -> dict[int, Divergence]:
-    """Divergences of a model from a kept reference, by document id; none if there is no file."""
+    """Divergences of a model from a kept reference, by document id; none if there is no file.
+
+    Texts where one is not finite are left out: the model diverged, or excludes a token.
+    """
     if not file.is_file():
         return {}
     with safe_open(file, framework="pt") as kept:
@@ -144,7 +147,8 @@ def measure(model: Any, file: Path) -> dict[int, Divergence]:
         found = {}
         for i, current in zip(ids, log_distributions(model, texts.values()), strict=True):
             values = divergence(kept.get_tensor(f"{i}.log_p"), current)
-            found[i] = Divergence(texts[i].positions, tuple(values.tolist()))
+            if values.isfinite().all():
+                found[i] = Divergence(texts[i].positions, tuple(values.tolist()))
     return found
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import isfinite
 from typing import Any
 
 from cl_bench.config import TrainConfig
@@ -64,11 +65,8 @@ def _choices(
     found = []
     for probe, record, choice in zip(probes, result.records, gold, strict=True):
         tokens = next(counts) if choice is not None else 0
-        if choice is not None and tokens:
-            nll = -record["loglikelihoods"][choice] / tokens
-            found.append(replace(probe, nll=nll, tokens=tokens))
-        else:
-            found.append(probe)
+        known = choice is not None and tokens
+        found.append(_with_nll(probe, record["loglikelihoods"][choice], tokens) if known else probe)
     return found
 
 
@@ -85,13 +83,19 @@ def _generated(
     for probe, question, target, score in zip(probes, questions, targets, scores, strict=True):
         gold, options = score
         if gold is not None and question.gold is not None:
-            tokens = len(question.gold[1])
-            probe = replace(probe, nll=-gold / tokens, tokens=tokens)
-        if options:
+            probe = _with_nll(probe, gold, len(question.gold[1]))
+        if options and all(map(isfinite, options)):
             label = labels[max(range(len(labels)), key=options.__getitem__)]
             probe = replace(probe, label=label, constrained=float(label == target))
         found.append(probe)
     return found
+
+
+def _with_nll(probe: DocumentProbe, log_likelihood: float, tokens: int) -> DocumentProbe:
+    """A model that diverged has no finite likelihood: not measured, as JSON has no NaN."""
+    if not isfinite(log_likelihood):
+        return probe
+    return replace(probe, nll=-log_likelihood / tokens, tokens=tokens)
 
 
 def score_questions(

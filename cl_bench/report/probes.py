@@ -52,8 +52,8 @@ def probes_section(experiment: Path, base: Entry, results: Sequence[MethodResult
         return
     yield ABOUT
     yield ""
-    rows = [["base", "-", *_row(base, experiment / "base" / "predictions", None)]]
     before = experiment / "base" / "predictions"
+    rows = [["base", "-", *_row(base, before, None)]]
     for result in results:
         for run in result.runs:
             for stage in run.stages():

@@ -81,6 +81,13 @@ def test_a_benchmark_without_reference_is_not_measured(tmp_path: Path) -> None:
     assert kl.measure(tiny_model(), tmp_path / "none.safetensors") == {}
 
 
+def test_a_model_that_diverged_is_not_measured(tmp_path: Path) -> None:
+    kl.keep_reference(tiny_model(), texts(), tmp_path / "kl.safetensors")
+    broken = tiny_model()
+    broken.lm_head.weight.data.fill_(float("nan"))
+    assert kl.measure(broken, tmp_path / "kl.safetensors") == {}
+
+
 def test_texts_are_the_ends_of_prompts_with_seeded_positions() -> None:
     found = texts(positions=6)
     tokenizer = byte_tokenizer()

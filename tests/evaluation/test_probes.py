@@ -9,6 +9,9 @@ import pytest
 import torch
 
 from cl_bench.config import TrainConfig
+from cl_bench.data.examples import Example
+from cl_bench.data.tokens import encode_examples
+from cl_bench.data.truncation import Truncation
 from cl_bench.evaluation.engine import SharedPrefixLM
 from cl_bench.evaluation.harness import TaskResult, evaluate_tasks
 from cl_bench.evaluation.probe_scores import DocumentProbe
@@ -56,6 +59,20 @@ def test_a_stage_task_is_asked_for_the_tokens_of_training(limit: int) -> None:
         expected = -log_p(ids(doc["prompt"])[-limit:], answer) / len(answer)
         assert probe.nll == pytest.approx(expected, abs=1e-5)
         assert (probe.label, probe.constrained) == (None, None)
+
+
+@pytest.mark.parametrize("truncation", ["left", "keep_instruction", "trace"])
+def test_of_a_stage_task_it_is_the_loss_of_training(truncation: Truncation) -> None:
+    train = TrainConfig(max_prompt_tokens=40, max_answer_tokens=12, truncation=truncation)
+    for probe in probes("mini_scienceqa", train):
+        doc = TASKS["mini_scienceqa"].eval_docs[probe.doc_id]
+        example = Example(doc["prompt"], doc["answer"], 0, "mini_scienceqa", "generate")
+        (encoded,) = encode_examples([example], TOKENIZER, 40, 12, truncation)
+        tokens = torch.tensor([encoded.input_ids])
+        labels = tokens.clone()
+        labels[:, : encoded.prompt_length] = -100
+        loss = MODEL(input_ids=tokens, labels=labels).loss.item()
+        assert (probe.nll, probe.tokens) == (pytest.approx(loss, abs=1e-5), encoded.answer_tokens)
 
 
 def test_a_long_answer_is_cut_as_in_training_and_has_no_eos() -> None:
@@ -136,6 +153,16 @@ def test_an_answer_longer_than_the_window_is_not_measured() -> None:
     small = SharedPrefixLM(MODEL, TOKENIZER, max_length=16)
     found = probe_documents(small, TASKS["mini_meetingbank"], result, TrainConfig())
     assert [probe.nll for probe in found] == [None] * len(IDS)
+
+
+def test_a_model_that_diverged_has_no_probe_rather_than_nan() -> None:
+    _, result = scored("mini_fomc")
+    broken = tiny_model(seed=3)
+    broken.lm_head.weight.data.fill_(float("nan"))
+    found = probe_documents(
+        SharedPrefixLM(broken, TOKENIZER), TASKS["mini_fomc"], result, TrainConfig()
+    )
+    assert {(probe.nll, probe.label, probe.constrained) for probe in found} == {(None, None, None)}
 
 
 def test_records_survive_the_file() -> None:
