@@ -50,6 +50,8 @@ VALUES: Mapping[str, Value] = {
 }
 """One number a document for each probe. KL: the mean over a text's positions, so that its standard
 error is over texts (positions of one text are not independent)."""
+PROBES = ".probes.jsonl"
+"""Files with this ending stand beside the predictions and are none."""
 OF_TASK = ("nll", "constrained", "valid_format")
 
 Probes = Mapping[str, Sequence[DocumentProbe]]
@@ -97,7 +99,7 @@ def _json(cell: Cell) -> dict[str, Any]:
 
 def probes_file(predictions: Path, task: str) -> Path:
     """Where the probes of a task's documents are."""
-    return predictions / f"{task}.probes.jsonl"
+    return predictions / f"{task}{PROBES}"
 
 
 def read_probes(file: Path) -> list[DocumentProbe]:
