@@ -137,7 +137,7 @@ def _labels(
 ) -> tuple[dict[str, float] | None, float | None]:
     """Shares of the predicted labels and the accuracy of the best constant answer.
 
-    For tasks with a closed label set (see `labels_of`).
+    For tasks with a closed label set only (see `labels_of`).
     """
     answers = [str(record["target"]) for record in records]
     labels = labels_of(task, answers)

@@ -64,21 +64,22 @@ def answering(
 ) -> Iterator[Callable[[Unit], dict[str, TaskResult]]]:
     """A function that gives the results of a unit's leaf tasks; one `LM` serves all its calls.
 
-    With a `reference` the results have their probes, whichever engine answers: those are made on
-    the model in memory.
-    Afterwards the model and all random states are as they were before.
+    With a `reference` the results have their probes, made on the model in memory whichever engine
+    answers. Afterwards the model and all random states are as they were before.
     """
     with untouched(model):
         model.eval()
         lm = build_lm(engine, model, tokenizer, progress=progress)
-        prober = SharedPrefixLM(model, tokenizer, progress=_named("probes", progress))
+        prober = None
+        if reference is not None:
+            prober = SharedPrefixLM(model, tokenizer, progress=_named("probes", progress))
 
         def answer(unit: Unit) -> dict[str, TaskResult]:
             train = unit.train
             lm.encode_prompts = None if train is None else _prompt_encoder(tokenizer, train)
             cap = None if train is None else train.max_answer_tokens
             found = evaluate_tasks(lm, unit.tasks, unit.documents, cap)
-            if reference is None:
+            if prober is None or reference is None:
                 return found
             probes = probe_tasks(prober, unit.tasks, found, train, reference)
             return {leaf: replace(found[leaf], probes=probes[leaf]) for leaf in found}
