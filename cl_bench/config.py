@@ -108,6 +108,17 @@ class GeneralEval(Section):
     limit: PositiveInt | None = Field(None, description="documents a benchmark, a seeded sample")
 
 
+class ProbesEval(Section):
+    """Likelihoods that show small forgetting: docs/evaluation.md."""
+
+    kl_texts: Annotated[int, Field(ge=0)] = Field(
+        64, description="documents of General on which the model is compared with the base model"
+    )
+    kl_positions: PositiveInt = Field(
+        8, description="positions of each; base/ keeps 4 bytes x vocabulary for every one"
+    )
+
+
 class EvalConfig(Section):
     """Scoring after the stages; the same documents for every method, seed and stage."""
 
@@ -116,11 +127,17 @@ class EvalConfig(Section):
     within_stage: WithinStage | None = Field(
         None, description="`epoch`, a number of updates, or {every:, tasks:, limit:}"
     )
+    probes: ProbesEval | None = Field(ProbesEval(), description="false: none")
 
     @field_validator("within_stage", mode="before")
     @classmethod
     def _in_short(cls, value: Any) -> Any:
         return {"every": value} if isinstance(value, str | int) else value
+
+    @field_validator("probes", mode="before")
+    @classmethod
+    def _switch(cls, value: Any) -> Any:
+        return {True: ProbesEval(), False: None}[value] if isinstance(value, bool) else value
 
 
 class MethodEntry(BaseModel):

@@ -244,10 +244,11 @@ def _score_base(work: Workplace, folder: Path, model_path: str | Path) -> None:
     names = [] if config.eval.trace.after == "never" else work.suite.columns
     units = work.suite.units(names, config.eval.general.after != "never", config.train)
     basis = {"model": settings["model"]}
-    scores = work.suite.score(model, tokenizer, units, place, basis, work.reporter)
+    reference = work.suite.reference(place / "kl", of_base=True)
+    scores = work.suite.score(model, tokenizer, units, place, basis, work.reporter, reference)
     general = {**scores["general"], "mean": general_mean(scores["general"])}
-    data = {"stage": 0, "trace": scores["trace"], "general": general, "settings": settings}
-    finish_scores(place, {**data, "engine": work.suite.engine})
+    data = {"stage": 0, "trace": scores["trace"], "general": general, "probes": scores["probes"]}
+    finish_scores(place, {**data, "settings": settings, "engine": work.suite.engine})
 
 
 def base_settings(config: ExperimentConfig, folder: Path) -> dict[str, Any]:
@@ -260,6 +261,7 @@ def base_settings(config: ExperimentConfig, folder: Path) -> dict[str, Any]:
         ],
         "trace_limit": config.eval.trace.limit,
         "general": config.eval.general.model_dump(mode="json", exclude={"after"}),
+        "probes": config.eval.probes and config.eval.probes.model_dump(mode="json"),
         "prompt": [train.max_prompt_tokens, train.max_answer_tokens, train.truncation],
     }
 

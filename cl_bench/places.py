@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.errors import UserError, nearest
+from cl_bench.evaluation.probe_scores import PROBES
 from cl_bench.store import latest_experiment, read_json, read_records
 from cl_bench.summary import leaves
 
@@ -22,7 +23,8 @@ class Place:
 
     def tasks(self) -> dict[str, list[str]]:
         """For each stage task and benchmark its leaves; leaves that no score names stand alone."""
-        written = {file.stem for file in (self.path / "predictions").glob("*.jsonl")}
+        files = (self.path / "predictions").glob("*.jsonl")
+        written = {file.stem for file in files if not file.name.endswith(PROBES)}
         named: dict[str, list[str]] = {}
         if (self.path / "scores.json").is_file():
             scores = read_json(self.path / "scores.json")

@@ -110,6 +110,7 @@ def _score_run(
         "trace": {unit.name: unit.size for unit in units if unit.part == "trace"},
         "general": {unit.name: unit.size for unit in units if unit.part == "general"},
         "engine": selection.engine,
+        "probes": config.eval.probes is not None,
         "sha256": sha256_of([basis, [unit.depends_on() for unit in units]]),
     }
     what = [unit.name for unit in units]
@@ -122,8 +123,9 @@ def _score_run(
         keep_freed_memory()
     model, tokenizer = load_checkpoint(folder.checkpoint, config.model.dtype, device, adapters=True)
     reporter.scoring(f"{run.path.parent.name}, stage {selection.stage}")
-    scores = suite.score(model, tokenizer, units, place, basis, reporter)
+    reference = suite.reference(folder.base / "kl")
+    scores = suite.score(model, tokenizer, units, place, basis, reporter, reference)
     general = {**scores["general"], "mean": general_mean(scores["general"])}
-    result = {"stage": selection.stage, "trace": scores["trace"], "general": general}
+    result = {"stage": selection.stage, **scores, "general": general}
     finish_scores(place, {**result, "settings": settings})
     return place / "scores.json"

@@ -209,7 +209,8 @@ def _score(
     names = cells_to_score(work.config, spec.index, spec.tasks)
     units = work.suite.units(names, general_after(work.config, spec.index), spec.train)
     basis = {"checkpoint": place.fingerprint()}
-    scores = work.suite.score(model, tokenizer, units, place.path, basis, work.reporter)
+    reference = work.suite.reference(place.base / "kl")
+    scores = work.suite.score(model, tokenizer, units, place.path, basis, work.reporter, reference)
     timing_file = place.path / "timing.json"
     timing = read_json(timing_file) if timing_file.is_file() else {}
     timing["score_seconds"] = round(time.perf_counter() - began, 2)
@@ -222,6 +223,7 @@ def _score(
             "task": spec.tasks[0] if len(spec.tasks) == 1 else list(spec.tasks),
             "trace": scores["trace"],
             "general": {**scores["general"], "mean": general_mean(scores["general"])},
+            "probes": scores["probes"],
             "op": operation_score(scores["trace"], seen),
             "notes": read_json(place.path / "notes.json"),
             "engine": work.suite.engine,

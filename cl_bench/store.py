@@ -133,6 +133,11 @@ class StageFolder:
         """Tensors the method keeps for the next stage."""
         return self.path / "method.safetensors"
 
+    @property
+    def base(self) -> Path:
+        """The base model's scores, which all runs of the experiment share."""
+        return self.path.parents[2] / "base"
+
     def fingerprint(self) -> str:
         """Checksum of the checkpoint's manifest, and so of all of its files."""
         return sha256_file(self.checkpoint / MANIFEST)

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cl_bench.config import ExperimentConfig, TrainConfig
+from cl_bench.config import ExperimentConfig, ProbesEval, TrainConfig
 from cl_bench.data.examples import sample_documents
 from cl_bench.data.loading import load_suite as load_task_suite
 from cl_bench.data.tasks import canonical_name, general_name
 from cl_bench.errors import UserError, nearest
 from cl_bench.evaluation.engines import engine_fault
 from cl_bench.evaluation.harness import TaskResult, group_json
+from cl_bench.evaluation.kl import sample_texts
+from cl_bench.evaluation.probe_scores import DocumentProbe, probes_file, probes_json, read_probes
+from cl_bench.evaluation.probing import Reference, Sampled
 from cl_bench.evaluation.units import Unit, answering
 from cl_bench.partial import PartialScores
 from cl_bench.progress import Reporter
@@ -35,6 +38,7 @@ class Suite:
     curve_documents: Mapping[str, Sequence[int]]
     """The same inside the stages (`eval.within_stage`)."""
     engine: str
+    probes: ProbesEval | None = None
 
     @property
     def columns(self) -> list[str]:
@@ -52,6 +56,19 @@ class Suite:
             Unit("general", name, members, self.documents) for name, members in benchmarks.items()
         ]
 
+    def reference(self, folder: Path, of_base: bool = False) -> Reference | None:
+        """Where the base model's distributions are, or are written; None: no probes are made."""
+        if self.probes is None:
+            return None
+        if not of_base:
+            return Reference(folder)
+        pools = {
+            name: {leaf: self.documents[leaf] for leaf in members}
+            for name, members in self.general.items()
+        }
+        texts = sample_texts(pools, self.probes.kl_texts, DOCUMENT_SEED)
+        return Reference(folder, Sampled(texts, self.probes.kl_positions, DOCUMENT_SEED))
+
     def score(
         self,
         model: Any,
@@ -60,13 +77,16 @@ class Suite:
         place: Path,
         basis: Mapping[str, Any],
         reporter: Reporter,
+        reference: Reference | None = None,
     ) -> dict[str, dict[str, Any]]:
-        """`{"trace": {task: ...}, "general": {task: ...}}`; a record per document is written.
+        """`{"trace": {task: ...}, "general": {task: ...}, "probes": ...}`.
 
+        A record per document is written. Without a `reference` there are no probes, `{}`.
         Units that `place` holds already, scored with the same `basis` (what identifies the model),
         are not scored again.
         """
-        partial = PartialScores(place, {**basis, "engine": self.engine})
+        probes = None if reference is None else reference.depends_on()
+        partial = PartialScores(place, {**basis, "engine": self.engine, "probes": probes})
         whats = [unit.depends_on() for unit in units]
         entries = [
             partial.load(unit.part, unit.name, what)
@@ -75,14 +95,24 @@ class Suite:
         missing = [i for i, entry in enumerate(entries) if entry is None]
         if missing:
             reporter.tasks(len(units), sum(units[i].size for i in missing))
-            with answering(self.engine, model, tokenizer, reporter.scored) as answer:
+            with answering(self.engine, model, tokenizer, reporter.scored, reference) as answer:
                 for i in missing:
                     reporter.task(units[i].name, i + 1, units[i].size)
                     entries[i] = _keep(partial, units[i], whats[i], answer(units[i]))
-        return {
+        scores = {
             part: {u.name: e for u, e in zip(units, entries, strict=True) if u.part == part}
             for part in ("trace", "general")
         }
+        return {**scores, "probes": {} if reference is None else _probes(units, place)}
+
+
+def _probes(units: Sequence[Unit], place: Path) -> dict[str, Any]:
+    """From the records on disk: those of units that are not scored again are nowhere else."""
+    found: dict[str, dict[str, list[DocumentProbe]]] = {"trace": {}, "general": {}}
+    for unit in units:
+        files = [probes_file(place / "predictions", leaf) for leaf in unit.tasks]
+        found[unit.part][unit.name] = [probe for file in files for probe in read_probes(file)]
+    return probes_json(found["trace"], found["general"])
 
 
 def _keep(
@@ -91,6 +121,9 @@ def _keep(
     """The unit's entry, after it and the records are on disk."""
     entry = group_json(found)
     records = {leaf: result.records for leaf, result in found.items()}
+    for leaf, result in found.items():
+        if result.probes:
+            records[f"{leaf}.probes"] = [probe.to_json() for probe in result.probes]
     partial.keep(unit.part, unit.name, what, entry, records)
     return entry
 
@@ -130,7 +163,7 @@ def load_suite(config: ExperimentConfig, engine: str) -> Suite:
         documents[name] = sample_documents(loaded.tasks[name], limit, DOCUMENT_SEED)
         curve[name] = sample_documents(loaded.tasks[name], fewer or limit, DOCUMENT_SEED)
     tasks = {name: loaded.tasks[name] for name in stages}
-    return Suite(tasks, members, documents, curve, engine)
+    return Suite(tasks, members, documents, curve, engine, config.eval.probes)
 
 
 def stratified_documents(tasks: Mapping[str, Any], limit: int | None) -> dict[str, list[int]]:

@@ -28,7 +28,7 @@ class Example:
     kind: Kind
 
 
-class _BadDocumentError(Exception):
+class _BadDocumentError(ValueError):
     """A document without a text to train on; the message says why."""
 
 
@@ -80,10 +80,8 @@ def seeded_subset(size: int, limit: int | None, *seed: int | str) -> list[int]:
 
 def training_faults(task: Any) -> list[str]:
     """Why a loaded task cannot be a stage, as messages; empty when it can."""
-    from lm_eval.api.task import ConfigurableTask
-
     name = task.task_name
-    if type(task) is not ConfigurableTask:
+    if not made_of_fields(task):
         return [
             f"{name}: cannot be trained on: its prompts and targets are made by a Python class "
             f"({type(task).__name__}), not by fields of its YAML"
@@ -104,18 +102,47 @@ def training_faults(task: Any) -> list[str]:
     return []
 
 
-def _example(task: Any, doc: Any, doc_id: int) -> Example:
-    prefix = task.doc_to_prefix(doc)
-    context = task.fewshot_context(doc=doc, num_fewshot=0, gen_prefix=prefix)
-    target = _gold_text(task, doc)
+def answer_text(task: Any, doc: Any, target: str) -> str:
+    """An answer as it follows the document's prompt, delimiter included."""
+    return _delimiter(task, task.doc_to_prefix(doc), target) + target
+
+
+def gold_answer(task: Any, doc: Any) -> str | None:
+    """`answer_text` of the gold target (the first of several); None where a document has none."""
+    if task.config.doc_to_target is None:
+        return None
+    try:
+        return answer_text(task, doc, _gold_text(task, doc))
+    except _BadDocumentError:
+        return None
+
+
+def own_prompt(task: Any, doc: Any) -> str:
+    """A document's 0-shot prompt, with description and `gen_prefix`; the gold one of several.
+
+    Raises ValueError when the gold one is not among them.
+    """
+    context = task.fewshot_context(doc=doc, num_fewshot=0, gen_prefix=task.doc_to_prefix(doc))
     if isinstance(context, list):
         gold = task.doc_to_text(doc)
         if not 0 <= gold < len(context):
             raise _BadDocumentError(f"its gold input {gold} is not one of {len(context)}")
         context = context[gold]
+    return str(context)
+
+
+def made_of_fields(task: Any) -> bool:
+    """Whether prompts and targets are fields of the task's YAML, not made by a Python class."""
+    from lm_eval.api.task import ConfigurableTask
+
+    return type(task) is ConfigurableTask
+
+
+def _example(task: Any, doc: Any, doc_id: int) -> Example:
+    prompt = own_prompt(task, doc)
     kind: Kind = "generate" if task.config.output_type == "generate_until" else "choice"
-    answer = _delimiter(task, prefix, target) + target
-    return Example(context, answer, doc_id, task.task_name, kind)
+    answer = answer_text(task, doc, _gold_text(task, doc))
+    return Example(prompt, answer, doc_id, task.task_name, kind)
 
 
 def _delimiter(task: Any, prefix: str | None, target: str) -> str:

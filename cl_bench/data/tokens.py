@@ -99,6 +99,11 @@ def encode_pairs(
     return encoded
 
 
+def encode_answers(tokenizer: Any, answers: Sequence[str]) -> list[list[int]]:
+    """Generated answers as tokens, apart from their prompts: no special tokens, not even EOS."""
+    return _encode(tokenizer, answers, special=False)
+
+
 def encode_examples(
     examples: Sequence[Example],
     tokenizer: Any,
@@ -122,7 +127,7 @@ def encode_examples(
     parts = dict(
         zip(choices, encode_pairs(tokenizer, pairs, max_prompt_tokens, truncation), strict=True)
     )
-    answers = _encode(tokenizer, [example.answer for example in texts.values()], special=False)
+    answers = encode_answers(tokenizer, [example.answer for example in texts.values()])
     if truncation == "trace":
         room = max_prompt_tokens + max_answer_tokens
         encoded = _all_as_trace(texts, answers, tokenizer, room)

@@ -136,14 +136,27 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
         An empty continuation has (0.0, True), where `HFLM` fails.
         """
         texts = [request.args for request in requests]
-        contexts: dict[str, list[int]] = {}
-        tokens = [self._encode(context, rest, contexts) for context, rest in texts]
+        tokens = self.encode_pairs(texts)
         scores = self._loglikelihood_tokens(
             [(text, *pair) for text, pair in zip(texts, tokens, strict=True)]
         )
         for text, score in zip(texts, scores, strict=True):
             self.cache_hook.add_partial("loglikelihood", text, score)
         return scores
+
+    def encode_pairs(self, texts: Sequence[tuple[str, str]]) -> list[Pair]:
+        """Token ids of (context, continuation), split as lm-eval splits them."""
+        contexts: dict[str, list[int]] = {}
+        return [self._encode(context, rest, contexts) for context, rest in texts]
+
+    def score_pairs(self, pairs: Sequence[Pair]) -> list[float]:
+        """log p (nats) of each continuation after its context, which has at least one token.
+
+        As in `loglikelihood`: 0 for an empty continuation, UserError for one that is longer than
+        the window, and a context that is too long loses tokens on its left.
+        """
+        scores = self._loglikelihood_tokens([(None, *pair) for pair in pairs])
+        return [score for score, _ in scores]
 
     def loglikelihood_rolling(
         self, requests: Sequence[Any], disable_tqdm: bool = False

@@ -91,6 +91,16 @@ class PackedModel:
         logits: torch.Tensor = select(output.logits)
         return logits
 
+    def run_alone(self, tokens: Sequence[int], keep: Sequence[int]) -> torch.Tensor:
+        """Logits [len(keep), vocab] after the tokens at `keep` of one sequence.
+
+        A plain call of the model (no cache, mask or positions), which every causal LM allows.
+        """
+        with self._only(torch.tensor(keep, device=self.device)) as select:
+            ids = torch.tensor([tokens], device=self.device)
+            logits: torch.Tensor = select(self.model(input_ids=ids, use_cache=False).logits)
+        return logits
+
     def step(
         self, ids: torch.Tensor, lengths: Sequence[int], slots: SlotCache, first: int = 0
     ) -> torch.Tensor:

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from cl_bench.evaluation.answer_form import kind_of, labels_of
+from cl_bench.evaluation.probe_scores import DocumentProbe
 from cl_bench.evaluation.scores import Cell, unweighted_mean, weighted_mean
-from cl_bench.metrics.trace import TASKS
 
 FEWSHOT_SEED = 1234
 
@@ -29,6 +30,9 @@ class TaskResult:
     majority: float | None = None
     """Accuracy of the best constant answer on the same documents."""
     records: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[Mapping[str, Any]] = field(default_factory=list, repr=False)
+    """What lm-eval has of every record's document: `doc`, `arguments` of its requests, ..."""
+    probes: list[DocumentProbe] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """What `scores.json` holds for the task."""
@@ -125,7 +129,7 @@ def summarise_task(task: Any, samples: Sequence[Mapping[str, Any]]) -> TaskResul
         for sample, score in zip(kept, scores, strict=True)
     ]
     shares, majority = _labels(task, records)
-    return TaskResult(Cell.from_documents(scores), _means(samples), shares, majority, records)
+    return TaskResult(Cell.from_documents(scores), _means(samples), shares, majority, records, kept)
 
 
 def _labels(
@@ -133,15 +137,12 @@ def _labels(
 ) -> tuple[dict[str, float] | None, float | None]:
     """Shares of the predicted labels and the accuracy of the best constant answer.
 
-    For tasks with a closed label set (TRACE's, or `metadata: {labels: [...]}` of the YAML). Of
-    ScienceQA's answers the first character is the label: it is all that TRACE's accuracy reads.
+    For tasks with a closed label set only (see `labels_of`).
     """
-    trace = TASKS.get(task.task_name)
-    by_letter = trace is not None and trace.kind == "choice_with_reasoning"
-    length = 1 if by_letter else None
-    gold = Counter(str(record["target"])[:length] for record in records)
-    known = (task.config.metadata or {}).get("labels") or (trace.labels if trace else None)
-    labels = sorted(gold) if by_letter else known
+    answers = [str(record["target"]) for record in records]
+    labels = labels_of(task, answers)
+    length = 1 if kind_of(task) == "choice_with_reasoning" else None
+    gold = Counter(answer[:length] for answer in answers)
     if not labels:
         return None, None
     given = [record["prediction"][:length] for record in records]

@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from cl_bench.config import TrainConfig
 from cl_bench.data.tokens import encode_prompts
-from cl_bench.evaluation.engine import EncodePrompts, Progress
+from cl_bench.evaluation.engine import EncodePrompts, Progress, SharedPrefixLM
 from cl_bench.evaluation.engines import build_lm
 from cl_bench.evaluation.guard import untouched
 from cl_bench.evaluation.harness import TaskResult, evaluate_tasks
+from cl_bench.evaluation.probing import Reference, probe_tasks
 from cl_bench.store import sha256_of
 
 WHERE_DATA_LIES = ("dataset_path", "dataset_name", "dataset_kwargs", "data_root", "config_source")
@@ -56,23 +57,39 @@ class Unit:
 
 @contextmanager
 def answering(
-    engine: str, model: Any, tokenizer: Any, progress: Progress | None = None
+    engine: str,
+    model: Any,
+    tokenizer: Any,
+    progress: Progress | None = None,
+    reference: Reference | None = None,
 ) -> Iterator[Callable[[Unit], dict[str, TaskResult]]]:
     """A function that gives the results of a unit's leaf tasks; one `LM` serves all its calls.
 
-    Afterwards the model and all random states are as they were before.
+    With a `reference` the results have their probes, made on the model in memory whichever engine
+    answers. Afterwards the model and all random states are as they were before.
     """
     with untouched(model):
         model.eval()
         lm = build_lm(engine, model, tokenizer, progress=progress)
+        prober = None
+        if reference is not None:
+            prober = SharedPrefixLM(model, tokenizer, progress=_named("probes", progress))
 
         def answer(unit: Unit) -> dict[str, TaskResult]:
             train = unit.train
             lm.encode_prompts = None if train is None else _prompt_encoder(tokenizer, train)
             cap = None if train is None else train.max_answer_tokens
-            return evaluate_tasks(lm, unit.tasks, unit.documents, cap)
+            found = evaluate_tasks(lm, unit.tasks, unit.documents, cap)
+            if prober is None or reference is None:
+                return found
+            probes = probe_tasks(prober, unit.tasks, found, train, reference)
+            return {leaf: replace(found[leaf], probes=probes[leaf]) for leaf in found}
 
         yield answer
+
+
+def _named(what: str, progress: Progress | None) -> Progress | None:
+    return None if progress is None else lambda _, done, total: progress(what, done, total)
 
 
 def _prompt_encoder(tokenizer: Any, train: TrainConfig) -> EncodePrompts:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from cl_bench.data.tasks import canonical_name
-from cl_bench.evaluation.scores import Cell, Comparison, Summary, compare_seeds
+from cl_bench.evaluation.scores import Cell, Summary
 from cl_bench.report.cells import labels_table, learned_table, short
 from cl_bench.report.curves import curve_lines, load_curves
-from cl_bench.report.results import MethodResult, load_results
-from cl_bench.report.tables import Column, number, table
+from cl_bench.report.probes import probes_section
+from cl_bench.report.results import MethodResult, compare_last, load_results
+from cl_bench.report.tables import Column, interval, number, table
 from cl_bench.store import read_json, write_text
 from cl_bench.summary import base_summary, cells, documents, leaves
 
@@ -38,6 +40,7 @@ def _lines(experiment: Path) -> Iterator[str]:
     if len(finished) > 1:
         yield ""
         yield from _comparisons(base_scores, finished)
+    yield from probes_section(experiment, base_scores, results)
     yield ""
     yield from learned_table(base_scores, results)
     for result in results:
@@ -140,9 +143,9 @@ def _comparisons(base: Mapping[str, Any], results: Sequence[MethodResult]) -> It
     rows = []
     for what, names in groups.items():
         for first, second in combinations(results, 2):
-            compared = _compare(first, second, names)
+            compared = compare_last(first, second, partial(documents, names=names))
             if compared is not None:
-                rows.append([what, f"{first.label} - {second.label}", *_interval(compared)])
+                rows.append([what, f"{first.label} - {second.label}", *interval(compared)])
     if not rows:
         yield "Not shown: the records of single documents (predictions/) are not in this folder."
         return
@@ -154,27 +157,6 @@ def _comparisons(base: Mapping[str, Any], results: Sequence[MethodResult]) -> It
         Column("ordering", "left"),
     ]
     yield from table(columns, rows)
-
-
-def _compare(
-    first: MethodResult, second: MethodResult, names: Mapping[str, list[str]]
-) -> Comparison | None:
-    sides = []
-    for result in (first, second):
-        last = [run.stages()[-1].path / "predictions" for run in result.runs]
-        sides.append([documents(folder, names) for folder in last])
-    same = all(side.keys() == sides[0][0].keys() for group in sides for side in group)
-    if len(sides[0]) != len(sides[1]) or not same or not sides[0][0]:
-        return None
-    return compare_seeds(sides[0], sides[1])
-
-
-def _interval(compared: Comparison) -> list[str]:
-    if compared.low is None or compared.high is None:
-        return [f"{100 * compared.difference:+.2f}", "-", "not resolved"]
-    interval = f"{100 * compared.low:+.2f} to {100 * compared.high:+.2f}"
-    ordering = "resolved" if compared.resolved else "not resolved"
-    return [f"{100 * compared.difference:+.2f}", interval, ordering]
 
 
 def _matrix(result: MethodResult, base: Mapping[str, Any], tasks: list[str]) -> Iterator[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cl_bench.evaluation.scores import Summary
+from cl_bench.evaluation.scores import Comparison, Documents, Summary, compare_seeds
 from cl_bench.store import RunFolder, find_runs, read_json
 from cl_bench.summary import summarise_run
 
@@ -46,3 +46,20 @@ def load_results(experiment: Path) -> list[MethodResult]:
         MethodResult(label, runs, [summarise_run(experiment, run) for run in runs], stages[label])
         for label, runs in grouped.items()
     ]
+
+
+def compare_last(
+    first: MethodResult, second: MethodResult, read: Callable[[Path], Documents]
+) -> Comparison | None:
+    """Two methods after their last stages; `read` gives the values in a `predictions` folder.
+
+    None when the seeds or the tasks of the two differ, or nothing can be read.
+    """
+    sides = [
+        [read(run.stages()[-1].path / "predictions") for run in result.runs]
+        for result in (first, second)
+    ]
+    same = all(side.keys() == sides[0][0].keys() for group in sides for side in group)
+    if len(sides[0]) != len(sides[1]) or not same or not sides[0][0]:
+        return None
+    return compare_seeds(sides[0], sides[1])

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, Literal
 
+from cl_bench.metrics.uncertainty import Comparison
+
 
 @dataclass(frozen=True)
 class Column:
@@ -36,6 +38,18 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Iterator[
     yield f"| {' | '.join(rules)} |"
     for row in rows:
         yield line(row)
+
+
+def interval(compared: Comparison, scale: float = 100.0, digits: int = 2) -> list[str]:
+    """Difference, 95 % interval and whether it resolves an ordering, times `scale`."""
+
+    def text(value: float) -> str:
+        return f"{scale * value:+.{digits}f}"
+
+    if compared.low is None or compared.high is None:
+        return [text(compared.difference), "-", "not resolved"]
+    ordering = "resolved" if compared.resolved else "not resolved"
+    return [text(compared.difference), f"{text(compared.low)} to {text(compared.high)}", ordering]
 
 
 def number(measures: Sequence[Mapping[str, Any]], signed: bool = False) -> str:

@@ -1,0 +1,147 @@
+"""Tables about probes: how far every stage moved the model, and what it lost of gold answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from cl_bench.evaluation.cells import Cell, unweighted_mean
+from cl_bench.evaluation.probe_scores import probe_values
+from cl_bench.evaluation.scores import compare_paired
+from cl_bench.report.results import MethodResult, compare_last
+from cl_bench.report.tables import Column, interval, number, table
+from cl_bench.store import read_json
+from cl_bench.summary import leaves
+
+Entry = Mapping[str, Any]
+COLUMNS = [
+    Column("method", "left"),
+    Column("stage", "left"),
+    Column("KL to base"),
+    Column("General NLL"),
+    Column("Δ"),
+    Column("TRACE NLL"),
+    Column("Δ"),
+    Column("strict"),
+    Column("constrained"),
+    Column("valid, TRACE"),
+    Column("valid, General"),
+]
+ABOUT = (
+    "NLL: of the gold answers, in nats per token. KL to base: of next-token distributions on "
+    "General text, in nats. Δ: against the base model on the same documents, ± one standard error "
+    "of the paired difference. TRACE columns: the tasks scored after the stage. strict: accuracy "
+    "of tasks with a closed label set; constrained: of their most likely label, whatever was "
+    "written. valid: share of outputs in valid format. strict below constrained is lost format, "
+    "constrained itself falling is lost knowledge. -: not measured."
+)
+
+
+def probes_section(experiment: Path, base: Entry, results: Sequence[MethodResult]) -> Iterator[str]:
+    """The base model, every stage of every run, and the methods compared after the last stage."""
+    if not base.get("probes"):
+        return
+    yield ""
+    yield "## Probes"
+    yield ""
+    if "not_measured" in base["probes"]:
+        yield f"Not measured: {base['probes']['not_measured']}."
+        return
+    yield ABOUT
+    yield ""
+    before = experiment / "base" / "predictions"
+    rows = [["base", "-", *_row(base, before, None)]]
+    for result in results:
+        for run in result.runs:
+            for stage in run.stages():
+                if stage.complete:
+                    scores = read_json(stage.scores_file)
+                    row = _row(scores, stage.path / "predictions", before)
+                    rows.append([result.name(run), str(scores["stage"]), *row])
+    yield from table(COLUMNS, rows)
+    yield from _comparisons(base, [result for result in results if result.complete])
+
+
+def _row(scores: Entry, predictions: Path, before: Path | None) -> list[str]:
+    """Everything after method and stage; `before` has the base model's documents."""
+    probes = scores.get("probes", {})
+    trace, general = probes.get("trace", {}), probes.get("general", {})
+    strict = {
+        task: scores["trace"][task] for task, entry in trace.items() if "constrained" in entry
+    }
+    return [
+        _nats(probes.get("kl"), digits=4),
+        _nats(probes.get("general_nll")),
+        _change(predictions, before, leaves(scores["general"])),
+        _nats(probes.get("trace_nll")),
+        _change(predictions, before, {task: [task] for task in scores["trace"]}),
+        _percent([Cell.from_json(entry) for entry in strict.values()]),
+        _percent(_cells(trace, "constrained")),
+        _percent(_cells(trace, "valid_format")),
+        _percent(_cells(general, "valid_format")),
+    ]
+
+
+def _cells(entries: Mapping[str, Entry], key: str) -> list[Cell]:
+    found = [entry[key] for entry in entries.values() if key in entry]
+    return [Cell(cell["mean"], cell["n"], cell["stderr"]) for cell in found]
+
+
+def _percent(cells: Sequence[Cell]) -> str:
+    if not cells:
+        return "-"
+    cell = unweighted_mean(cells)
+    return number([{"value": cell.score, "stderr": cell.stderr}])
+
+
+def _nats(entry: Entry | None, digits: int = 3) -> str:
+    return "-" if entry is None else _with_error(entry["mean"], entry["stderr"], digits)
+
+
+def _with_error(value: float, stderr: float | None, digits: int, sign: str = "") -> str:
+    text = f"{value:{sign}.{digits}f}"
+    return text if stderr is None else f"{text} ± {stderr:.{digits}f}"
+
+
+def _change(predictions: Path, before: Path | None, names: Mapping[str, list[str]]) -> str:
+    """The paired change of the NLL; `-` for the base model and without records of documents."""
+    if before is None:
+        return "-"
+    now, base = (probe_values(folder, names, "nll") for folder in (predictions, before))
+    if not now or now.keys() != base.keys():
+        return "-"
+    compared = compare_paired(now, base)
+    return _with_error(compared.difference, compared.stderr, digits=3, sign="+")
+
+
+def _comparisons(base: Entry, results: Sequence[MethodResult]) -> Iterator[str]:
+    """Pairs of methods; KL over all texts together, NLL as the mean of tasks or benchmarks."""
+    benchmarks = leaves(base["general"])
+    everything = {"General": [leaf for members in benchmarks.values() for leaf in members]}
+    groups = [
+        ("KL to base", "kl", everything),
+        ("General NLL", "nll", benchmarks),
+        ("TRACE NLL", "nll", {task: [task] for task in base["trace"]}),
+    ]
+    rows = []
+    for what, key, names in groups:
+        for first, second in combinations(results, 2):
+            compared = compare_last(first, second, partial(probe_values, names=names, key=key))
+            if compared is not None:
+                shown = interval(compared, scale=1.0, digits=4)
+                rows.append([what, f"{first.label} - {second.label}", *shown])
+    if rows:
+        yield ""
+        yield "After the last stage, paired over the same documents; nats, lower is better."
+        yield ""
+        columns = [
+            Column("probe", "left"),
+            Column("methods", "left"),
+            Column("difference"),
+            Column("95 % interval"),
+            Column("ordering", "left"),
+        ]
+        yield from table(columns, rows)

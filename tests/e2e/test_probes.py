@@ -1,0 +1,126 @@
+"""Probes as a user meets them: in scores.json, beside the predictions and in the report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from benchmarks import probes as probes_benchmark
+from cl_bench.metrics.uncertainty import mean, standard_error
+from tests.e2e.conftest import Bench, fingerprints
+
+SFT = ("--method", "sft")
+LAST = "sft/seed-1/stage-2-trace_numglue_ds"
+
+
+def scores_of(folder: Path) -> Any:
+    return json.loads((folder / "scores.json").read_text())
+
+
+def records_of(folder: Path, task: str) -> list[dict[str, Any]]:
+    lines = (folder / "predictions" / f"{task}.probes.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_every_scoring_is_probed_and_reported(bench: Bench) -> None:
+    out = bench.must("run", "tiny.yaml")
+    base, last = bench.results / "base", bench.results / LAST
+    for folder in (base, last):
+        probes = scores_of(folder)["probes"]
+        fomc, numbers = probes["trace"]["trace_fomc"], probes["trace"]["trace_numglue_ds"]
+        assert set(fomc) == {"nll", "constrained", "valid_format"}
+        assert set(numbers) == {"nll", "valid_format"}
+        assert set(probes["general"]["piqa"]) == {"nll"}
+        values = [record["nll"] for record in records_of(folder, "trace_fomc")]
+        assert fomc["nll"] == {"mean": mean(values), "stderr": standard_error(values), "n": 6}
+        assert probes["trace_nll"]["mean"] == mean([fomc["nll"]["mean"], numbers["nll"]["mean"]])
+        assert probes["general_nll"]["n"] == 4
+        assert (probes["kl"]["n"], probes["kl"]["positions"]) == (4, 32)
+    assert scores_of(base)["probes"]["kl"]["mean"] == 0
+    moved = scores_of(last)["probes"]["kl"]
+    texts = [mean(record["kl"]) for record in records_of(last, "general_piqa")]
+    assert moved["mean"] == pytest.approx(mean(texts)) and moved["mean"] > 1e-6
+    learned = [scores_of(folder)["probes"]["trace_nll"]["mean"] for folder in (base, last)]
+    assert learned[1] < learned[0]
+    section = out.split("## Probes")[1].split("\n## ")[0]
+    rows, compared = section.split("After the last stage")
+    assert rows.count("\n| sft ") == rows.count("\n| fggm ") == 2
+    assert "| base " in rows and f"{moved['mean']:.4f} ± {moved['stderr']:.4f}" in rows
+    for probe in ("KL to base", "General NLL", "TRACE NLL"):
+        assert f"| {probe} " in compared
+
+
+def test_the_base_model_is_kept_once_and_serves_a_run_that_goes_on(bench: Bench) -> None:
+    bench.must("run", "tiny.yaml", *SFT)
+    whole = fingerprints(bench.results)
+    file = bench.results / "base" / "kl" / "general_piqa.safetensors"
+    written = file.stat().st_mtime_ns
+    kept = load_file(file)
+    assert {tuple(kept[f"{i}.log_p"].shape) for i in range(6) if f"{i}.log_p" in kept} == {(8, 259)}
+    shutil.rmtree(bench.results / LAST)
+    bench.must("run", "tiny.yaml", *SFT)
+    assert file.stat().st_mtime_ns == written
+    assert fingerprints(bench.results) == whole
+
+
+def test_probes_can_be_switched_off(bench: Bench) -> None:
+    out = bench.must("run", "tiny.yaml", *SFT, "-o", "eval.probes=false")
+    assert "## Probes" not in out
+    assert scores_of(bench.results / LAST)["probes"] == {}
+    assert not list(bench.results.rglob("*.probes.jsonl"))
+    assert not (bench.results / "base" / "kl").exists()
+    code, _, err = bench.run("run", "tiny.yaml", *SFT)
+    assert code == 2 and "other settings" in err
+
+
+def test_without_texts_only_the_divergence_is_missing(bench: Bench) -> None:
+    bench.must("run", "tiny.yaml", *SFT, "-o", "eval.probes.kl_texts=0")
+    probes = scores_of(bench.results / LAST)["probes"]
+    assert "kl" not in probes
+    assert {"trace_nll", "general_nll"} <= set(probes)
+
+
+def test_the_engine_that_answers_changes_no_probe(bench: Bench) -> None:
+    for engine in ("cl-bench", "hf"):
+        bench.must("run", "tiny.yaml", "--engine", engine, "-o", f"name={engine}", *SFT)
+    ours, theirs = (
+        [
+            record
+            for task in ("trace_fomc", "trace_numglue_ds", "general_piqa")
+            for record in records_of(bench.root / "results" / engine / "base", task)
+        ]
+        for engine in ("cl-bench", "hf")
+    )
+    assert [r["doc_id"] for r in ours] == [r["doc_id"] for r in theirs]
+    assert [r["nll"] for r in ours] == pytest.approx([r["nll"] for r in theirs], abs=1e-4)
+    assert [r.get("label") for r in ours] == [r.get("label") for r in theirs]
+
+
+def test_eval_probes_again_and_finds_the_base_model(bench: Bench) -> None:
+    bench.must("run", "tiny.yaml", *SFT)
+    file = Path(bench.must("eval", "--stage", "2", "--task", "piqa", "--limit", "2").strip())
+    again = json.loads(file.read_text())["probes"]
+    assert again["general"]["piqa"]["nll"]["n"] == 2
+    assert again["kl"] == scores_of(bench.results / LAST)["probes"]["kl"]
+
+
+def test_a_wrong_key_names_the_nearest(bench: Bench) -> None:
+    code, _, err = bench.run("plan", "tiny.yaml", "-o", "eval.probes.kl_text=3")
+    assert code == 2
+    assert "eval.probes.kl_text: unknown key (did you mean 'kl_texts'?)" in err
+
+
+def test_the_benchmark_measures_what_a_run_does(bench: Bench) -> None:
+    probes_benchmark.main(["tiny.yaml"])
+    out = bench.capture.readouterr().out
+    assert [line.split("|")[1].strip() for line in out.splitlines()[2:]] == [
+        "trace_fomc",
+        "trace_numglue_ds",
+        "piqa",
+        "KL alone, 0 MB kept",
+    ]
