@@ -181,12 +181,16 @@ def portable_model(config: ExperimentConfig, folder: Path) -> dict[str, Any]:
 
 def resolved_config(config: ExperimentConfig, run: RunSpec, folder: Path) -> dict[str, Any]:
     """Everything that decides this run's numbers; where the data lies does not."""
+    general = config.eval.general
     return {
         "experiment": config.name,
         "label": run.label,
         "seed": run.seed,
         "model": portable_model(config, folder),
-        "eval": config.eval.model_dump(mode="json"),
+        "eval": {
+            "trace": config.eval.trace.model_dump(mode="json"),
+            "general": {"after": general.after, **general.settings()},
+        },
         "stages": [
             {
                 "index": stage.index,
@@ -254,7 +258,7 @@ def base_settings(config: ExperimentConfig, folder: Path) -> dict[str, Any]:
         "model": portable_model(config, folder),
         "stages": [[canonical_name(stage.task), stage.test_limit] for stage in config.stages],
         "trace_limit": config.eval.trace.limit,
-        "general": config.eval.general.model_dump(mode="json", exclude={"after"}),
+        "general": config.eval.general.settings(),
         "prompt": [train.max_prompt_tokens, train.max_answer_tokens, train.truncation],
     }
 

@@ -14,12 +14,11 @@ from cl_bench.data.tasks import canonical_name, general_name
 from cl_bench.errors import UserError
 from cl_bench.evaluation.engines import engine_fault
 from cl_bench.evaluation.harness import TaskResult, group_json
+from cl_bench.evaluation.measured import how_measured
+from cl_bench.evaluation.sampling import DOCUMENT_SEED, stratified_documents
 from cl_bench.evaluation.units import Unit, answering
 from cl_bench.partial import PartialScores
 from cl_bench.progress import Reporter
-
-DOCUMENT_SEED = 1234
-"""The sample of test documents does not depend on the run's seed: all runs are compared on it."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,10 @@ def _keep(
     partial: PartialScores, unit: Unit, what: Mapping[str, Any], found: Mapping[str, TaskResult]
 ) -> dict[str, Any]:
     """The unit's entry, after it and the records are on disk."""
-    entry = group_json(found)
+    sizes = {leaf: len(task.eval_docs) for leaf, task in unit.tasks.items()}
+    entry = group_json(found, sizes)
+    if unit.part == "general":
+        entry["measured"] = how_measured(unit.tasks, found)
     records = {leaf: result.records for leaf, result in found.items()}
     partial.keep(unit.part, unit.name, what, entry, records)
     return entry
@@ -93,9 +95,7 @@ def load_suite(config: ExperimentConfig, engine: str) -> Suite:
         raise UserError(fault)
     stages = {canonical_name(stage.task): stage for stage in config.stages}
     general = config.eval.general
-    benchmarks = {name: general_name(name, config.task_paths) for name in general.tasks}
-    if general.after == "never":
-        benchmarks = {}
+    benchmarks = _benchmarks(config)
     loaded = load_task_suite(
         [*stages, *benchmarks.values()],
         data_root=config.data_root,
@@ -106,31 +106,26 @@ def load_suite(config: ExperimentConfig, engine: str) -> Suite:
     members: dict[str, dict[str, Any]] = {}
     for name, task in benchmarks.items():
         members[name] = {leaf: loaded.tasks[leaf] for leaf in loaded.members[task]}
-        documents |= stratified_documents(members[name], general.limit)
+        documents |= stratified_documents(members[name], general.documents_of(name))
     for name, stage in stages.items():
         limit = stage.test_limit or config.eval.trace.limit
         documents[name] = sample_documents(loaded.tasks[name], limit, DOCUMENT_SEED)
     return Suite({name: loaded.tasks[name] for name in stages}, members, documents, engine)
 
 
-def stratified_documents(tasks: Mapping[str, Any], limit: int | None) -> dict[str, list[int]]:
-    """About `limit` documents of a benchmark, shared over its tasks in proportion to their size.
-
-    Largest remainders, ties to the task named first; every task keeps at least one document.
-    """
-    sizes = {name: len(task.eval_docs) for name, task in tasks.items()}
-    total = sum(sizes.values())
-    if limit is None or limit >= total:
-        return {name: list(range(size)) for name, size in sizes.items()}
-    exact = {name: limit * size / total for name, size in sizes.items()}
-    quota = {name: int(share) for name, share in exact.items()}
-    by_remainder = sorted(sizes, key=lambda name: quota[name] - exact[name])
-    for name in by_remainder[: limit - sum(quota.values())]:
-        quota[name] += 1
-    return {
-        name: sample_documents(task, max(quota[name], 1), DOCUMENT_SEED)
-        for name, task in tasks.items()
-    }
+def _benchmarks(config: ExperimentConfig) -> dict[str, str]:
+    """The task of every name in `eval.general.tasks`."""
+    general = config.eval.general
+    found: dict[str, str] = {}
+    faults: list[str] = []
+    for name in general.tasks if general.after != "never" else ():
+        try:
+            found[name] = general_name(name, config.task_paths, general.protocol)
+        except UserError as error:
+            faults += error.faults
+    if faults:
+        raise UserError(faults)
+    return found
 
 
 def cells_to_score(config: ExperimentConfig, index: int, tasks: Sequence[str]) -> list[str]:
