@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from lm_eval.api.model import LM
 
 from cl_bench.data.loading import load_suite
 from cl_bench.errors import UserError
@@ -227,3 +228,33 @@ def test_prompts_of_generated_answers_leave_room_in_2048_tokens(suite, engine):
     with answering(engine, model, tokenizer) as answer:
         (record,) = answer(unit)["opencompass_gsm8k"].records
     assert record["prediction"] == expected.split("\n\n")[0]
+
+
+class Parrot(LM):
+    """Gives every generation request the same text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+
+    def generate_until(self, requests, disable_tqdm=False):
+        return [self.text for _ in requests]
+
+    loglikelihood = loglikelihood_rolling = generate_until
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "score"),
+    [
+        ("bbh_cot_fewshot_snarks", "\nSo the answer is (A).", 1.0),
+        ("bbh_cot_fewshot_snarks", "\nSo the answer is (B), not (A).", 0.0),
+        ("bbh_cot_fewshot_navigate", "\nSo the answer is (A).", 1.0),
+        ("bbh_cot_fewshot_navigate", "\nSo the answer is A.", 0.0),
+        ("tydiqa_goldp_fi", "No one", 1.0),
+        ("opencompass_gsm8k", "Then 2 - 1\nis 1.", 1.0),
+    ],
+)
+def test_generated_answers_are_scored_by_the_rules(suite, name, text, score):
+    (result,) = evaluate_tasks(Parrot(text), {name: suite.tasks[name]}, {name: [0]}).values()
+    assert result.cell.score == score
+    assert result.records[0]["prediction"] == text
