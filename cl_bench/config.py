@@ -11,9 +11,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from cl_bench.errors import nearest
+from cl_bench.evaluation.budgets import Budget, documents_of
+
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 TRACE_GENERAL = ["mmlu", "bbh", "tydiqa", "boolq", "piqa", "gsm8k"]
+Protocol = Literal["lm-eval", "opencompass-2023"]
 METHOD_KEYS = {"name", "compose", "file", "label"}
 
 
@@ -105,7 +109,45 @@ class GeneralEval(Section):
 
     after: Literal["every", "last", "never"] = "every"
     tasks: list[str] = Field(default_factory=lambda: list(TRACE_GENERAL))
-    limit: PositiveInt | None = Field(None, description="documents a benchmark, a seeded sample")
+    protocol: Protocol = Field(
+        "lm-eval", description="opencompass-2023: prompts and rules of TRACE's and FGGM's figures"
+    )
+    limit: int | dict[str, int] | None = Field(
+        None, description="documents a benchmark, a seeded sample; or {benchmark: documents}"
+    )
+    budget: Budget | None = Field(None, description="a limit for each benchmark, in a word")
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> GeneralEval:
+        if self.budget is not None and self.limit is not None:
+            raise ValueError("budget and limit both say how many documents are scored: keep one")
+        for name in self.limit if isinstance(self.limit, dict) else ():
+            if name not in self.tasks:
+                raise ValueError(f"limit: {name} is not in tasks:{nearest(name, self.tasks)}")
+        return self
+
+    @field_validator("limit")
+    @classmethod
+    def _some_documents(cls, value: int | dict[str, int] | None) -> int | dict[str, int] | None:
+        given = value if isinstance(value, dict) else {"limit": value}
+        for name, documents in given.items():
+            if documents is not None and documents < 1:
+                raise ValueError(
+                    f"{name}: {documents} documents give no score: 1 or more, or leave the "
+                    "benchmark out of tasks: (all of General: `after: never`)"
+                )
+        return value
+
+    def documents_of(self, benchmark: str) -> int | None:
+        """How many documents of a benchmark are scored at most; None: all."""
+        if self.budget is not None:
+            return documents_of(self.budget, benchmark)
+        return self.limit.get(benchmark) if isinstance(self.limit, dict) else self.limit
+
+    def settings(self) -> dict[str, Any]:
+        """What General's scores depend on: what a budget means may change, so its numbers."""
+        limits = {name: self.documents_of(name) for name in self.tasks}
+        return {"tasks": self.tasks, "protocol": self.protocol, "limit": limits}
 
 
 class ProbesEval(Section):

@@ -182,6 +182,7 @@ def portable_model(config: ExperimentConfig, folder: Path) -> dict[str, Any]:
 def resolved_config(config: ExperimentConfig, run: RunSpec, folder: Path) -> dict[str, Any]:
     """Everything that decides this run's numbers; where the data lies does not."""
     evaluation = config.eval.model_dump(mode="json")
+    evaluation["general"] = {"after": config.eval.general.after, **config.eval.general.settings()}
     unscored = [canonical_name(stage.task) for stage in config.stages if not stage.score]
     return {
         "experiment": config.name,
@@ -260,7 +261,7 @@ def base_settings(config: ExperimentConfig, folder: Path) -> dict[str, Any]:
             [canonical_name(stage.task), stage.test_limit] for stage in config.stages if stage.score
         ],
         "trace_limit": config.eval.trace.limit,
-        "general": config.eval.general.model_dump(mode="json", exclude={"after"}),
+        "general": config.eval.general.settings(),
         "probes": config.eval.probes and config.eval.probes.model_dump(mode="json"),
         "prompt": [train.max_prompt_tokens, train.max_answer_tokens, train.truncation],
     }

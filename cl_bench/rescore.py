@@ -76,7 +76,7 @@ def _narrow(config: ExperimentConfig, selection: Selection) -> tuple[ExperimentC
     trace = config.eval.trace
     stages = config.stages
     if selection.limit is not None:
-        general = general.model_copy(update={"limit": selection.limit})
+        general = general.model_copy(update={"limit": selection.limit, "budget": None})
         stages = [
             stage.model_copy(update={"test_limit": selection.limit}) for stage in config.stages
         ]

@@ -15,14 +15,13 @@ from cl_bench.errors import UserError, nearest
 from cl_bench.evaluation.engines import engine_fault
 from cl_bench.evaluation.harness import TaskResult, group_json
 from cl_bench.evaluation.kl import sample_texts
+from cl_bench.evaluation.measured import how_measured
 from cl_bench.evaluation.probe_scores import DocumentProbe, probes_file, probes_json, read_probes
 from cl_bench.evaluation.probing import Reference, Sampled
+from cl_bench.evaluation.sampling import DOCUMENT_SEED, stratified_documents
 from cl_bench.evaluation.units import Unit, answering
 from cl_bench.partial import PartialScores
 from cl_bench.progress import Reporter
-
-DOCUMENT_SEED = 1234
-"""The sample of test documents does not depend on the run's seed: all runs are compared on it."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,10 @@ def _keep(
     partial: PartialScores, unit: Unit, what: Mapping[str, Any], found: Mapping[str, TaskResult]
 ) -> dict[str, Any]:
     """The unit's entry, after it and the records are on disk."""
-    entry = group_json(found)
+    sizes = {leaf: len(task.eval_docs) for leaf, task in unit.tasks.items()}
+    entry = group_json(found, sizes)
+    if unit.part == "general":
+        entry["measured"] = how_measured(unit.tasks, found)
     records = {leaf: result.records for leaf, result in found.items()}
     for leaf, result in found.items():
         if result.probes:
@@ -134,12 +136,9 @@ def load_suite(config: ExperimentConfig, engine: str) -> Suite:
         raise UserError(fault)
     stages = {canonical_name(stage.task): stage for stage in config.stages}
     general = config.eval.general
-    benchmarks = {name: general_name(name, config.task_paths) for name in general.tasks}
-    inside = curve_tasks(config, len(config.stages))
-    if general.after == "never":
-        benchmarks = {name: task for name, task in benchmarks.items() if name in inside}
     if unknown := _unknown_curve_tasks(config):
         raise UserError(unknown)
+    benchmarks = _benchmarks(config)
     loaded = load_task_suite(
         [*stages, *benchmarks.values()],
         data_root=config.data_root,
@@ -154,8 +153,9 @@ def load_suite(config: ExperimentConfig, engine: str) -> Suite:
     members: dict[str, dict[str, Any]] = {}
     for name, task in benchmarks.items():
         members[name] = {leaf: loaded.tasks[leaf] for leaf in loaded.members[task]}
-        documents |= stratified_documents(members[name], general.limit)
-        curve |= stratified_documents(members[name], fewer or general.limit)
+        limit = general.documents_of(name)
+        documents |= stratified_documents(members[name], limit)
+        curve |= stratified_documents(members[name], fewer or limit)
     for name, stage in stages.items():
         if not stage.score:
             continue
@@ -166,24 +166,21 @@ def load_suite(config: ExperimentConfig, engine: str) -> Suite:
     return Suite(tasks, members, documents, curve, engine, config.eval.probes)
 
 
-def stratified_documents(tasks: Mapping[str, Any], limit: int | None) -> dict[str, list[int]]:
-    """About `limit` documents of a benchmark, shared over its tasks in proportion to their size.
-
-    Largest remainders, ties to the task named first; every task keeps at least one document.
-    """
-    sizes = {name: len(task.eval_docs) for name, task in tasks.items()}
-    total = sum(sizes.values())
-    if limit is None or limit >= total:
-        return {name: list(range(size)) for name, size in sizes.items()}
-    exact = {name: limit * size / total for name, size in sizes.items()}
-    quota = {name: int(share) for name, share in exact.items()}
-    by_remainder = sorted(sizes, key=lambda name: quota[name] - exact[name])
-    for name in by_remainder[: limit - sum(quota.values())]:
-        quota[name] += 1
-    return {
-        name: sample_documents(task, max(quota[name], 1), DOCUMENT_SEED)
-        for name, task in tasks.items()
-    }
+def _benchmarks(config: ExperimentConfig) -> dict[str, str]:
+    """The task of every name in `eval.general.tasks` that is scored after or inside a stage."""
+    general = config.eval.general
+    inside = curve_tasks(config, len(config.stages))
+    wanted = [name for name in general.tasks if general.after != "never" or name in inside]
+    found: dict[str, str] = {}
+    faults: list[str] = []
+    for name in wanted:
+        try:
+            found[name] = general_name(name, config.task_paths, general.protocol)
+        except UserError as error:
+            faults += error.faults
+    if faults:
+        raise UserError(faults)
+    return found
 
 
 def cells_to_score(config: ExperimentConfig, index: int, tasks: Sequence[str]) -> list[str]:

@@ -72,8 +72,10 @@ def leaves(general: Mapping[str, Any]) -> dict[str, list[str]]:
     """Leaf tasks of each benchmark in `scores.json`, as their prediction files are named."""
     from cl_bench.data.tasks import general_name
 
-    return {
-        name: list(entry["members"]) if "members" in entry else [general_name(name)]
-        for name, entry in general.items()
-        if name != "mean"
-    }
+    def files(name: str, entry: Mapping[str, Any]) -> list[str]:
+        if "members" in entry:
+            return list(entry["members"])
+        # Scores that are older than `measured` are lm-eval's.
+        return [entry["measured"]["task"] if "measured" in entry else general_name(name)]
+
+    return {name: files(name, entry) for name, entry in general.items() if name != "mean"}

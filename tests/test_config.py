@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cl_bench.config import slug
+from cl_bench.config import GeneralEval, slug
 from cl_bench.config_file import load_config
 from cl_bench.errors import UserError
 from cl_bench.resolve import resolve_file, resolve_runs
@@ -44,6 +44,23 @@ def test_every_fault_is_in_one_message_with_file_key_and_nearest_name(tmp_path: 
     assert "train.lr: Input should be greater than 0" in joined
     assert "seeds: a seed is listed twice" in joined
     assert len(faults) == 4
+
+
+def test_limits_and_budgets_of_general(tmp_path: Path) -> None:
+    def general(**options: object) -> GeneralEval:
+        return load_config(write(tmp_path, eval={"general": options})).eval.general
+
+    assert general().documents_of("mmlu") is None
+    assert general(limit=9).documents_of("mmlu") == 9
+    limited = general(limit={"mmlu": 570, "gsm8k": 100})
+    assert [limited.documents_of(name) for name in ("mmlu", "gsm8k", "bbh")] == [570, 100, None]
+    quick = general(tasks=["MMLU", "hellaswag"], budget="quick")
+    assert quick.settings() == {
+        "tasks": ["MMLU", "hellaswag"],
+        "protocol": "lm-eval",
+        "limit": {"MMLU": 285, "hellaswag": 200},
+    }
+    assert general(budget="full").settings() == general().settings()
 
 
 def test_faults_of_methods_and_stages_come_together(tmp_path: Path) -> None:

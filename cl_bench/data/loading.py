@@ -199,6 +199,8 @@ def _load_into(suite: Suite, manager: Any, name: str, spec: str | dict[str, Any]
         return [f"{name}: {fault}" for fault in error.faults]
     except Exception as error:
         return [f"{name}: could not be loaded ({_one_line(error)})"]
+    if twice := sorted(suite.tasks.keys() & loaded["tasks"].keys()):
+        return [f"{name}: {', '.join(twice[:3])} is part of another task of the list too"]
     suite.tasks.update(loaded["tasks"])
     suite.groups.update(loaded["groups"])
     suite.members[name] = list(loaded["tasks"])

@@ -14,10 +14,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from cl_bench.errors import nearest
+from cl_bench.errors import UserError, nearest
 from cl_bench.resources import resource
 
 _NAME = re.compile(r"^[\"']?(?:task|group)[\"']?:[ \t]*[\"']?([^\s\"'#\[{]+)", re.MULTILINE)
+PINNED = {"lm-eval": "general_", "opencompass-2023": "opencompass_"}
+"""How the names of General's pinned tasks begin, by protocol."""
 
 
 def canonical_name(name: str) -> str:
@@ -32,10 +34,25 @@ def _trace_names() -> dict[str, str]:
     return {alias: task.name for task in TASKS.values() for alias in (task.name, task.trace_name)}
 
 
-def general_name(name: str, task_paths: Iterable[str | Path] = ()) -> str:
-    """The name in `eval.general.tasks`: `piqa` is our pinned `general_piqa`, others stay."""
-    pinned = f"general_{name.lower()}"
-    return pinned if pinned in known_task_names(task_paths) else canonical_name(name)
+def general_name(
+    name: str, task_paths: Iterable[str | Path] = (), protocol: str = "lm-eval"
+) -> str:
+    """The task that a name in `eval.general.tasks` means in a protocol.
+
+    `piqa` is our pinned `general_piqa` (or `opencompass_piqa`). Any other name stays as it is in
+    lm-eval's protocol; another protocol raises UserError for a name that it does not define.
+    """
+    prefix, known = PINNED[protocol], known_task_names(task_paths)
+    pinned = f"{prefix}{name.lower()}"
+    if pinned in known:
+        return pinned
+    if protocol != "lm-eval" and not name.startswith(prefix):
+        there = [task.removeprefix(prefix) for task in known if task.startswith(prefix)]
+        raise UserError(
+            f"eval.general.tasks: {name}: the protocol {protocol} does not define it (it has "
+            f"{', '.join(there)})"
+        )
+    return canonical_name(name)
 
 
 def task_folders(task_paths: Iterable[str | Path] = ()) -> list[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any
 
@@ -70,6 +70,25 @@ def unweighted_mean(cells: Iterable[Cell]) -> Cell:
     """
     listed = list(cells)
     return _mean(listed, [1 / max(1, len(listed))] * len(listed))
+
+
+def stratified_mean(cells: Iterable[Cell]) -> Cell:
+    """`unweighted_mean` of a benchmark's members, with an error where some have one document.
+
+    A member of one document gets the pooled variance of documents, that of the other members
+    weighted by their n - 1. When all have one, the variance of their scores stands for it: an upper
+    bound, as it holds the differences between members too. None for a single document.
+    """
+    listed = list(cells)
+    known = [(cell.n - 1, cell.n * cell.stderr**2) for cell in listed if cell.stderr is not None]
+    if not known:
+        scores = [cell.score for cell in listed]
+        return replace(unweighted_mean(listed), stderr=standard_error(scores))
+    pooled = sum(df * variance for df, variance in known) / sum(df for df, _ in known)
+    return unweighted_mean(
+        replace(cell, stderr=sqrt(pooled / cell.n)) if cell.stderr is None else cell
+        for cell in listed
+    )
 
 
 def weighted_mean(cells: Iterable[Cell]) -> Cell:

@@ -26,6 +26,8 @@ Pair = tuple[list[int], list[int]]
 """Context and continuation as token ids."""
 PLAIN_BATCH = 8
 """Batch size where HFLM answers."""
+LOGITS_BYTES = 2**31
+"""Logits of one pass at most."""
 CACHE_SHARE = 0.3
 """Part of the free memory that keys and values of running generations may take."""
 
@@ -224,9 +226,21 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
             plain = [i for i, (tokens, _) in pairs.items() if len(tokens) > window]
             self.counters.prompt_tokens += sum(len(pairs[i][0]) for i in ours)
             report = self._reporter("log-likelihoods", len(ours))
-            mine = score_continuations(self.packed, [pairs[i] for i in ours], self.limits, report)
+            asked = [pairs[i] for i in ours]
+            mine = score_continuations(self.packed, asked, self._limits(asked), report)
             scores = _put(scores, ours, mine)
             return _put(scores, plain, self._plain("_loglikelihood_tokens", requests, plain))
+
+    def _limits(self, pairs: Sequence[Pair]) -> Limits:
+        """Smaller passes where most positions are scored: each has a row of logits."""
+        if not pairs:
+            return self.limits
+        scored = sum(len(targets) for _, targets in pairs) / sum(len(ids) for ids, _ in pairs)
+        row_bytes = self.model.get_input_embeddings().num_embeddings * self.model.dtype.itemsize
+        room = max(512, int(LOGITS_BYTES / (row_bytes * scored)))
+        return replace(
+            self.limits, batch=min(self.limits.batch, room), row=min(self.limits.row, room)
+        )
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Greedy continuations up to the first stop string, for (context, generation kwargs)."""

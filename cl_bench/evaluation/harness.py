@@ -6,14 +6,16 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from cl_bench.evaluation.answer_form import kind_of, labels_of
+from cl_bench.evaluation.cells import Cell, stratified_mean, weighted_mean
 from cl_bench.evaluation.probe_scores import DocumentProbe
-from cl_bench.evaluation.scores import Cell, unweighted_mean, weighted_mean
+from cl_bench.evaluation.whole_prompt import whole_prompts
 
 FEWSHOT_SEED = 1234
 
@@ -30,6 +32,8 @@ class TaskResult:
     majority: float | None = None
     """Accuracy of the best constant answer on the same documents."""
     records: list[dict[str, Any]] = field(default_factory=list)
+    headline: str = "score"
+    """The metric that the cell holds; with several filters, the filter's name behind a comma."""
     samples: list[Mapping[str, Any]] = field(default_factory=list, repr=False)
     """What lm-eval has of every record's document: `doc`, `arguments` of its requests, ..."""
     probes: list[DocumentProbe] = field(default_factory=list)
@@ -67,7 +71,7 @@ def evaluate_tasks(
     level = quiet.level
     quiet.setLevel(logging.ERROR)
     try:
-        with capped(tasks.values(), max_new_tokens):
+        with capped(tasks.values(), max_new_tokens), whole_prompts(lm):
             results = evaluate(
                 lm=lm,
                 task_dict=dict(tasks),
@@ -83,21 +87,25 @@ def evaluate_tasks(
     return {name: summarise_task(task, results["samples"][name]) for name, task in tasks.items()}
 
 
-def group_json(members: Mapping[str, TaskResult]) -> dict[str, Any]:
+def group_json(members: Mapping[str, TaskResult], sizes: Mapping[str, int]) -> dict[str, Any]:
     """A benchmark's entry in `scores.json`: its one task, or the unweighted mean of a group.
 
-    Unweighted is what TRACE and OpenCompass report for MMLU, BBH and TyDiQA; the mean weighted by
-    documents (lm-eval's) stands beside it.
+    Unweighted is what TRACE and OpenCompass report for MMLU, BBH and TyDiQA, also of the other
+    metrics. The mean weighted by documents (lm-eval's) stands beside it: by those that a member has
+    (`sizes`), since of a sample all have equal shares.
     """
     if len(members) == 1:
         return next(iter(members.values())).to_json()
-    cells = {name: result.cell for name, result in members.items()}
-    mean = unweighted_mean(cells.values())
+    mean = stratified_mean(result.cell for result in members.values())
+    whole = [replace(result.cell, n=sizes[name]) for name, result in members.items()]
+    metrics = [result.metrics for result in members.values()]
+    shared = [name for name in metrics[0] if all(name in each for each in metrics)]
     return {
         "score": mean.score,
         "stderr": mean.stderr,
         "n": mean.n,
-        "weighted": weighted_mean(cells.values()).score,
+        "metrics": {name: fmean(each[name] for each in metrics) for name in shared},
+        "weighted": weighted_mean(whole).score,
         "members": {name: result.to_json() for name, result in members.items()},
     }
 
@@ -129,7 +137,17 @@ def summarise_task(task: Any, samples: Sequence[Mapping[str, Any]]) -> TaskResul
         for sample, score in zip(kept, scores, strict=True)
     ]
     shares, majority = _labels(task, records)
-    return TaskResult(Cell.from_documents(scores), _means(samples), shares, majority, records, kept)
+    means = _means(samples)
+    named = f"{headline},{wanted_filter}"
+    return TaskResult(
+        Cell.from_documents(scores),
+        means,
+        shares,
+        majority,
+        records,
+        named if named in means else headline,
+        kept,
+    )
 
 
 def _labels(

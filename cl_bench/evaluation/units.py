@@ -77,7 +77,7 @@ def answering(
 
         def answer(unit: Unit) -> dict[str, TaskResult]:
             train = unit.train
-            lm.encode_prompts = None if train is None else _prompt_encoder(tokenizer, train)
+            lm.encode_prompts = _prompt_encoder(tokenizer, unit)
             cap = None if train is None else train.max_answer_tokens
             found = evaluate_tasks(lm, unit.tasks, unit.documents, cap)
             if prober is None or reference is None:
@@ -92,12 +92,30 @@ def _named(what: str, progress: Progress | None) -> Progress | None:
     return None if progress is None else lambda _, done, total: progress(what, done, total)
 
 
-def _prompt_encoder(tokenizer: Any, train: TrainConfig) -> EncodePrompts:
-    def encode(prompts: Sequence[str]) -> list[list[int]]:
+def _prompt_encoder(tokenizer: Any, unit: Unit) -> EncodePrompts | None:
+    """How the prompts of generation requests become tokens; None: as lm-eval does it."""
+    train = unit.train
+    rooms = [room for task in unit.tasks.values() if (room := _prompt_tokens(task)) is not None]
+
+    def as_in_training(prompts: Sequence[str]) -> list[list[int]]:
+        assert train is not None
         encoded = encode_prompts(tokenizer, prompts, train.max_prompt_tokens, train.truncation)
         return [prompt.ids for prompt in encoded]
 
-    return encode
+    def cut(prompts: Sequence[str]) -> list[list[int]]:
+        return [tokenizer.encode(prompt)[-min(rooms) :] for prompt in prompts]
+
+    if train is not None:
+        return as_in_training
+    return cut if rooms else None
+
+
+def _prompt_tokens(task: Any) -> int | None:
+    """Tokens of a prompt at most, where the YAML's `metadata: {window: ...}` limits all of them."""
+    window = (task.config.metadata or {}).get("window")
+    if window is None or task.OUTPUT_TYPE != "generate_until":
+        return None
+    return int(window) - int(task.config.generation_kwargs["max_gen_toks"])
 
 
 def _definition(task: Any) -> str:

@@ -15,6 +15,7 @@ from cl_bench.data.tasks import (
     task_folders,
     unknown_task,
 )
+from cl_bench.errors import UserError
 
 TRACE = {
     "C-STANCE": "trace_cstance",
@@ -46,6 +47,9 @@ def test_other_names_stay():
     assert general_name("general_boolq") == "general_boolq"
     assert general_name("hellaswag") == "hellaswag"
     assert general_name("FOMC") == "trace_fomc"
+    assert general_name("PIQA", protocol="opencompass-2023") == "opencompass_piqa"
+    with pytest.raises(UserError, match=r"hellaswag: the protocol .* \(it has bbh, boolq, gsm8k"):
+        general_name("hellaswag", protocol="opencompass-2023")
 
 
 def test_folders_of_the_user_are_searched(tmp_path):

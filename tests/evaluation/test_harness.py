@@ -72,15 +72,17 @@ def test_a_yaml_can_name_the_headline_and_the_filter() -> None:
     result = summarise_task(task("x", headline="accuracy", filter="loose"), [strict, loose])
     assert result.cell.score == 0.0
     assert result.metrics == {"accuracy,strict": 1.0, "accuracy,loose": 0.0}
+    assert result.headline == "accuracy,loose"
 
 
 def test_a_group_is_the_unweighted_mean_beside_the_weighted_one() -> None:
     first = summarise_task(task("a"), [sample(i, "1", "1", 1.0) for i in range(3)])
     second = summarise_task(task("b"), [sample(0, "1", "2", 0.0)])
-    found = group_json({"a": first, "b": second})
+    found = group_json({"a": first, "b": second}, {"a": 30, "b": 10})
     assert (found["score"], found["weighted"], found["n"]) == (0.5, 0.75, 4)
+    assert found["metrics"] == {"accuracy": 0.5}
     assert list(found["members"]) == ["a", "b"]
-    assert group_json({"a": first}) == first.to_json()
+    assert group_json({"a": first}, {"a": 30}) == first.to_json()
 
 
 @pytest.mark.parametrize(

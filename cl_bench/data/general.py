@@ -1,4 +1,4 @@
-"""What the group YAMLs call: one member's documents, from `data_root` or from the Hub.
+"""What the YAMLs of General call: a task's documents, from `data_root` or from the Hub.
 
 The rows have the form of the Hub's, so that lm-evaluation-harness's packaged templates fit both.
 """
@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cl_bench.data.hub import general_split
-from cl_bench.data.sources import TEXT, Field, Row, read_jsonl, resolve_data_root
+from cl_bench.data.sources import (
+    BINARY,
+    TEXT,
+    TRUE_FALSE,
+    Field,
+    Row,
+    read_jsonl,
+    resolve_data_root,
+)
 from cl_bench.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,6 +34,8 @@ SUBJECT = {"question": TEXT, "subject": TEXT, "choices": TEXT, "answer": TEXT}
 PROBLEM = {"input": TEXT, "target": TEXT}
 PASSAGE = {"id": TEXT, "title": TEXT, "context": TEXT, "question": TEXT, "answers": TEXT}
 SOLUTION = {"question": TEXT, "answer": TEXT}
+AFTER_NOTICE = "-----\n"
+"""What stands between the canary notice of a file of worked examples and the examples."""
 
 
 def _is_answers(value: Any) -> bool:
@@ -71,6 +81,29 @@ def bbh(
     return _or_hub(found, "general/bbh", PROBLEM, {**hub, "name": problem}, data_root)
 
 
+def bbh_with_examples(
+    *, problem: str, hub: dict[str, Any], data_root: str | None = None, **_: Any
+) -> dict[str, Dataset]:
+    """As `bbh`, with the column `examples`: the three worked examples as their authors wrote them.
+
+    Raises UserError without `<data_root>/general/bbh/dev.jsonl`, since the Hub has only problems.
+    """
+    path = resolve_data_root(data_root) / "general/bbh/dev.jsonl"
+    if not path.is_file():
+        raise UserError(
+            f"{path}: not found; BBH's worked examples stand there and are not on the Hub: get "
+            "them with `cl-bench data get general` or name their folder with `-o data_root=...`"
+        )
+    fields = {"task": TEXT, "cot_prompt": TEXT}
+    key = ("task", problem)
+    rows = _member("general/bbh", "dev", fields, key, _same, data_root) or []
+    examples = rows[0]["cot_prompt"].partition(AFTER_NOTICE)[2].strip() if rows else ""
+    if not examples:
+        raise UserError(f"{path}: no examples of '{problem}' after a line of dashes")
+    (test,) = bbh(problem=problem, hub=hub, data_root=data_root).values()
+    return {"test": test.add_column("examples", [examples] * len(test))}
+
+
 def tydiqa(
     *, language: str, hub: dict[str, Any], data_root: str | None = None, **_: Any
 ) -> dict[str, Dataset]:
@@ -101,6 +134,26 @@ def gsm8k(*, hub: dict[str, Any], data_root: str | None = None, **_: Any) -> dic
         for split in ("train", "test")
     }
     return _or_hub(found, "general/gsm8k", SOLUTION, hub, data_root)
+
+
+def piqa(*, hub: dict[str, Any], data_root: str | None = None, **_: Any) -> dict[str, Dataset]:
+    """PIQA's labelled validation set, columns goal, sol1, sol2, label (0 or 1)."""
+    fields = {"goal": TEXT, "sol1": TEXT, "sol2": TEXT, "label": BINARY}
+    return {"test": general_split("general/piqa", fields, hub, data_root=data_root)}
+
+
+def boolq(*, hub: dict[str, Any], data_root: str | None = None, **_: Any) -> dict[str, Dataset]:
+    """BoolQ's labelled validation set, columns question, passage, label (0 no, 1 yes)."""
+    fields = {"question": TEXT, "passage": TEXT, "label": TRUE_FALSE}
+    documents = general_split(
+        "general/boolq",
+        fields,
+        hub,
+        data_root=data_root,
+        convert=lambda row: {**row, "label": int(row["label"] == "true")},
+        converted={**fields, "label": BINARY},
+    )
+    return {"test": documents}
 
 
 def _same(row: Row) -> Row:
