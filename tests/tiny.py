@@ -43,8 +43,9 @@ def tiny_model(
     tie: bool = False,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
+    layers: int = 2,
 ) -> PreTrainedModel:
-    """A random 2-layer causal LM (hidden 32, 4 heads, 2 key/value heads) in eval mode.
+    """A random causal LM of few layers (hidden 32, 4 heads, 2 key/value heads) in eval mode.
 
     The global random state is left as it was found.
     """
@@ -52,7 +53,7 @@ def tiny_model(
         "vocab_size": vocab_size,
         "hidden_size": 32,
         "intermediate_size": 64,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": layers,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": 2048,

@@ -11,12 +11,18 @@ def plan(
     config: str = typer.Argument(..., help="Experiment YAML, a path or a shipped one."),
     override: list[str] = typer.Option([], "-o", "--override", help="key=value (repeatable)."),
     method: list[str] = typer.Option([], help="Only this method (repeatable)."),
+    card: list[float] = typer.Option(
+        [], min=0.1, help="Does it fit a card of so many GB (repeatable)? Default: 24, 48, 80."
+    ),
+    tflops: float | None = typer.Option(
+        None, min=1e-6, help="Sustained 10^12 FLOP/s of the machine: print hours too."
+    ),
 ) -> None:
-    """Print what would run: every stage of every method, and where each value comes from."""
+    """Print what would run: memory, FLOPs, disk, every stage, where each value comes from."""
     from cl_bench.report.plan import plan_text
     from cl_bench.resolve import resolve_file
 
-    print(plan_text(*resolve_file(config, override, method)))
+    print(plan_text(*resolve_file(config, override, method), card, tflops))
 
 
 def tasks(

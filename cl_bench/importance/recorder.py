@@ -164,14 +164,14 @@ class WeightRecorder:
     def _add_lookups(self, scores: Tensor, linear: tuple[Tensor, Tensor] | None) -> None:
         """Embedding gradient E per sample: adds E^2 and the cross term with the head, 2 P E."""
         ids = torch.cat([pair[0] for pair in self.lookups], 1)
-        gradients = torch.cat([pair[1] for pair in self.lookups], 1)
+        gradients = torch.cat([pair[1] for pair in self.lookups], 1).to(scores.dtype)
         for sample in range(len(ids)):
             rows, place = torch.unique(ids[sample], return_inverse=True)
             dense = gradients.new_zeros((len(rows), gradients.shape[2]))
             dense.index_add_(0, place, gradients[sample])
             added = dense.square()
             if linear is not None:
-                x, g = linear[0][sample], linear[1][sample]
+                x, g = (value[sample].to(scores.dtype) for value in linear)
                 added.add_(dense.mul_(g[:, rows].t() @ x), alpha=2)
             if self.granularity == "columns":
                 scores += added.sum(0)

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from cl_bench.data.examples import Example
     from cl_bench.resolve import StageSpec
     from cl_bench.training.loss import AnswerOutputs
-    from cl_bench.training.memory import Cost, Shapes
+    from cl_bench.training.memory import Cost
     from cl_bench.training.plan import UpdatePlan
+    from cl_bench.training.shapes import Shapes
 
 
 class Options(BaseModel):
@@ -117,7 +118,12 @@ class Method:
         return list(stages)
 
     def cost(self, shapes: Shapes) -> Cost:
-        """Bytes and FLOPs from parameter shapes alone, before model or data exist."""
+        """Bytes and FLOPs from parameter shapes alone, before model or data exist.
+
+        A method that restricts its `plan` says here what that saves, one that keeps tensors or
+        passes over the data what they cost; `training/memory.py` has the parts. The stage that
+        needs most counts. Default: full training.
+        """
         from cl_bench.training.memory import full_cost
 
         return full_cost(shapes)

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from cl_bench.data.examples import Example
     from cl_bench.resolve import StageSpec
     from cl_bench.training.loss import AnswerOutputs
-    from cl_bench.training.memory import Cost, Shapes
+    from cl_bench.training.memory import Cost
     from cl_bench.training.plan import UpdatePlan
+    from cl_bench.training.shapes import Shapes
 
 
 class Composite(Method):
@@ -37,9 +38,20 @@ class Composite(Method):
         return result
 
     def cost(self, shapes: Shapes) -> Cost:
-        """The plan of the part that restricts the parameters, else full training."""
-        own = [part for part in self.parts if type(part).cost is not Method.cost]
-        return own[0].cost(shapes) if own else super().cost(shapes)
+        """That of the part that restricts the parameters, and what the others add to it.
+
+        Beside adapters, the others see the adapters' shapes alone: nothing else is trained.
+        """
+        from cl_bench.training.memory import full_cost
+
+        restricting = [part for part in self.parts if type(part).plan is not Method.plan]
+        base = restricting[0].cost(shapes) if restricting else full_cost(shapes)
+        inner = shapes.adapted(base.adapters) if base.adapters else shapes
+        plain = full_cost(inner)
+        for part in self.parts:
+            if part not in restricting:
+                base = base.plus(part.cost(inner), plain)
+        return base
 
     def prepare(self, stage: Stage) -> None:
         """In order; a part that wraps the model shows the wrapped one to the next."""

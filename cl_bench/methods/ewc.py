@@ -12,6 +12,9 @@ from cl_bench.methods.base import Method, Options, Stage, Step
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cl_bench.training.memory import Cost
+    from cl_bench.training.shapes import Shapes
+
 
 class EWCOptions(Options):
     """Options of EWC. TRACE's lambda is 400, for its own much smaller Fisher estimate."""
@@ -45,6 +48,20 @@ class EWC(Method):
         super().__init__(options)
         self.fisher: dict[str, Tensor] = {}
         self._anchor: dict[str, Tensor] = {}
+
+    def cost(self, shapes: Shapes) -> Cost:
+        """Full training, a Fisher and an anchor of every entry, and one Fisher pass a stage.
+
+        The Fisher is saved beside each checkpoint; the anchor is the checkpoint before.
+        """
+        from dataclasses import replace
+
+        from cl_bench.training.memory import fisher_pass, full_cost
+
+        fisher = shapes.entry_bytes * shapes.numel
+        cost = full_cost(shapes).with_extra(fisher + shapes.dtype_bytes * shapes.numel, fisher)
+        scoring = fisher_pass(shapes, "elements", self.options.fisher_examples)
+        return cost.with_pass(replace(scoring, held=2 * fisher))  # the old one and the new
 
     def prepare(self, stage: Stage) -> None:
         """theta* is where the stage before ended, which is where this one begins."""

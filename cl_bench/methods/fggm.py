@@ -11,8 +11,9 @@ from cl_bench.methods.base import Method, Options, Stage
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cl_bench.training.memory import Cost, Shapes
+    from cl_bench.training.memory import Cost
     from cl_bench.training.plan import Selection, UpdatePlan
+    from cl_bench.training.shapes import Shapes
 
 Granularity: TypeAlias = Literal["rows", "columns", "elements"]
 GRANULARITY: dict[str, Granularity] = {"input": "rows", "output": "columns", "none": "elements"}
@@ -72,12 +73,22 @@ class FGGM(Method):
         return UpdatePlan(selections, default=rest)
 
     def cost(self, shapes: Shapes) -> Cost:
-        """Compact state for the trained share of every masked matrix."""
-        from cl_bench.training.memory import masked_cost
+        """Compact state for the trained share of every masked matrix, and one Fisher pass.
 
-        granularity = GRANULARITY[self.options.aggregation]
-        trained = 1.0 - self.options.alpha
-        return masked_cost(shapes, trained, granularity, self.options.embeddings == "full")
+        `scope: global` trains the same share in all but not of each: counted as `tensor`. With
+        `mask_first_task: false` the first stage is full training, whose memory is the larger.
+        """
+        from dataclasses import replace
+
+        from cl_bench.training.memory import fisher_pass, full_cost, masked_cost
+
+        options, granularity = self.options, GRANULARITY[self.options.aggregation]
+        cost = masked_cost(shapes, 1.0 - options.alpha, granularity, options.embeddings == "full")
+        if not options.mask_first_task:
+            cost = replace(full_cost(shapes), flops_per_token=cost.flops_per_token)
+        if options.score == "random":
+            return cost
+        return cost.with_pass(fisher_pass(shapes, granularity, options.fisher_examples))
 
     def _scores(self, stage: Stage) -> dict[str, Tensor]:
         import torch

@@ -10,8 +10,9 @@ from pydantic import Field
 from cl_bench.methods.base import Method, Options, Stage
 
 if TYPE_CHECKING:
-    from cl_bench.training.memory import Cost, Shapes
+    from cl_bench.training.memory import Cost
     from cl_bench.training.plan import UpdatePlan
+    from cl_bench.training.shapes import Shapes
 
 
 class LoRAOptions(Options):
@@ -71,4 +72,5 @@ class LoRA(Method):
         """Frozen weights, and full state for `r * (Din + Dout)` entries of each target."""
         from cl_bench.training.memory import lora_cost
 
-        return lora_cost(shapes, self.options.r, self.options.target_modules)
+        options = self.options
+        return lora_cost(shapes, options.r, options.target_modules, options.dropout)

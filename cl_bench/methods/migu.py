@@ -12,6 +12,9 @@ from cl_bench.methods.base import Method, Options, Stage, Step
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cl_bench.training.memory import Cost
+    from cl_bench.training.shapes import Shapes
+
 
 class MIGUOptions(Options):
     """Options of MIGU."""
@@ -41,6 +44,16 @@ class MIGU(Method):
         self._magnitude: dict[str, Tensor] = {}
         self._hooks: list[Any] = []
         self._all_reduce: Callable[[Tensor], None] | None = None
+
+    def cost(self, shapes: Shapes) -> Cost:
+        """Full training and a float32 magnitude a row: every gradient exists before it is masked.
+
+        Rows of untied token embeddings, which have none, are counted too.
+        """
+        from cl_bench.training.memory import full_cost
+
+        rows = sum(shape[0] for shape in shapes.parameters.values() if len(shape) == 2)
+        return full_cost(shapes).with_extra(4 * rows)
 
     def prepare(self, stage: Stage) -> None:
         """Watch the outputs of every linear layer."""

@@ -11,6 +11,8 @@ from cl_bench.methods.base import Method, Options, Stage
 
 if TYPE_CHECKING:
     from cl_bench.data.examples import Example
+    from cl_bench.training.memory import Cost
+    from cl_bench.training.shapes import Shapes
 
 
 class ReplayOptions(Options):
@@ -30,6 +32,14 @@ class Replay(Method):
 
     name = "replay"
     options_type = ReplayOptions
+
+    def cost(self, shapes: Shapes) -> Cost:
+        """Full training, on `ratio` of every earlier stage's examples beside the stage's own."""
+        from dataclasses import replace
+
+        from cl_bench.training.memory import full_cost
+
+        return replace(full_cost(shapes), earlier_share=self.options.ratio)
 
     def examples(self, stage: Stage, examples: Sequence[Example]) -> Sequence[Example]:
         """The stage's examples, then the buffer of every earlier task, oldest first."""

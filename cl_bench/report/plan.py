@@ -1,19 +1,39 @@
-"""Text of `cl-bench plan`."""
+"""Text of `cl-bench plan`: what it costs, then what would run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 from cl_bench.config import ExperimentConfig
-from cl_bench.resolve import RunSpec
+from cl_bench.model_shapes import model_shapes
+from cl_bench.report.cost_tables import cost_lines, work_text
+from cl_bench.report.costs import StageCost, stage_costs
+from cl_bench.report.workload import Workloads
+from cl_bench.resolve import RunSpec, StageSpec
+
+CARDS = (24.0, 48.0, 80.0)
+"""GB of the cards that are asked about when the user names none."""
 
 
-def plan_text(config: ExperimentConfig, runs: Sequence[RunSpec]) -> str:
-    """Runs, stages, options, and where each training value that is not a default comes from."""
-    return "\n".join(_lines(config, runs))
+def plan_text(
+    config: ExperimentConfig,
+    runs: Sequence[RunSpec],
+    cards: Sequence[float] = (),
+    tflops: float | None = None,
+) -> str:
+    """Costs of every method, then runs, stages, options, and where each training value comes from.
+
+    `cards`: sizes in GB to compare the memory with. `tflops`: sustained 10^12 FLOP/s, for hours.
+    """
+    return "\n".join(_lines(config, runs, cards or CARDS, tflops))
 
 
-def _lines(config: ExperimentConfig, runs: Sequence[RunSpec]) -> Iterator[str]:
+def _lines(
+    config: ExperimentConfig,
+    runs: Sequence[RunSpec],
+    cards: Sequence[float],
+    tflops: float | None,
+) -> Iterator[str]:
     yield f"{config.name}: {config.model.path} in {config.model.dtype}"
     general = ", ".join(config.eval.general.tasks) or "none"
     yield f"General after {config.eval.general.after}: {general}"
@@ -22,25 +42,51 @@ def _lines(config: ExperimentConfig, runs: Sequence[RunSpec]) -> Iterator[str]:
         chosen = ", ".join(within.tasks) if within.tasks else "its own task and the earlier ones"
         every = "epoch" if within.every == "epoch" else f"{within.every} updates"
         yield f"inside a stage every {every}: {chosen}"
-    for run in runs:
+    found = model_shapes(config.model)
+    costs: list[list[StageCost]] = [[] for _ in runs]
+    if found.shapes is not None:
+        workloads = Workloads(config)
+        costs = [stage_costs(run, found.shapes, workloads) for run in runs]
+    by_label: dict[str, list[list[StageCost]]] = {}
+    for run, stages in zip(runs, costs, strict=True):
+        by_label.setdefault(run.label, []).append(stages)
+    yield from cost_lines(found, by_label, cards)
+    for run, stages in zip(runs, costs, strict=True):
         yield f"\n{run.label}, seed {run.seed}"
-        shown: list[str] = []
-        for stage in run.stages:
-            examples = "all" if stage.limit is None else str(stage.limit)
-            only = "" if config.stages[stage.index - 1].score else ", only trained on"
-            yield (
-                f"  stage {stage.index}: {' + '.join(stage.tasks)}, {stage.epochs} epochs, "
-                f"{examples} examples, from the {stage.start} model{only}"
-            )
-            options = [
-                f"    {part.method.name}.{key} = {value}"
-                for part in stage.parts
-                for key, value in part.options.model_dump(by_alias=True).items()
-            ]
-            values = stage.train.model_dump()
-            trained = [
-                f"    {key} = {values[key]}  ({stage.origins[key]})" for key in sorted(values)
-            ]
-            if options + trained != shown:
-                shown = options + trained
-                yield from shown
+        yield from _run_lines(config, run, stages, tflops)
+
+
+def _run_lines(
+    config: ExperimentConfig, run: RunSpec, costs: Sequence[StageCost], tflops: float | None
+) -> Iterator[str]:
+    shown: list[str] = []
+    for position, stage in enumerate(run.stages):
+        examples = "all" if stage.limit is None else str(stage.limit)
+        only = "" if config.stages[stage.index - 1].score else ", only trained on"
+        yield (
+            f"  stage {stage.index}: {' + '.join(stage.tasks)}, {stage.epochs} epochs, "
+            f"{examples} examples, from the {stage.start} model{only}"
+        )
+        work = costs[position].work if costs else None
+        if work is not None:
+            yield f"    {work_text(work, tflops)}"
+        values = _values(stage)
+        if values != shown:
+            shown = values
+            yield from shown
+    known = [cost.work for cost in costs if cost.work is not None]
+    if known and len(known) == len(costs):
+        yield f"  all stages: {work_text(sum(known[1:], known[0]), tflops)}"
+
+
+def _values(stage: StageSpec) -> list[str]:
+    """A line per option of the methods and per training value with its origin."""
+    options = [
+        f"    {part.method.name}.{key} = {value}"
+        for part in stage.parts
+        for key, value in part.options.model_dump(by_alias=True).items()
+    ]
+    values = stage.train.model_dump()
+    return options + [
+        f"    {key} = {values[key]}  ({stage.origins[key]})" for key in sorted(values)
+    ]

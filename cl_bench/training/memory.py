@@ -2,58 +2,71 @@
 
 Pure functions of shapes: `cl-bench plan` asks before model or data exist. The figures are those of
 the engine (engine.py): weights in the run's dtype, and for every trained entry a float32 gradient,
-master and two moments; a fully trained float32 weight is its own master. Tests compare them with
-the bytes the engine holds.
+master and two moments (float64 in float64 models); a fully trained weight of the master's dtype is
+its own master. Tests compare them with the bytes that are held.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-_MASTER = 4
-_MOMENTS = 8
+from cl_bench.training.shapes import Shape, Shapes
+
 _INDEX = 8  # rows and columns are int64, one for each
 _ELEMENT_INDEX = 4  # int32, one for each selected entry
+_MASK = 1  # the plan of single entries is a bool for every entry, kept through the stage
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """What activations depend on beside the parameters: a decoder of Llama's or Qwen2's kind."""
+class Pass:
+    """A pass over the stage's examples beside training (a Fisher): at most so many FLOPs a token.
 
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocabulary: int
+    `examples`: how many of the stage's examples it sees; None is all. `held`: bytes beside weights
+    and activations; gradients and optimiser state do not exist then. `by_length`: (a, b) where
+    another way takes `a + b * length` FLOPs a token of an example, and the cheaper one is taken.
+    """
+
+    flops_per_token: int
+    examples: int | None = None
+    held: int = 0
+    by_length: tuple[int, int] | None = None
+
+    def flops(self, length: float) -> float:
+        """FLOPs a token of an example of `length` tokens."""
+        if self.by_length is None:
+            return self.flops_per_token
+        return min(self.flops_per_token, self.by_length[0] + self.by_length[1] * length)
 
 
-@dataclass(frozen=True)
-class Shapes:
-    """Parameter shapes of a model, a tied weight once; which are token embeddings or the head."""
+def fisher_pass(shapes: Shapes, granularity: str, examples: int | None) -> Pass:
+    """The Fisher of block matrices and vectors, in rows, columns or elements.
 
-    parameters: Mapping[str, tuple[int, ...]]
-    embeddings: frozenset[str] = frozenset()
-    dtype_bytes: int = 2
-    architecture: Architecture | None = None
-
-    @property
-    def numel(self) -> int:
-        """Number of parameters."""
-        return sum(math.prod(shape) for shape in self.parameters.values())
+    With the gradient of every matrix, or for rows and columns by Gram matrices of the positions:
+    lower blocks of 128 (importance/products.py), none shared between layers, which is an upper
+    bound. Scores of single entries and the masks made of them are held.
+    """
+    whole = 4 * shapes.products + 2 * (shapes.products - shapes.backbone)
+    if granularity == "elements":
+        return Pass(whole, examples, held=(shapes.entry_bytes + _MASK) * shapes.products)
+    sides = sum(sum(s) for name, s in shapes.parameters.items() if shapes.is_product(name))
+    return Pass(whole, examples, by_length=(4 * shapes.products + 128 * sides, sides))
 
 
 @dataclass(frozen=True)
 class Cost:
     """Bytes that stay allocated through a stage, bytes on disk, and FLOPs.
 
-    `extra`: what the method itself keeps (a Fisher, a teacher). `flops_per_token`: of the products
-    with block matrices in forward and backward (attention and the head, which sees answers only,
-    are not counted). `scoring_flops_per_token`: the
-    same for a pass over the data before or after training (FGGM's and EWC's Fisher).
+    `extra`: what the method itself keeps (a Fisher, a teacher, masks). `checkpoint`: what a stage
+    leaves on disk, weights and the method's state; tokenizer files come on top. `flops_per_token`:
+    of the products with block matrices in forward and backward (attention and the head, which
+    sees answers only, are not counted); `passes` in the same measure. `trained`: entries that move.
+    `inputs_kept`: parameters whose gradient needs their layer's input, so that activations stay;
+    `activations_per_token`: bytes that layers of the method's own keep. `earlier_share`: share of
+    the examples of every earlier stage that each epoch sees again. `adapters`: shapes of what the
+    method adds, when it trains that alone.
     """
 
     weights: int
@@ -62,17 +75,37 @@ class Cost:
     checkpoint: int
     extra: int = 0
     flops_per_token: int = 0
-    scoring_flops_per_token: int = 0
+    passes: tuple[Pass, ...] = ()
     trained: int = 0
+    inputs_kept: frozenset[str] = frozenset()
+    activations_per_token: int = 0
+    earlier_share: float = 0.0
+    adapters: Mapping[str, Shape] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
-        """Bytes of weights, gradients, optimiser state and the method's own state."""
-        return self.weights + self.gradients + self.optimiser + self.extra
+        """Bytes of weights and of the larger of two: all that training holds, or a pass."""
+        training = self.gradients + self.optimiser + self.extra
+        return self.weights + max([training, *(one.held for one in self.passes)])
 
-    def with_extra(self, extra: int) -> Cost:
-        """The same with more bytes of the method's own."""
-        return replace(self, extra=self.extra + extra)
+    def with_extra(self, extra: int, checkpoint: int = 0) -> Cost:
+        """The same with more bytes of the method's own, in memory and on disk."""
+        return replace(self, extra=self.extra + extra, checkpoint=self.checkpoint + checkpoint)
+
+    def with_pass(self, one: Pass) -> Cost:
+        """The same with one more pass over the stage's examples."""
+        return replace(self, passes=(*self.passes, one))
+
+    def plus(self, other: Cost, plain: Cost) -> Cost:
+        """With what `other` costs beyond `plain` (full training of the same shapes) added."""
+        return replace(
+            self.with_extra(other.extra, max(0, other.checkpoint - plain.checkpoint)),
+            flops_per_token=self.flops_per_token
+            + max(0, other.flops_per_token - plain.flops_per_token),
+            passes=self.passes + other.passes,
+            activations_per_token=self.activations_per_token + other.activations_per_token,
+            earlier_share=self.earlier_share + other.earlier_share,
+        )
 
 
 @dataclass(frozen=True)
@@ -81,66 +114,41 @@ class _Part:
 
     trained: int = 0
     index: int = 0
-    full: bool = field(default=False)
+    full: bool = False
 
 
-def shapes_of(model: object) -> Shapes:
-    """Shapes of a loaded (or meta-device) Hugging Face model; a tied head appears once."""
-    import torch
-
-    parameters = {name: tuple(p.shape) for name, p in model.named_parameters()}  # type: ignore[attr-defined]
-    head = model.get_output_embeddings()  # type: ignore[attr-defined]
-    skipped = {
-        id(parameter)
-        for module in model.modules()  # type: ignore[attr-defined]
-        if isinstance(module, torch.nn.Embedding) or module is head
-        for parameter in module.parameters(recurse=False)
-    }
-    embeddings = frozenset(n for n, p in model.named_parameters() if id(p) in skipped)  # type: ignore[attr-defined]
-    size = next(model.parameters()).element_size()  # type: ignore[attr-defined]
-    return Shapes(parameters, embeddings, size, _architecture(model.config))  # type: ignore[attr-defined]
+_NOTHING = _Part()
 
 
-def shapes_from_config(path: str, dtype_bytes: int = 2) -> Shapes:
-    """Shapes of the model that a Hugging Face name or folder describes, from its config alone."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(path)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    model.tie_weights()
-    return replace(shapes_of(model), dtype_bytes=dtype_bytes)
-
-
-def _architecture(config: object) -> Architecture | None:
-    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
-    values = [getattr(config, name, None) for name in (*names, "vocab_size")]
-    if not all(isinstance(value, int) for value in values):
-        return None
-    layers, hidden, intermediate, heads, vocabulary = (int(value) for value in values if value)
-    kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
-    head_dim = int(getattr(config, "head_dim", None) or hidden // heads)
-    return Architecture(layers, hidden, intermediate, heads, kv_heads, head_dim, vocabulary)
+def _all(name: str, shape: Shape) -> _Part:
+    return _Part(math.prod(shape), full=True)
 
 
 def full_cost(shapes: Shapes) -> Cost:
     """Everything trained."""
-    return _cost(shapes, lambda name, shape: _Part(math.prod(shape), full=True))
+    return _cost(shapes, _all)
+
+
+def frozen_cost(shapes: Shapes, trained: Callable[[str], bool]) -> Cost:
+    """Some parameters trained fully, the others not at all."""
+    return _cost(shapes, lambda name, shape: _all(name, shape) if trained(name) else _NOTHING)
 
 
 def masked_cost(shapes: Shapes, trained: float, granularity: str, embeddings: bool) -> Cost:
     """A share `trained` of each block matrix (rows, columns or elements) and vector.
 
     Counts as `score > quantile(1 - trained)` leaves them. `embeddings`: token embeddings and head
-    are trained fully, else frozen. Scoring is one Fisher pass over the data without any weight
-    gradient (rows, columns) or with one (elements).
+    are trained fully, else frozen. Single entries need their layer's whole weight gradient, so
+    they save no FLOPs; their masks are counted as `extra`.
     """
+    masks = 0
 
-    def part(name: str, shape: tuple[int, ...]) -> _Part:
+    def part(name: str, shape: Shape) -> _Part:
+        nonlocal masks
         if name in shapes.embeddings:
-            return _Part(math.prod(shape), full=True) if embeddings else _Part()
+            return _all(name, shape) if embeddings else _NOTHING
         if len(shape) != 2 or granularity == "elements":
+            masks += _MASK * math.prod(shape)
             count = _above(math.prod(shape), trained)
             return _Part(count, _ELEMENT_INDEX * count)
         rows, columns = shape
@@ -150,52 +158,43 @@ def masked_cost(shapes: Shapes, trained: float, granularity: str, embeddings: bo
         count = _above(rows, trained)
         return _Part(count * columns, _INDEX * count)
 
-    cost = _cost(shapes, part)
-    products = sum(
-        math.prod(shape) for name, shape in shapes.parameters.items() if _is_product(shapes, name)
-    )
-    dense = 6 if granularity == "elements" else 4
-    flops = cost.flops_per_token
-    if granularity == "elements":  # the whole weight gradient is computed, then gathered
-        flops = 6 * products
-    return replace(cost, flops_per_token=flops, scoring_flops_per_token=dense * products)
+    cost = _cost(shapes, part).with_extra(masks)
+    if granularity == "elements":
+        return replace(cost, flops_per_token=6 * shapes.products)
+    return cost
 
 
-def frozen_cost(shapes: Shapes, trained: Callable[[str], bool]) -> Cost:
-    """Some parameters trained fully, the others not at all."""
-    return _cost(
-        shapes, lambda name, shape: _Part(math.prod(shape), full=True) if trained(name) else _Part()
-    )
+def lora_cost(shapes: Shapes, r: int, targets: str | Sequence[str], dropout: float = 0.0) -> Cost:
+    """Adapters of rank `r` in the run's dtype on the targeted projections; the base is frozen.
 
-
-def lora_cost(shapes: Shapes, r: int, targets: Sequence[str], adapter_bytes: int = 4) -> Cost:
-    """Adapters of rank `r` on the named projections; the base is frozen.
-
-    PEFT keeps adapters in float32 (`adapter_bytes` 4), where they are their own masters.
+    `targets` as PEFT reads them: last parts of module names, a pattern for whole names, or
+    `all-linear` (all but the head). Only the adapter is saved.
     """
-    wanted = set(targets)
-    adapted = [
-        shape
-        for name, shape in shapes.parameters.items()
-        if len(shape) == 2 and name.split(".")[-2:-1] and name.split(".")[-2] in wanted
-    ]
-    count = r * sum(sum(shape) for shape in adapted)
-    base = _cost(shapes, lambda name, shape: _Part())
-    masters = 0 if adapter_bytes == _MASTER else _MASTER
+    adapted = [n for n in shapes.parameters if shapes.is_product(n) and _targeted(n, targets)]
+    adapters: dict[str, Shape] = {}
+    for name in adapted:
+        rows, columns = shapes.parameters[name]
+        adapters[f"{name}.lora_A"] = (r, columns)
+        adapters[f"{name}.lora_B"] = (rows, r)
+    base = _cost(shapes, lambda name, shape: _NOTHING)
+    own = full_cost(replace(shapes, parameters=adapters, embeddings=frozenset()))
+    inputs = sum(shapes.parameters[name][1] for name in adapted)
+    per_token = shapes.dtype_bytes * (r * len(adapted) + (2 * inputs if dropout else 0))
     return replace(
-        base,
-        weights=base.weights + count * adapter_bytes,
-        gradients=_MASTER * count,
-        optimiser=(masters + _MOMENTS) * count,
-        checkpoint=adapter_bytes * count,
-        flops_per_token=base.flops_per_token + 6 * count,
-        trained=count,
+        own,
+        weights=base.weights + own.weights,
+        flops_per_token=base.flops_per_token + own.flops_per_token,
+        inputs_kept=frozenset() if dropout else frozenset(adapted),
+        activations_per_token=per_token,
+        adapters=adapters,
     )
 
 
-def _is_product(shapes: Shapes, name: str) -> bool:
-    """Whether every token is multiplied by the parameter: block matrices, not the head."""
-    return len(shapes.parameters[name]) == 2 and name not in shapes.embeddings
+def _targeted(name: str, targets: str | Sequence[str]) -> bool:
+    module = name.removesuffix(".weight")
+    if isinstance(targets, str):
+        return targets == "all-linear" or re.fullmatch(targets, module) is not None
+    return any(f".{module}".endswith(f".{target}") for target in targets)
 
 
 def _above(count: int, share: float) -> int:
@@ -203,56 +202,18 @@ def _above(count: int, share: float) -> int:
     return count - 1 - math.floor((1 - share) * (count - 1) + 1e-9)
 
 
-def _cost(shapes: Shapes, part: Callable[[str, tuple[int, ...]], _Part]) -> Cost:
+def _cost(shapes: Shapes, part: Callable[[str, Shape], _Part]) -> Cost:
+    parts = {name: part(name, shape) for name, shape in shapes.parameters.items()}
+    entry, trained = shapes.entry_bytes, sum(p.trained for p in parts.values())
+    own = sum(p.trained for p in parts.values() if p.full and shapes.dtype_bytes == entry)
+    multiplied = sum(p.trained for name, p in parts.items() if shapes.is_product(name))
     weights = shapes.numel * shapes.dtype_bytes
-    trained = index = own = flops = 0
-    for name, shape in shapes.parameters.items():
-        selected = part(name, shape)
-        trained += selected.trained
-        index += selected.index
-        if selected.full and shapes.dtype_bytes == _MASTER:
-            own += selected.trained
-        if _is_product(shapes, name):
-            flops += 4 * math.prod(shape) + 2 * selected.trained
-    optimiser = (_MASTER + _MOMENTS) * trained - _MASTER * own + index
-    return Cost(weights, _MASTER * trained, optimiser, weights, 0, flops, 0, trained)
-
-
-def activation_bytes(
-    shapes: Shapes,
-    samples: int,
-    length: int,
-    answers: int,
-    *,
-    checkpointing: bool = False,
-    vectors: bool = True,
-    padded: bool = True,
-    widened: bool = False,
-) -> int:
-    """Bytes that autograd keeps from forward for backward, for one micro-batch.
-
-    `samples` sequences of `length` tokens, `answers` answer tokens in all. Per token and layer of a
-    Llama-like decoder under SDPA: two norms keep their input in float32, their output, and the
-    normalised input where norm weights are trained (`vectors`); attention keeps query, key, value
-    and its output, and under padding (`padded`) a float32 mask and keys and values once per query
-    head; the MLP keeps gate, activation, up and their product. Logits are kept once, at answers
-    only. With checkpointing one hidden vector a layer is kept, and one layer is whole at a time.
-    `widened`: attention runs in float32 (CPUs without bf16 units). Raises ValueError where the
-    architecture is not known.
-    """
-    a = shapes.architecture
-    if a is None:
-        raise ValueError("activations are known for Llama-like architectures only")
-    size, tokens = shapes.dtype_bytes, samples * length
-    query = a.heads * a.head_dim
-    keys = query if padded else a.kv_heads * a.head_dim
-    norm = a.hidden * (4 + size + (size if vectors else 0)) + 4
-    attention = (4 if widened else size) * (2 * query + 2 * keys) + 4 * a.heads
-    if widened:
-        attention += size * query
-    mask = 4 * samples * length**2 if padded else 0
-    layer = tokens * (2 * norm + attention + 4 * a.intermediate * size) + mask
-    head = tokens * norm + answers * (a.hidden + a.vocabulary) * size
-    if checkpointing:
-        return a.layers * tokens * a.hidden * size + layer + head
-    return a.layers * layer + head
+    return Cost(
+        weights=weights,
+        gradients=entry * trained,
+        optimiser=entry * (3 * trained - own) + sum(p.index for p in parts.values()),
+        checkpoint=weights,
+        flops_per_token=4 * shapes.products + 2 * multiplied,
+        trained=trained,
+        inputs_kept=frozenset(name for name, p in parts.items() if p.trained),
+    )

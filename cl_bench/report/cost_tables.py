@@ -1,0 +1,138 @@
+"""The tables of `cl-bench plan`: memory, work and disk, a row per method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from cl_bench.model_shapes import ModelShapes
+from cl_bench.report.costs import StageCost, Work
+from cl_bench.report.tables import Column, table
+from cl_bench.training.memory import Cost, full_cost
+from cl_bench.training.shapes import Shapes
+
+Costs = Mapping[str, Sequence[Sequence[StageCost]]]
+"""By label, for each seed the cost of every stage."""
+
+
+def cost_lines(found: ModelShapes, costs: Costs, cards: Sequence[float]) -> Iterator[str]:
+    """Both tables with what must be known to read them; one line where no shapes are known."""
+    shapes = found.shapes
+    if shapes is None:
+        yield f"memory, work and disk: not known: {found.source}"
+        return
+    yield f"{shapes.numel / 1e9:.3f} B parameters (shapes from {found.source})"
+    if not costs:
+        return
+    yield "\nMemory of one process in GB (10^9 bytes), in the stage that needs most\n"
+    yield from table(_MEMORY, [_memory_row(label, runs, cards) for label, runs in costs.items()])
+    yield from _memory_notes([stage for runs in costs.values() for stage in runs[0]], cards)
+    yield "\nWork and disk\n"
+    yield from table(_WORK, [_work_row(label, runs, shapes) for label, runs in costs.items()])
+    yield from _WORK_NOTES
+
+
+_MEMORY = (
+    Column("method", "left"),
+    *map(Column, ("weights", "gradients", "optimiser", "own", "activations", "total")),
+    Column("fits", "left"),
+)
+_WORK = (
+    Column("method", "left"),
+    *map(Column, ("trained", "FLOPs/token", "of sft", "scoring pass", "replayed")),
+    *map(Column, ("GB a stage", "GB all")),
+)
+_WORK_NOTES = (
+    "FLOPs/token: products with block matrices, forward and backward; not attention, not the head.",
+    "scoring pass: as a share of an sft epoch over the examples it sees, all as long as allowed.",
+    "GB: weights (or adapter) and the method's state of every stage, for every seed.",
+)
+
+
+def _memory_row(
+    label: str, runs: Sequence[Sequence[StageCost]], cards: Sequence[float]
+) -> list[str]:
+    stage = max(runs[0], key=lambda one: one.total)
+    cost, known = stage.cost, stage.activations is not None
+    sizes = [f"{card:g}" for card in sorted(set(cards)) if stage.total <= card * 1e9]
+    return [
+        label,
+        _gb(cost.weights),
+        _gb(cost.gradients),
+        _gb(cost.optimiser),
+        _gb(cost.extra),
+        "?" if stage.activations is None else _gb(stage.activations),
+        _gb(stage.total) if known else f"{_gb(stage.total)} + ?",
+        (" ".join(sizes) or "none") if known else "?",
+    ]
+
+
+def _memory_notes(stages: Sequence[StageCost], cards: Sequence[float]) -> Iterator[str]:
+    sizes = ", ".join(f"{card:g}" for card in sorted(set(cards)))
+    yield f"fits: of cards with {sizes} GB. Temporary buffers are not counted; a card that is sold"
+    yield "with N GB has some 7 % more than N 10^9 bytes, for them and for the driver."
+    stage = max(stages, key=lambda one: one.activations or 0)
+    if stage.activations is None or stage.recomputed is None:
+        yield "activations: not known for this kind of model."
+        return
+    batch = stage.batch
+    yield (
+        f"activations: at most, for {batch.tokens:,} tokens at once, {batch.answers:,} of them "
+        "answers."
+    )
+    if stage.recomputed < stage.activations:
+        yield (
+            f"gradient_checkpointing: true would take the largest from {_gb(stage.activations)} "
+            f"to {_gb(stage.recomputed)} GB."
+        )
+    if any(one.cost.total > one.cost.weights + _training(one.cost) for one in stages):
+        yield "total: where a scoring pass holds more than training does, that."
+
+
+def _training(cost: Cost) -> int:
+    return cost.gradients + cost.optimiser + cost.extra
+
+
+def _work_row(label: str, runs: Sequence[Sequence[StageCost]], shapes: Shapes) -> list[str]:
+    stage = max(runs[0], key=lambda one: one.total)
+    cost, plain = stage.cost, full_cost(shapes).flops_per_token
+    passes = [
+        f"{one.flops(stage.batch.length) / plain:.2f}x of {one.examples or 'all'}"
+        for one in cost.passes
+    ]
+    disk = sum(one.cost.checkpoint for stages in runs for one in stages)
+    return [
+        label,
+        f"{100 * cost.trained / shapes.numel:.3g} %",
+        _flops(cost.flops_per_token),
+        f"{cost.flops_per_token / plain:.2f}x",
+        " + ".join(passes) or "-",
+        f"{100 * cost.earlier_share:g} %" if cost.earlier_share else "-",
+        _gb(max(one.cost.checkpoint for one in runs[0])),
+        _gb(disk),
+    ]
+
+
+def work_text(work: Work, tflops: float | None) -> str:
+    """FLOPs of a stage or a run, against sft, and hours at a sustained rate if one is given."""
+    text = f"{'' if work.exact else 'at most '}{_flops(work.training)}FLOP training"
+    if work.scoring:
+        text += f" + {_flops(work.scoring)}FLOP scoring pass"
+    text += f", {work.total / work.sft:.2f}x sft"
+    if tflops is not None:
+        text += f", {work.total / (tflops * 3.6e15):.2g} h at {tflops:g} TFLOP/s"
+    return text
+
+
+def _flops(value: float) -> str:
+    """`9.26 G`: three digits and a prefix."""
+    for factor, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G")):
+        if value >= 0.9995 * factor:
+            return f"{value / factor:.3g} {prefix}"
+    return f"{value / 1e6:.3g} M"
+
+
+def _gb(count: int) -> str:
+    if count == 0:
+        return "-"
+    value = count / 1e9
+    return "<0.01" if value < 0.005 else f"{value:.2f}" if value < 99.995 else f"{value:.1f}"

@@ -1,0 +1,99 @@
+"""How much there is to train on, as far as files on this machine tell without loading a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from cl_bench.config import ExperimentConfig, ModelConfig, TrainConfig
+from cl_bench.data.sources import PROMPT_ANSWER, Row, read_json, resolve_data_root
+from cl_bench.metrics.trace import TASKS
+from cl_bench.model_shapes import model_file
+
+_SAMPLE = 64  # rows whose tokens are counted, spread evenly over the file
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Training examples of a stage, and tokens of an example: a mean, or the most there can be."""
+
+    examples: int
+    tokens: float
+    exact: bool
+
+    @property
+    def all_tokens(self) -> float:
+        """Tokens of one epoch, without padding."""
+        return self.examples * self.tokens
+
+
+class Workloads:
+    """Looks tasks up once; data that is not there, or not TRACE's, leaves what `limit:` says."""
+
+    def __init__(self, config: ExperimentConfig) -> None:
+        self._root = resolve_data_root(config.data_root)
+        self._count = token_counter(config.model)
+        self._rows: dict[str, list[Row] | None] = {}
+        self._means: dict[tuple[str, int, int], float] = {}
+
+    def of(self, tasks: Sequence[str], limit: int | None, train: TrainConfig) -> Workload | None:
+        """The tasks of one stage together; None when the number of examples is not known.
+
+        Raises UserError for a data file with faults.
+        """
+        found = [self._one(task, limit, train) for task in tasks]
+        known = [workload for workload in found if workload is not None]
+        if len(known) < len(found):
+            return None
+        examples = sum(workload.examples for workload in known)
+        tokens = sum(workload.all_tokens for workload in known) / max(examples, 1)
+        return Workload(examples, tokens, all(workload.exact for workload in known))
+
+    def _one(self, task: str, limit: int | None, train: TrainConfig) -> Workload | None:
+        rows = self._rows_of(task)
+        most = train.max_prompt_tokens + train.max_answer_tokens + 1
+        if rows is None:
+            return None if limit is None else Workload(limit, most, exact=False)
+        examples = len(rows) if limit is None else min(limit, len(rows))
+        if self._count is None:
+            return Workload(examples, most, exact=False)
+        key = (task, train.max_prompt_tokens, train.max_answer_tokens)
+        if key not in self._means:
+            sample = rows[:: -(-len(rows) // _SAMPLE)]
+            self._means[key] = fmean(_tokens(row, self._count, train) for row in sample)
+        return Workload(examples, self._means[key], exact=True)
+
+    def _rows_of(self, task: str) -> list[Row] | None:
+        if task not in self._rows:
+            trace = TASKS.get(task)
+            path = self._root / "trace" / trace.trace_name / "train.json" if trace else None
+            there = path is not None and path.is_file()
+            self._rows[task] = read_json(path, PROMPT_ANSWER) if path and there else None
+        return self._rows[task] or None
+
+
+def _tokens(row: Row, count: Callable[[str], int], train: TrainConfig) -> int:
+    """Tokens of a training example: prompt and answer within their limits, and EOS."""
+    answer = min(count(row["answer"]) + 1, train.max_answer_tokens + 1)
+    return min(count(row["prompt"]), train.max_prompt_tokens) + answer
+
+
+def token_counter(model: ModelConfig) -> Callable[[str], int] | None:
+    """Counts tokens by the model's tokenizer.json; None if it is not on this machine."""
+    path = model_file(model, "tokenizer.json")
+    tokenizer = None if path is None else _tokenizer(path)
+    if tokenizer is None:
+        return None
+    return lambda text: len(tokenizer.encode(text).ids)
+
+
+def _tokenizer(path: Path) -> Any:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
