@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cl_bench.config import ExperimentConfig, TrainConfig
-from cl_bench.evaluation.harness import group_json
 from cl_bench.evaluation.units import Unit, answering
 from cl_bench.progress import Reporter
 from cl_bench.suite import Suite, curve_tasks
@@ -51,7 +50,7 @@ class Curve:
         with answering(self.engine, self.model, self.tokenizer, self.reporter.scored) as answer:
             for number, unit in enumerate(self.units, 1):
                 self.reporter.task(unit.name, number, unit.size)
-                entry = group_json(answer(unit))
+                entry = unit.entry(answer(unit))
                 point[unit.part][unit.name] = {key: entry[key] for key in ("score", "stderr", "n")}
         with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(point, ensure_ascii=False, allow_nan=False) + "\n")

@@ -13,7 +13,7 @@ from cl_bench.data.loading import load_suite as load_task_suite
 from cl_bench.data.tasks import canonical_name, general_name
 from cl_bench.errors import UserError, nearest
 from cl_bench.evaluation.engines import engine_fault
-from cl_bench.evaluation.harness import TaskResult, group_json
+from cl_bench.evaluation.harness import TaskResult
 from cl_bench.evaluation.kl import sample_texts
 from cl_bench.evaluation.measured import how_measured
 from cl_bench.evaluation.probe_scores import DocumentProbe, probes_file, probes_json, read_probes
@@ -118,8 +118,7 @@ def _keep(
     partial: PartialScores, unit: Unit, what: Mapping[str, Any], found: Mapping[str, TaskResult]
 ) -> dict[str, Any]:
     """The unit's entry, after it and the records are on disk."""
-    sizes = {leaf: len(task.eval_docs) for leaf, task in unit.tasks.items()}
-    entry = group_json(found, sizes)
+    entry = unit.entry(found)
     if unit.part == "general":
         entry["measured"] = how_measured(unit.tasks, found)
     records = {leaf: result.records for leaf, result in found.items()}

@@ -13,7 +13,7 @@ from cl_bench.data.tokens import encode_prompts
 from cl_bench.evaluation.engine import EncodePrompts, Progress, SharedPrefixLM
 from cl_bench.evaluation.engines import build_lm
 from cl_bench.evaluation.guard import untouched
-from cl_bench.evaluation.harness import TaskResult, evaluate_tasks
+from cl_bench.evaluation.harness import TaskResult, evaluate_tasks, group_json
 from cl_bench.evaluation.probing import Reference, probe_tasks
 from cl_bench.store import sha256_of
 
@@ -38,6 +38,10 @@ class Unit:
     def size(self) -> int:
         """The number of documents."""
         return sum(len(self.documents[name]) for name in self.tasks)
+
+    def entry(self, found: Mapping[str, TaskResult]) -> dict[str, Any]:
+        """What `scores.json` holds of the results of the leaf tasks."""
+        return group_json(found, {leaf: len(task.eval_docs) for leaf, task in self.tasks.items()})
 
     def depends_on(self) -> dict[str, Any]:
         """Checksums of documents and task definitions, and the caps; where data lies is no part."""
