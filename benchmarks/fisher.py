@@ -2,7 +2,7 @@
 
     python benchmarks/fisher.py [--models smollm2-135m] [--lengths 128 512] [--dtypes fp32 bf16]
 
-The same batch of 8 samples with 16 answer tokens, a process for each, in alternation, medians.
+The same batch of 8 samples with 16 answer tokens, processes for each, in turn, medians.
 `dense` is one forward and backward of the whole batch with all weight gradients and `loop` the
 usual Fisher code (one sample at a time, dense gradients squared, summed over rows); both compute
 logits at answer positions only, with torch's own layers. Ratios are against those two in the same

@@ -1,7 +1,8 @@
 """What the step and Fisher benchmarks share: models, batches, alternating timing, rates, tables.
 
-Every contestant lives in a process of its own, set up as its users set it up (ours keeps freed
-memory, as `cl-bench run` does), and only one of them computes at a time.
+Every contestant has processes of its own, set up as its users set it up (ours keeps freed memory,
+as `cl-bench run` does). They take turns, and only the one whose turn it is exists: none shares the
+machine's memory or cores with another.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
         "--budget",
         type=float,
         default=600.0,
-        help="seconds one contestant may take: slower ones get fewer repetitions (column n)",
+        help="seconds of one contestant's steps: slow ones get fewer repetitions (column n)",
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", nargs="+", help="contestants whose name contains one of these")
@@ -76,7 +77,7 @@ def batch_of(length: int, vocabulary: int = 49152, samples: int = BATCH) -> dict
 
 @dataclass
 class Contestant:
-    """One row: `run(n)` does n steps and returns the seconds of each."""
+    """One row: `run(n)` does a step to warm up, then n, and returns the seconds of those."""
 
     name: str
     run: Callable[[int], list[float]]
@@ -95,6 +96,7 @@ def timed(step: Callable[[], object]) -> Callable[[int], list[float]]:
     """`run` of a contestant whose steps are plain calls."""
 
     def run(count: int) -> list[float]:
+        step()
         seconds = []
         for _ in range(count):
             start = time.perf_counter()
@@ -106,46 +108,49 @@ def timed(step: Callable[[], object]) -> Callable[[int], list[float]]:
 
 
 def in_process(make: Callable[[], Contestant], threads: int) -> Contestant:
-    """The contestant that `make` (picklable) builds, in a process of its own."""
+    """The contestant that `make` (picklable) builds anew for each `run`, in a process that ends.
+
+    Name, dtype and GFLOP are known after the first. Raises RuntimeError if the process dies.
+    """
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    context.Process(target=_serve, args=(make, threads, theirs), daemon=True).start()
-    name, dtype, gflop = ours.recv()
     held = [0]
 
     def run(count: int) -> list[float]:
-        ours.send(count)
-        seconds, held[0] = ours.recv()
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=_turn, args=(make, threads, count, theirs), daemon=True)
+        process.start()
+        theirs.close()
+        try:
+            contestant.name, contestant.dtype, contestant.gflop, seconds, held[0] = ours.recv()
+        except EOFError:
+            process.join()
+            raise RuntimeError(f"{make}: its process ended with {process.exitcode}") from None
+        process.join()
         return list(seconds)
 
-    return Contestant(name, run, dtype, gflop, lambda: held[0])
+    contestant = Contestant("", run, "", 0.0, lambda: held[0])
+    return contestant
 
 
-def _serve(make: Callable[[], Contestant], threads: int, pipe: Connection[Any, Any]) -> None:
+def _turn(
+    make: Callable[[], Contestant], threads: int, count: int, pipe: Connection[Any, Any]
+) -> None:
     torch.set_num_threads(threads)
-    contestant = make()
-    pipe.send((contestant.name, contestant.dtype, contestant.gflop))
-    while True:
-        try:
-            seconds = contestant.run(pipe.recv())
-        except EOFError:
-            return
-        pipe.send((seconds, contestant.state_bytes()))
+    made = make()
+    seconds = made.run(count)
+    pipe.send((made.name, made.dtype, made.gflop, seconds, made.state_bytes()))
 
 
 def race(contestants: Sequence[Contestant], repeats: int, budget: float) -> None:
-    """One warm-up each, then rounds in which everyone does four steps, until all have `repeats`."""
-    quota = []
-    for contestant in contestants:
-        warm = contestant.run(1)[0]
-        quota.append(max(1, min(repeats, int(budget / warm))))
-        if warm > budget / 2:
-            contestant.seconds = [warm]
-    while any(len(c.seconds) < n for c, n in zip(contestants, quota, strict=True)):
-        for contestant, n in zip(contestants, quota, strict=True):
-            missing = n - len(contestant.seconds)
-            if missing > 0:
-                contestant.seconds += contestant.run(min(4, missing))
+    """Rounds in which everyone does four steps, until all have `repeats` or used their seconds."""
+
+    def turn(contestant: Contestant) -> int:
+        left = budget - sum(contestant.seconds)
+        return 0 if left <= 0 else min(4, repeats - len(contestant.seconds))
+
+    while turns := [(contestant, n) for contestant in contestants if (n := turn(contestant)) > 0]:
+        for contestant, count in turns:
+            contestant.seconds += contestant.run(count)
 
 
 def matrix_gflop(model: nn.Module, length: int, share: float, head_positions: int) -> float:
@@ -170,7 +175,7 @@ def matrix_rate(model: nn.Module, length: int, dtype: torch.dtype) -> float:
     config, tokens = model.config, BATCH * length
     x = torch.randn(tokens, config.hidden_size).to(dtype)
     w = torch.randn(config.intermediate_size, config.hidden_size).to(dtype)
-    seconds = min(timed(lambda: x @ w.t())(6)[1:])
+    seconds = min(timed(lambda: x @ w.t())(5))
     return 2 * x.numel() * w.shape[0] / seconds / 1e9
 
 

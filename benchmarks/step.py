@@ -2,7 +2,7 @@
 
     python benchmarks/step.py [--models smollm2-135m] [--lengths 128 512] [--layers N]
 
-One batch (8 samples, 16 answer tokens), a process for each, steps in alternation, medians. Peers:
+One batch (8 samples, 16 answer tokens), processes for each, four steps in turn, medians. Peers:
 transformers' Trainer as its users set it up (float32, `bf16=True`, a bf16 model), the same with
 every dense gradient multiplied by a mask as public implementations of gradient masking do, and
 PEFT LoRA r=8 on all linear layers. Ours: `sft` and `fggm` (30 % of the rows of every block matrix,
@@ -230,7 +230,7 @@ def grow(load_model: Callable[..., nn.Module], label: str, length: int) -> None:
 
     start = resident_gb()
     (make,) = makers(load_model, length, [label])
-    make().run(2)
+    make().run(1)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6 - start)
 
 

@@ -60,12 +60,22 @@ def test_a_contestant_computes_in_its_own_process(scripts):
     assert (remote.name, remote.gflop, remote.state_bytes()) == ("clock", 2.0, 5)
 
 
+def dies():
+    raise SystemExit(3)
+
+
+def test_a_process_that_dies_is_named(scripts):
+    side_by_side, _, _ = scripts
+    with pytest.raises(RuntimeError, match="ended with 3"):
+        side_by_side.in_process(dies, threads=1).run(1)
+
+
 def test_slow_contestants_get_fewer_repetitions(scripts):
     side_by_side, _, _ = scripts
     slow = side_by_side.Contestant("slow", lambda n: [100.0] * n, "", 1.0)
     fast = side_by_side.Contestant("fast", lambda n: [1.0] * n, "", 1.0)
     side_by_side.race([slow, fast], repeats=7, budget=150.0)
-    assert (len(slow.seconds), len(fast.seconds)) == (1, 7)
+    assert (len(slow.seconds), len(fast.seconds)) == (4, 7)
 
 
 def test_the_masked_peer_masks_what_the_engine_selects(scripts):
