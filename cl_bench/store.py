@@ -119,9 +119,14 @@ class StageFolder:
         return (self.checkpoint / MANIFEST).is_file()
 
     @property
+    def scored(self) -> bool:
+        """Whether its scores are there; the checkpoint they are of may have been deleted since."""
+        return self.scores_file.is_file()
+
+    @property
     def complete(self) -> bool:
         """Whether the stage is trained and scored."""
-        return self.trained and self.scores_file.is_file()
+        return self.trained and self.scored
 
     @property
     def scores_file(self) -> Path:

@@ -11,17 +11,17 @@ from cl_bench.store import RunFolder, read_json, read_records, write_json
 
 
 def write_summary(experiment: Path, run: RunFolder) -> None:
-    """Write the run's `summary.json` from the stages that are complete so far."""
+    """Write the run's `summary.json` from the stages that are scored so far."""
     write_json(run.path / "summary.json", summarise_run(experiment, run).to_json())
 
 
 def summarise_run(experiment: Path, run: RunFolder) -> Summary:
-    """OP, BWT, forgetting and General of the complete stages of a run."""
+    """OP, BWT, forgetting and General of the scored stages of a run."""
     config = read_json(run.path / "run.json")["config"]
     stages, unscored = config["stages"], config.get("unscored", [])
     base = read_json(experiment / "base" / "scores.json")
-    complete = [read_json(s.scores_file) for s in run.stages() if s.complete]
-    rows = [cells(scores["trace"]) for scores in complete]
+    scored = [read_json(s.scores_file) for s in run.stages() if s.scored]
+    rows = [cells(scores["trace"]) for scores in scored]
     setting = "sequential"
     if all(stage["start"] == "base" for stage in stages):
         setting = "joint" if len(stages) == 1 else "single"
@@ -32,7 +32,7 @@ def summarise_run(experiment: Path, run: RunFolder) -> Summary:
         rows,
         list(learned),
         cells(base["trace"]),
-        [cells(scores["general"]) for scores in complete],
+        [cells(scores["general"]) for scores in scored],
         cells(base["general"]),
         setting=setting,  # type: ignore[arg-type]
         learned=learned,

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from statistics import median
+
+import pytest
+
+from cl_bench.report.markdown import write_report
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SOURCES = sorted((REPOSITORY / "cl_bench").rglob("*.py"))
@@ -43,3 +48,21 @@ def test_the_readme_tree_names_what_exists() -> None:
 def test_both_set_up_commands_stand_in_the_readme() -> None:
     readme = (REPOSITORY / "README.md").read_text()
     assert "make demo" in readme and "make test" in readme
+
+
+@pytest.mark.parametrize(
+    "folder", sorted(file.parent for file in REPOSITORY.glob("results/*/experiment.json"))
+)
+def test_committed_results_give_their_first_table_without_checkpoints(
+    folder: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / folder.name
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("checkpoint", ".lock"))
+    committed = (folder / "report.md").read_text()
+    assert _first_table(write_report(copy)) == _first_table(committed)
+
+
+def _first_table(report: str) -> list[str]:
+    lines = report.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("| method"))
+    return lines[start : lines.index("", start)]

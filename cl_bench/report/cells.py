@@ -118,7 +118,7 @@ def _own_and_last(result: MethodResult, run: RunFolder, task: str) -> list[tuple
 
 def _scores(result: MethodResult, run: RunFolder, task: str, stage: int) -> Entry | None:
     for folder in run.stages():
-        if folder.complete:
+        if folder.scored:
             scores = read_json(folder.scores_file)
             if scores["stage"] == stage:
                 found: Entry | None = scores["trace"].get(task)

@@ -52,7 +52,7 @@ def load_curves(results: Sequence[MethodResult]) -> list[RunCurve]:
 def _stages(run: RunFolder) -> Iterator[tuple[int, str, list[dict[str, Any]]]]:
     for folder in run.stages():
         file = folder.path / "curve.jsonl"
-        if folder.complete and file.is_file():
+        if folder.scored and file.is_file():
             task = read_json(folder.scores_file)["task"]
             name = task if isinstance(task, str) else "joint"
             yield int(folder.path.name.split("-")[1]), name, read_records(file)

@@ -167,7 +167,7 @@ def _matrix(result: MethodResult, base: Mapping[str, Any], tasks: list[str]) -> 
         yield ""
         rows = [["base", *_row(cells(base["trace"]), tasks), _mean(base["general"])]]
         for stage in run.stages():
-            if stage.complete:
+            if stage.scored:
                 scores = read_json(stage.scores_file)
                 row = _row(cells(scores["trace"]), tasks)
                 rows.append([f"{scores['stage']}", *row, _mean(scores["general"])])

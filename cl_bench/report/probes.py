@@ -57,7 +57,7 @@ def probes_section(experiment: Path, base: Entry, results: Sequence[MethodResult
     for result in results:
         for run in result.runs:
             for stage in run.stages():
-                if stage.complete:
+                if stage.scored:
                     scores = read_json(stage.scores_file)
                     row = _row(scores, stage.path / "predictions", before)
                     rows.append([result.name(run), str(scores["stage"]), *row])
