@@ -30,8 +30,8 @@ from cl_bench.data.examples import sample_documents
 from cl_bench.data.loading import load_suite
 from cl_bench.data.tokens import encode_prompts
 from cl_bench.evaluation.engine import SharedPrefixLM
-from cl_bench.evaluation.engines import TruncatingHFLM
 from cl_bench.evaluation.forward import Counters
+from cl_bench.evaluation.hflm import TruncatingHFLM
 from cl_bench.resources import user_cache
 
 SEED = 1234

@@ -20,7 +20,9 @@ import torch
 
 from cl_bench.config_file import load_config
 from cl_bench.evaluation import kl
+from cl_bench.evaluation.choice import Engine
 from cl_bench.evaluation.engine import SharedPrefixLM
+from cl_bench.evaluation.engines import Subject
 from cl_bench.evaluation.probing import probe_tasks
 from cl_bench.evaluation.units import answering
 from cl_bench.models import load_model, resolve_model_path
@@ -40,17 +42,17 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
 def rows(config_file: str, overrides: Sequence[str], folder: Path) -> list[list[str]]:
     """A row for each task, and one for the divergences of a later stage."""
     config = load_config(config_file, overrides)
-    suite = load_suite(config, "cl-bench")
+    suite = load_suite(config, Engine())
     path = resolve_model_path(config.model.path)
     model, tokenizer = load_model(path, config.model.dtype, "cpu")
     reference = suite.reference(folder, of_base=True)
     assert reference is not None, "the config says eval.probes: false"
     prober = SharedPrefixLM(model, tokenizer)
     found = []
-    with answering("cl-bench", model, tokenizer) as answer:
+    with answering(Engine(), Subject(model, tokenizer)) as answer:
         for unit in suite.units(list(suite.stage_tasks), True, config.train):
             results, *scored = timed(lambda: answer(unit))  # noqa: B023
-            probe = (prober, unit.tasks, results, unit.train, reference)
+            probe = (prober, unit.tasks, results.results, unit.train, reference)
             _, *probed = timed(lambda: probe_tasks(*probe))  # noqa: B023
             seconds = [f"{value:.1f}" for value in (*scored, *probed)]
             found.append([unit.name, str(unit.size), *seconds])

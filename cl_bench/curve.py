@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cl_bench.config import ExperimentConfig, TrainConfig
+from cl_bench.evaluation.choice import Engine
+from cl_bench.evaluation.engines import Subject
 from cl_bench.evaluation.units import Unit, answering
 from cl_bench.progress import Reporter
 from cl_bench.suite import Suite, curve_tasks
@@ -28,9 +30,8 @@ class Curve:
     file: Path
     every: Literal["epoch"] | int
     units: Sequence[Unit]
-    engine: str
-    model: Any
-    tokenizer: Any
+    engine: Engine
+    subject: Subject
     reporter: Reporter
     seconds: float = 0.0
     """Spent so far."""
@@ -47,7 +48,7 @@ class Curve:
         point: dict[str, Any] = {key: record[key] for key in ("step", "epoch", "phase")}
         point |= {"trace": {}, "general": {}}
         self.reporter.tasks(len(self.units), sum(unit.size for unit in self.units))
-        with answering(self.engine, self.model, self.tokenizer, self.reporter.scored) as answer:
+        with answering(self.engine, self.subject, self.reporter.scored) as answer:
             for number, unit in enumerate(self.units, 1):
                 self.reporter.task(unit.name, number, unit.size)
                 entry = unit.entry(answer(unit))
@@ -79,4 +80,5 @@ def stage_curve(
     ]
     if not units:
         return None
-    return Curve(folder / CURVE, within.every, units, suite.engine, model, tokenizer, reporter)
+    subject = Subject(model, tokenizer)
+    return Curve(folder / CURVE, within.every, units, suite.engine, subject, reporter)

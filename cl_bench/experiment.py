@@ -15,6 +15,8 @@ from cl_bench.config import ExperimentConfig
 from cl_bench.data.examples import Example, training_examples
 from cl_bench.data.tasks import canonical_name
 from cl_bench.errors import RunError, UserError
+from cl_bench.evaluation.choice import Engine
+from cl_bench.evaluation.engines import Subject
 from cl_bench.evaluation.scores import general_mean
 from cl_bench.heap import keep_freed_memory
 from cl_bench.models import load_model, model_path_fault, resolve_model_path
@@ -33,7 +35,7 @@ def run_experiment(
     config: ExperimentConfig,
     results: Path,
     only: Sequence[str],
-    engine: str,
+    engine: Engine,
     reporter: Reporter,
 ) -> Path:
     """Run what is not done yet; returns the experiment's folder.
@@ -67,7 +69,7 @@ def run_experiment(
 
 
 def _check_input(
-    config: ExperimentConfig, runs: Sequence[RunSpec], engine: str, reporter: Reporter
+    config: ExperimentConfig, runs: Sequence[RunSpec], engine: Engine, reporter: Reporter
 ) -> tuple[Suite, dict[tuple[str, int], Sequence[Example]], str | Path]:
     """Tasks, data, examples and model, with the faults of all in one message."""
     faults: list[str] = []
@@ -246,10 +248,11 @@ def _score_base(work: Workplace, folder: Path, model_path: str | Path) -> None:
     units = work.suite.units(names, config.eval.general.after != "never", config.train)
     basis = {"model": settings["model"]}
     reference = work.suite.reference(place / "kl", of_base=True)
-    scores = work.suite.score(model, tokenizer, units, place, basis, work.reporter, reference)
+    subject = Subject(model, tokenizer, Path(model_path))
+    scores = work.suite.score(subject, units, place, basis, work.reporter, reference)
     general = {**scores["general"], "mean": general_mean(scores["general"])}
     data = {"stage": 0, "trace": scores["trace"], "general": general, "probes": scores["probes"]}
-    finish_scores(place, {**data, "settings": settings, "engine": work.suite.engine})
+    finish_scores(place, {**data, "settings": settings, "engine": str(work.suite.engine)})
 
 
 def base_settings(config: ExperimentConfig, folder: Path) -> dict[str, Any]:

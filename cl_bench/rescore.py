@@ -9,6 +9,8 @@ from cl_bench.checkpoints import load_checkpoint
 from cl_bench.config import ExperimentConfig, TrainConfig, slug
 from cl_bench.data.tasks import canonical_name
 from cl_bench.errors import UserError
+from cl_bench.evaluation.choice import Engine
+from cl_bench.evaluation.engines import Subject
 from cl_bench.evaluation.scores import general_mean
 from cl_bench.heap import keep_freed_memory
 from cl_bench.partial import drop_partial, finish_scores
@@ -33,7 +35,7 @@ class Selection:
     seed: int | None
     tasks: tuple[str, ...]
     limit: int | None
-    engine: str
+    engine: Engine
     data_root: Path | None
 
 
@@ -109,7 +111,7 @@ def _score_run(
     settings = {
         "trace": {unit.name: unit.size for unit in units if unit.part == "trace"},
         "general": {unit.name: unit.size for unit in units if unit.part == "general"},
-        "engine": selection.engine,
+        "engine": str(selection.engine),
         "probes": config.eval.probes is not None,
         "sha256": sha256_of([basis, [unit.depends_on() for unit in units]]),
     }
@@ -124,7 +126,8 @@ def _score_run(
     model, tokenizer = load_checkpoint(folder.checkpoint, config.model.dtype, device, adapters=True)
     reporter.scoring(f"{run.path.parent.name}, stage {selection.stage}")
     reference = suite.reference(folder.base / "kl")
-    scores = suite.score(model, tokenizer, units, place, basis, reporter, reference)
+    subject = Subject(model, tokenizer, folder.checkpoint)
+    scores = suite.score(subject, units, place, basis, reporter, reference)
     general = {**scores["general"], "mean": general_mean(scores["general"])}
     result = {"stage": selection.stage, **scores, "general": general}
     finish_scores(place, {**result, "settings": settings})

@@ -23,6 +23,7 @@ from cl_bench.config import ExperimentConfig
 from cl_bench.curve import Curve, stage_curve
 from cl_bench.data.examples import Example
 from cl_bench.data.tokens import encode_examples, pad_id, padding
+from cl_bench.evaluation.engines import Subject
 from cl_bench.evaluation.scores import general_mean, operation_score
 from cl_bench.methods.base import Method, Stage
 from cl_bench.methods.compose import Composite
@@ -210,7 +211,8 @@ def _score(
     units = work.suite.units(names, general_after(work.config, spec.index), spec.train)
     basis = {"checkpoint": place.fingerprint()}
     reference = work.suite.reference(place.base / "kl")
-    scores = work.suite.score(model, tokenizer, units, place.path, basis, work.reporter, reference)
+    subject = Subject(model, tokenizer, place.checkpoint)
+    scores = work.suite.score(subject, units, place.path, basis, work.reporter, reference)
     timing_file = place.path / "timing.json"
     timing = read_json(timing_file) if timing_file.is_file() else {}
     timing["score_seconds"] = round(time.perf_counter() - began, 2)
@@ -226,7 +228,7 @@ def _score(
             "probes": scores["probes"],
             "op": operation_score(scores["trace"], seen),
             "notes": read_json(place.path / "notes.json"),
-            "engine": work.suite.engine,
+            "engine": str(work.suite.engine),
         },
     )
 

@@ -12,14 +12,14 @@ from cl_bench.data.examples import sample_documents
 from cl_bench.data.loading import load_suite as load_task_suite
 from cl_bench.data.tasks import canonical_name, general_name
 from cl_bench.errors import UserError, nearest
-from cl_bench.evaluation.engines import engine_fault
-from cl_bench.evaluation.harness import TaskResult
+from cl_bench.evaluation.choice import Engine
+from cl_bench.evaluation.engines import Subject
 from cl_bench.evaluation.kl import sample_texts
 from cl_bench.evaluation.measured import how_measured
 from cl_bench.evaluation.probe_scores import DocumentProbe, probes_file, probes_json, read_probes
 from cl_bench.evaluation.probing import Reference, Sampled
 from cl_bench.evaluation.sampling import DOCUMENT_SEED, stratified_documents
-from cl_bench.evaluation.units import Unit, answering
+from cl_bench.evaluation.units import Answer, Unit, answering
 from cl_bench.partial import PartialScores
 from cl_bench.progress import Reporter
 
@@ -36,7 +36,7 @@ class Suite:
     """Document ids by leaf task."""
     curve_documents: Mapping[str, Sequence[int]]
     """The same inside the stages (`eval.within_stage`)."""
-    engine: str
+    engine: Engine
     probes: ProbesEval | None = None
 
     @property
@@ -57,7 +57,7 @@ class Suite:
 
     def reference(self, folder: Path, of_base: bool = False) -> Reference | None:
         """Where the base model's distributions are, or are written; None: no probes are made."""
-        if self.probes is None:
+        if self.probes is None or not self.engine.in_memory:
             return None
         if not of_base:
             return Reference(folder)
@@ -70,8 +70,7 @@ class Suite:
 
     def score(
         self,
-        model: Any,
-        tokenizer: Any,
+        subject: Subject,
         units: Sequence[Unit],
         place: Path,
         basis: Mapping[str, Any],
@@ -85,7 +84,7 @@ class Suite:
         are not scored again.
         """
         probes = None if reference is None else reference.depends_on()
-        partial = PartialScores(place, {**basis, "engine": self.engine, "probes": probes})
+        partial = PartialScores(place, {**basis, "engine": str(self.engine), "probes": probes})
         whats = [unit.depends_on() for unit in units]
         entries = [
             partial.load(unit.part, unit.name, what)
@@ -94,7 +93,7 @@ class Suite:
         missing = [i for i, entry in enumerate(entries) if entry is None]
         if missing:
             reporter.tasks(len(units), sum(units[i].size for i in missing))
-            with answering(self.engine, model, tokenizer, reporter.scored, reference) as answer:
+            with answering(self.engine, subject, reporter.scored, reference) as answer:
                 for i in missing:
                     reporter.task(units[i].name, i + 1, units[i].size)
                     entries[i] = _keep(partial, units[i], whats[i], answer(units[i]))
@@ -102,7 +101,16 @@ class Suite:
             part: {u.name: e for u, e in zip(units, entries, strict=True) if u.part == part}
             for part in ("trace", "general")
         }
-        return {**scores, "probes": {} if reference is None else _probes(units, place)}
+        return {**scores, "probes": self._probes(units, place, reference)}
+
+    def _probes(
+        self, units: Sequence[Unit], place: Path, reference: Reference | None
+    ) -> dict[str, Any]:
+        if reference is not None:
+            return _probes(units, place)
+        if self.probes is None:
+            return {}
+        return {"not_measured": f"engine `{self.engine}` does not answer with the model in memory"}
 
 
 def _probes(units: Sequence[Unit], place: Path) -> dict[str, Any]:
@@ -115,10 +123,11 @@ def _probes(units: Sequence[Unit], place: Path) -> dict[str, Any]:
 
 
 def _keep(
-    partial: PartialScores, unit: Unit, what: Mapping[str, Any], found: Mapping[str, TaskResult]
+    partial: PartialScores, unit: Unit, what: Mapping[str, Any], answer: Answer
 ) -> dict[str, Any]:
     """The unit's entry, after it and the records are on disk."""
-    entry = unit.entry(found)
+    found = answer.results
+    entry = unit.entry(answer)
     if unit.part == "general":
         entry["measured"] = how_measured(unit.tasks, found)
     records = {leaf: result.records for leaf, result in found.items()}
@@ -129,10 +138,13 @@ def _keep(
     return entry
 
 
-def load_suite(config: ExperimentConfig, engine: str) -> Suite:
+def load_suite(config: ExperimentConfig, engine: Engine) -> Suite:
     """Load every task of the config. Raises UserError with the faults of all of them."""
-    if fault := engine_fault(engine):
-        raise UserError(fault)
+    if config.eval.within_stage is not None and not engine.in_memory:
+        raise UserError(
+            f"eval.within_stage: a model in training can be scored in memory only, and --engine "
+            f"{engine} loads checkpoints: use cl-bench or hf, or -o eval.within_stage=null"
+        )
     stages = {canonical_name(stage.task): stage for stage in config.stages}
     general = config.eval.general
     if unknown := _unknown_curve_tasks(config):

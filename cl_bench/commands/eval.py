@@ -6,6 +6,8 @@ from pathlib import Path
 
 import typer
 
+from cl_bench.commands.options import ENGINE_ARGS_HELP, ENGINE_HELP
+
 
 def evaluate(
     experiment: str | None = typer.Argument(None, help="Folder or name; the latest by default."),
@@ -16,14 +18,18 @@ def evaluate(
         [], help="Score these tasks instead of the run's (repeatable; stage tasks or general)."
     ),
     limit: int | None = typer.Option(None, min=1, help="Documents a task; the run's by default."),
-    engine: str = typer.Option("cl-bench", help="Evaluation engine: cl-bench or hf."),
+    engine: str = typer.Option("cl-bench", help=ENGINE_HELP),
+    engine_args: str | None = typer.Option(None, help=ENGINE_ARGS_HELP),
     data_root: Path | None = typer.Option(None, help="Where the data is; the run's by default."),
     results: Path = typer.Option(Path("results"), help="Folder that experiments are kept in."),
 ) -> None:
     """Score again what a stage left behind; the run's own results are not touched."""
     import sys
 
+    from cl_bench.evaluation.choice import choose_engine
     from cl_bench.store import find_experiment
+
+    chosen = choose_engine(engine, engine_args)
 
     folder = find_experiment(experiment, results)
     if experiment is None:
@@ -32,7 +38,7 @@ def evaluate(
     from cl_bench.progress import Reporter
     from cl_bench.rescore import Selection, rescore
 
-    selection = Selection(stage, method, seed, tuple(task), limit, engine, data_root)
+    selection = Selection(stage, method, seed, tuple(task), limit, chosen, data_root)
     with Reporter() as reporter:
         for file in rescore(folder, selection, reporter):
             print(file)

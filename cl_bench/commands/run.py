@@ -6,6 +6,8 @@ from pathlib import Path
 
 import typer
 
+from cl_bench.commands.options import ENGINE_ARGS_HELP, ENGINE_HELP
+
 
 def run(
     config: str = typer.Argument(..., help="Experiment YAML, a path or a shipped one."),
@@ -14,11 +16,14 @@ def run(
     ),
     method: list[str] = typer.Option([], help="Only this method, by name or label (repeatable)."),
     results: Path = typer.Option(Path("results"), help="Folder that experiments are kept in."),
-    engine: str = typer.Option("cl-bench", help="Evaluation engine: cl-bench or hf."),
+    engine: str = typer.Option("cl-bench", help=ENGINE_HELP),
+    engine_args: str | None = typer.Option(None, help=ENGINE_ARGS_HELP),
 ) -> None:
     """Train every stage with every method and score after each; goes on where it stopped."""
+    from cl_bench.evaluation.choice import choose_engine
     from cl_bench.resolve import resolve_file
 
+    chosen = choose_engine(engine, engine_args)
     loaded, _ = resolve_file(config, override, method)  # its faults, before torch is imported
 
     from cl_bench.experiment import run_experiment
@@ -26,6 +31,6 @@ def run(
     from cl_bench.report.markdown import write_report
 
     with Reporter() as reporter:
-        folder = run_experiment(loaded, results, method, engine, reporter)
+        folder = run_experiment(loaded, results, method, chosen, reporter)
     if reporter.enabled:
         print(write_report(folder))

@@ -318,7 +318,7 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
         """What `HFLM` answers to the chosen requests."""
         if not chosen:
             return []
-        from cl_bench.evaluation.engines import TruncatingHFLM
+        from cl_bench.evaluation.hflm import TruncatingHFLM
 
         self.counters.unshared += len(chosen)
         lm = TruncatingHFLM(

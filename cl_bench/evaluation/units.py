@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from cl_bench.config import TrainConfig
 from cl_bench.data.tokens import encode_prompts
+from cl_bench.evaluation.choice import Engine
 from cl_bench.evaluation.engine import EncodePrompts, Progress, SharedPrefixLM
-from cl_bench.evaluation.engines import build_lm
+from cl_bench.evaluation.engines import Subject, counted, opened, requests_of
 from cl_bench.evaluation.guard import untouched
 from cl_bench.evaluation.harness import TaskResult, evaluate_tasks, group_json
 from cl_bench.evaluation.probing import Reference, probe_tasks
@@ -19,6 +20,14 @@ from cl_bench.store import sha256_of
 
 WHERE_DATA_LIES = ("dataset_path", "dataset_name", "dataset_kwargs", "data_root", "config_source")
 """Keys of a task's definition, or of its metadata, that hold paths."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The results of a unit's leaf tasks, and counts of its requests (`requests_of`)."""
+
+    results: Mapping[str, TaskResult]
+    requests: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -39,9 +48,10 @@ class Unit:
         """The number of documents."""
         return sum(len(self.documents[name]) for name in self.tasks)
 
-    def entry(self, found: Mapping[str, TaskResult]) -> dict[str, Any]:
+    def entry(self, found: Answer) -> dict[str, Any]:
         """What `scores.json` holds of the results of the leaf tasks."""
-        return group_json(found, {leaf: len(task.eval_docs) for leaf, task in self.tasks.items()})
+        sizes = {leaf: len(task.eval_docs) for leaf, task in self.tasks.items()}
+        return group_json(found.results, sizes) | {"requests": found.requests}
 
     def depends_on(self) -> dict[str, Any]:
         """Checksums of documents and task definitions, and the caps; where data lies is no part."""
@@ -61,33 +71,33 @@ class Unit:
 
 @contextmanager
 def answering(
-    engine: str,
-    model: Any,
-    tokenizer: Any,
+    engine: Engine,
+    subject: Subject,
     progress: Progress | None = None,
     reference: Reference | None = None,
-) -> Iterator[Callable[[Unit], dict[str, TaskResult]]]:
+) -> Iterator[Callable[[Unit], Answer]]:
     """A function that gives the results of a unit's leaf tasks; one `LM` serves all its calls.
 
-    With a `reference` the results have their probes, made on the model in memory whichever engine
-    answers. Afterwards the model and all random states are as they were before.
+    With a `reference` the results have their probes, made on the model in memory. Afterwards the
+    model and all random states are as they were before.
     """
-    with untouched(model):
+    model, tokenizer = subject.model, subject.tokenizer
+    with untouched(model), opened(engine, subject, progress) as lm:
         model.eval()
-        lm = build_lm(engine, model, tokenizer, progress=progress)
         prober = None
         if reference is not None:
             prober = SharedPrefixLM(model, tokenizer, progress=_named("probes", progress))
 
-        def answer(unit: Unit) -> dict[str, TaskResult]:
-            train = unit.train
+        def answer(unit: Unit) -> Answer:
+            train, before = unit.train, counted(lm)
             lm.encode_prompts = _prompt_encoder(tokenizer, unit)
             cap = None if train is None else train.max_answer_tokens
             found = evaluate_tasks(lm, unit.tasks, unit.documents, cap)
-            if prober is None or reference is None:
-                return found
-            probes = probe_tasks(prober, unit.tasks, found, train, reference)
-            return {leaf: replace(found[leaf], probes=probes[leaf]) for leaf in found}
+            requests = requests_of(lm, before)
+            if prober is not None and reference is not None:
+                probes = probe_tasks(prober, unit.tasks, found, train, reference)
+                found = {leaf: replace(found[leaf], probes=probes[leaf]) for leaf in found}
+            return Answer(found, requests)
 
         yield answer
 

@@ -14,6 +14,7 @@ from cl_bench.report.cells import labels_table, learned_table, short
 from cl_bench.report.curves import curve_lines, load_curves
 from cl_bench.report.general import entries, general_tables, made_with
 from cl_bench.report.probes import probes_section
+from cl_bench.report.requests import requests_section
 from cl_bench.report.results import MethodResult, compare_last, load_results
 from cl_bench.report.tables import Column, interval, number, table
 from cl_bench.store import read_json, write_text
@@ -52,6 +53,7 @@ def _lines(experiment: Path) -> Iterator[str]:
 
         yield from curve_lines(curves, draw_curves(curves, experiment))
     yield from labels_table(base_scores, results)
+    yield from requests_section(base_scores, results)
 
 
 def _about(

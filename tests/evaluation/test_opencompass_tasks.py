@@ -13,7 +13,9 @@ from lm_eval.api.model import LM
 
 from cl_bench.data.loading import load_suite
 from cl_bench.errors import UserError
+from cl_bench.evaluation.choice import Engine
 from cl_bench.evaluation.engine import SharedPrefixLM
+from cl_bench.evaluation.engines import Subject
 from cl_bench.evaluation.harness import evaluate_tasks
 from cl_bench.evaluation.measured import how_measured
 from cl_bench.evaluation.units import Unit, answering
@@ -225,8 +227,8 @@ def test_prompts_of_generated_answers_leave_room_in_2048_tokens(suite, engine):
     new = model.generate(ids[:, -(2048 - 512) :], max_new_tokens=512, do_sample=False)
     expected = tokenizer.decode(new[0, 2048 - 512 :], skip_special_tokens=True)
     unit = Unit("general", "gsm8k", {"opencompass_gsm8k": task}, {"opencompass_gsm8k": [0]})
-    with answering(engine, model, tokenizer) as answer:
-        (record,) = answer(unit)["opencompass_gsm8k"].records
+    with answering(Engine(engine), Subject(model, tokenizer)) as answer:
+        (record,) = answer(unit).results["opencompass_gsm8k"].records
     assert record["prediction"] == expected.split("\n\n")[0]
 
 

@@ -6,6 +6,8 @@ import gc
 import json
 import random
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from transformers import Cache
 import cl_bench.evaluation.units as units_module
 from cl_bench.config import TrainConfig
 from cl_bench.data.loading import load_suite
+from cl_bench.evaluation.choice import Engine
+from cl_bench.evaluation.engines import Subject
 from cl_bench.evaluation.slots import SlotCache
 from cl_bench.evaluation.units import Unit, answering
 from cl_bench.training.engine import SelectiveUpdate
@@ -55,8 +59,8 @@ def units(tmp_path_factory: pytest.TempPathFactory) -> list[Unit]:
 
 def records(model: Any, units: list[Unit], engine: str = "cl-bench") -> list[Any]:
     """What every unit's documents were answered."""
-    with answering(engine, model, byte_tokenizer()) as answer:
-        return [result.records for unit in units for result in answer(unit).values()]
+    with answering(Engine(engine), Subject(model, byte_tokenizer())) as answer:
+        return [result.records for unit in units for result in answer(unit).results.values()]
 
 
 @pytest.mark.parametrize("engine", ["cl-bench", "hf"])
@@ -111,14 +115,15 @@ def test_memory_is_given_back(
 ) -> None:
     """No cache of keys and values, no `LM` and no tensor outlives a scoring."""
     kept: list[weakref.ref[Any]] = []
-    build = units_module.build_lm
+    build = units_module.opened
 
-    def watch(*arguments: Any, **named: Any) -> Any:
-        lm = build(*arguments, **named)
-        kept.append(weakref.ref(lm))
-        return lm
+    @contextmanager
+    def watch(*arguments: Any, **named: Any) -> Iterator[Any]:
+        with build(*arguments, **named) as lm:
+            kept.append(weakref.ref(lm))
+            yield lm
 
-    monkeypatch.setattr(units_module, "build_lm", watch)
+    monkeypatch.setattr(units_module, "opened", watch)
     model = tiny_model()
     records(model, units, engine)  # what is made once for good (rotary tables, imports)
     gc.collect()

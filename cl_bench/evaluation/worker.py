@@ -1,0 +1,50 @@
+"""The process in which another engine loads a checkpoint and answers: `remote.py` starts it.
+
+    python -m cl_bench.evaluation.worker FD
+
+FD is a socket inherited from the parent. The first message is `(name, arguments)` of a model class
+in lm-eval's registry; each one after it is `(attribute, arguments or None)` of the model, answered
+with the attribute or what calling it returned. It ends when the parent closes its side. An error
+ends it with a traceback on stderr, of which the parent shows the last lines.
+"""
+
+from __future__ import annotations
+
+import sys
+from multiprocessing.connection import Connection
+from typing import Any
+
+REQUEST_TYPES = ("loglikelihood", "loglikelihood_rolling", "generate_until")
+
+
+def answer(lm: Any, attribute: str, arguments: tuple[Any, ...] | None) -> Any:
+    """The attribute's value, or its result; requests come as the tuples of their arguments."""
+    from lm_eval.api.instance import Instance
+
+    found = getattr(lm, attribute)
+    if arguments is None:
+        return found
+    if attribute in REQUEST_TYPES:
+        asked = [Instance(attribute, {}, args, i) for i, args in enumerate(arguments[0])]
+        return found(asked)
+    return found(*arguments)
+
+
+def main(fd: int) -> None:
+    """Serve until the parent hangs up."""
+    from lm_eval.api.registry import get_model
+
+    connection: Connection[Any, Any] = Connection(fd)
+    name, arguments = connection.recv()
+    lm = get_model(name)(**arguments)
+    connection.send(None)
+    while True:
+        try:
+            attribute, given = connection.recv()
+        except EOFError:
+            return
+        connection.send(answer(lm, attribute, given))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
