@@ -16,6 +16,7 @@ from cl_bench.data.examples import Example, training_examples
 from cl_bench.data.tasks import canonical_name
 from cl_bench.errors import RunError, UserError
 from cl_bench.evaluation.choice import Engine
+from cl_bench.evaluation.code import sandbox_warnings
 from cl_bench.evaluation.engines import Subject
 from cl_bench.evaluation.scores import general_mean
 from cl_bench.heap import keep_freed_memory
@@ -37,13 +38,14 @@ def run_experiment(
     only: Sequence[str],
     engine: Engine,
     reporter: Reporter,
+    allow_code: bool = False,
 ) -> Path:
     """Run what is not done yet; returns the experiment's folder.
 
     Everything that can be wrong with the input is found before the first batch (UserError).
     """
     runs = resolve_runs(config, only)
-    suite, examples, model_path = _check_input(config, runs, engine, reporter)
+    suite, examples, model_path = _check_input(config, runs, engine, allow_code, reporter)
     folder = results / config.name
     processes, device = _processes()
     if device.type == "cpu":
@@ -69,7 +71,11 @@ def run_experiment(
 
 
 def _check_input(
-    config: ExperimentConfig, runs: Sequence[RunSpec], engine: Engine, reporter: Reporter
+    config: ExperimentConfig,
+    runs: Sequence[RunSpec],
+    engine: Engine,
+    allow_code: bool,
+    reporter: Reporter,
 ) -> tuple[Suite, dict[tuple[str, int], Sequence[Example]], str | Path]:
     """Tasks, data, examples and model, with the faults of all in one message."""
     faults: list[str] = []
@@ -78,7 +84,9 @@ def _check_input(
     suite = None
     examples: dict[tuple[str, int], Sequence[Example]] = {}
     try:
-        suite = load_suite(config, engine)
+        suite = load_suite(config, engine, allow_code)
+        for warning in sandbox_warnings(suite.leaves):
+            reporter.line(warning)
         examples = _training_examples(config, suite)
     except UserError as error:
         faults += error.faults
@@ -221,9 +229,9 @@ def data_checksums(
     for (task, seed), items in examples.items():
         rows = [[item.prompt, item.answer] for item in items]
         checksums.setdefault(task, {})[f"train (seed {seed})"] = sha256_of(rows)
-    leaves = {leaf: task for group in suite.general.values() for leaf, task in group.items()}
+    leaves = suite.leaves
     for task, documents in suite.documents.items():
-        source = (leaves | dict(suite.stage_tasks))[task]
+        source = leaves[task]
         scored = [str(source.eval_docs[i]) for i in documents]
         checksums.setdefault(task, {})["test"] = sha256_of(scored)
     return checksums

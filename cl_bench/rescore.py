@@ -10,6 +10,7 @@ from cl_bench.config import ExperimentConfig, TrainConfig, slug
 from cl_bench.data.tasks import canonical_name
 from cl_bench.errors import UserError
 from cl_bench.evaluation.choice import Engine
+from cl_bench.evaluation.code import sandbox_warnings
 from cl_bench.evaluation.engines import Subject
 from cl_bench.evaluation.scores import general_mean
 from cl_bench.heap import keep_freed_memory
@@ -37,6 +38,7 @@ class Selection:
     limit: int | None
     engine: Engine
     data_root: Path | None
+    allow_code: bool = False
 
 
 def rescore(experiment: Path, selection: Selection, reporter: Reporter) -> list[Path]:
@@ -48,7 +50,9 @@ def rescore(experiment: Path, selection: Selection, reporter: Reporter) -> list[
     """
     config = experiment_config(experiment, selection.data_root)
     config, stage_names = _narrow(config, selection)
-    suite = load_suite(config, selection.engine)
+    suite = load_suite(config, selection.engine, selection.allow_code)
+    for warning in sandbox_warnings(suite.leaves):
+        reporter.line(warning)
     written = []
     for run in find_runs(experiment, selection.method, selection.seed):
         written.append(_score_run(run, config, suite, stage_names, selection, reporter))

@@ -13,6 +13,7 @@ from cl_bench.data.loading import load_suite as load_task_suite
 from cl_bench.data.tasks import canonical_name, general_name
 from cl_bench.errors import UserError, nearest
 from cl_bench.evaluation.choice import Engine
+from cl_bench.evaluation.code import code_faults
 from cl_bench.evaluation.engines import Subject
 from cl_bench.evaluation.kl import sample_texts
 from cl_bench.evaluation.measured import how_measured
@@ -38,6 +39,12 @@ class Suite:
     """The same inside the stages (`eval.within_stage`)."""
     engine: Engine
     probes: ProbesEval | None = None
+
+    @property
+    def leaves(self) -> dict[str, Any]:
+        """Every loaded leaf task, of the stages and of General."""
+        members = [task for group in self.general.values() for task in group.items()]
+        return {**self.stage_tasks, **dict(members)}
 
     @property
     def columns(self) -> list[str]:
@@ -138,8 +145,11 @@ def _keep(
     return entry
 
 
-def load_suite(config: ExperimentConfig, engine: Engine) -> Suite:
-    """Load every task of the config. Raises UserError with the faults of all of them."""
+def load_suite(config: ExperimentConfig, engine: Engine, allow_code: bool = False) -> Suite:
+    """Load every task of the config. Raises UserError with the faults of all of them.
+
+    Without `allow_code` tasks that run what the model writes are a fault.
+    """
     if config.eval.within_stage is not None and not engine.in_memory:
         raise UserError(
             f"eval.within_stage: a model in training can be scored in memory only, and --engine "
@@ -159,6 +169,8 @@ def load_suite(config: ExperimentConfig, engine: Engine) -> Suite:
     )
     within = config.eval.within_stage
     fewer = within.limit if within else None
+    if faults := code_faults(loaded.tasks, allow_code):
+        raise UserError(faults)
     documents: dict[str, Sequence[int]] = {}
     curve: dict[str, Sequence[int]] = {}
     members: dict[str, dict[str, Any]] = {}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from cl_bench.commands.options import ENGINE_ARGS_HELP, ENGINE_HELP
+from cl_bench.commands.options import ALLOW_CODE_HELP, ENGINE_ARGS_HELP, ENGINE_HELP
 
 
 def evaluate(
@@ -20,6 +20,7 @@ def evaluate(
     limit: int | None = typer.Option(None, min=1, help="Documents a task; the run's by default."),
     engine: str = typer.Option("cl-bench", help=ENGINE_HELP),
     engine_args: str | None = typer.Option(None, help=ENGINE_ARGS_HELP),
+    allow_code_execution: bool = typer.Option(False, help=ALLOW_CODE_HELP),
     data_root: Path | None = typer.Option(None, help="Where the data is; the run's by default."),
     results: Path = typer.Option(Path("results"), help="Folder that experiments are kept in."),
 ) -> None:
@@ -30,7 +31,6 @@ def evaluate(
     from cl_bench.store import find_experiment
 
     chosen = choose_engine(engine, engine_args)
-
     folder = find_experiment(experiment, results)
     if experiment is None:
         print(f"scoring {folder}, the experiment that was run last", file=sys.stderr)
@@ -38,7 +38,9 @@ def evaluate(
     from cl_bench.progress import Reporter
     from cl_bench.rescore import Selection, rescore
 
-    selection = Selection(stage, method, seed, tuple(task), limit, chosen, data_root)
+    selection = Selection(
+        stage, method, seed, tuple(task), limit, chosen, data_root, allow_code_execution
+    )
     with Reporter() as reporter:
         for file in rescore(folder, selection, reporter):
             print(file)

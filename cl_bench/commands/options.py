@@ -5,3 +5,7 @@ ENGINE_HELP = (
     "loads the stage's checkpoint in a process of its own: vllm, sglang, openvino, ..."
 )
 ENGINE_ARGS_HELP = "key=value,... for the engine, for example batch_size=8."
+ALLOW_CODE_HELP = (
+    "Run programs that the model writes (HumanEval), in a sandbox that is no protection from "
+    "attacks: docs/evaluation.md."
+)

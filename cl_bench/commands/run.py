@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from cl_bench.commands.options import ENGINE_ARGS_HELP, ENGINE_HELP
+from cl_bench.commands.options import ALLOW_CODE_HELP, ENGINE_ARGS_HELP, ENGINE_HELP
 
 
 def run(
@@ -18,6 +18,7 @@ def run(
     results: Path = typer.Option(Path("results"), help="Folder that experiments are kept in."),
     engine: str = typer.Option("cl-bench", help=ENGINE_HELP),
     engine_args: str | None = typer.Option(None, help=ENGINE_ARGS_HELP),
+    allow_code_execution: bool = typer.Option(False, help=ALLOW_CODE_HELP),
 ) -> None:
     """Train every stage with every method and score after each; goes on where it stopped."""
     from cl_bench.evaluation.choice import choose_engine
@@ -31,6 +32,6 @@ def run(
     from cl_bench.report.markdown import write_report
 
     with Reporter() as reporter:
-        folder = run_experiment(loaded, results, method, chosen, reporter)
+        folder = run_experiment(loaded, results, method, chosen, reporter, allow_code_execution)
     if reporter.enabled:
         print(write_report(folder))

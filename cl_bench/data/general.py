@@ -156,6 +156,14 @@ def boolq(*, hub: dict[str, Any], data_root: str | None = None, **_: Any) -> dic
     return {"test": documents}
 
 
+def humaneval(*, hub: dict[str, Any], data_root: str | None = None, **_: Any) -> dict[str, Dataset]:
+    """HumanEval's problems in `<data_root>/code/humaneval/test.jsonl`, with the checks of each."""
+    names = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
+    where = {**hub, "split": "test"}
+    fields = dict.fromkeys(names, TEXT)
+    return {"test": general_split("code/humaneval", fields, where, data_root=data_root)}
+
+
 def _same(row: Row) -> Row:
     return row
 

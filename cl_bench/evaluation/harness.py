@@ -78,6 +78,7 @@ def evaluate_tasks(
                 samples={name: list(documents[name]) for name in tasks},
                 bootstrap_iters=0,
                 log_samples=True,
+                confirm_run_unsafe_code=True,  # `load_suite` has asked
             )
     finally:
         quiet.setLevel(level)
