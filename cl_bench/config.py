@@ -34,6 +34,11 @@ class ModelConfig(Section):
     dtype: Literal["bfloat16", "float16", "float32", "float64"] = "bfloat16"
     revision: str | None = Field(None, description="commit or tag of a hub model")
 
+    @property
+    def source(self) -> str:
+        """The path, with the revision behind an `@` where one is given."""
+        return self.path if self.revision is None else f"{self.path}@{self.revision}"
+
 
 class TrainConfig(Section):
     """How a stage is trained. Every key can also stand in a method's entry or in a stage."""

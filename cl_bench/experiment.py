@@ -20,6 +20,7 @@ from cl_bench.evaluation.code import sandbox_warnings
 from cl_bench.evaluation.engines import Subject
 from cl_bench.evaluation.scores import general_mean
 from cl_bench.heap import keep_freed_memory
+from cl_bench.model_shapes import model_shapes
 from cl_bench.models import load_model, model_path_fault, resolve_model_path
 from cl_bench.partial import drop_partial, finish_scores
 from cl_bench.progress import Reporter
@@ -56,7 +57,7 @@ def run_experiment(
     if not first:
         _run_all(work, runs, folder)
         return folder
-    _check_disk(folder, runs, model_path)
+    _check_disk(config, folder, runs)
     with locked(folder):
         _open_experiment(config, folder)
         try:
@@ -79,7 +80,7 @@ def _check_input(
 ) -> tuple[Suite, dict[tuple[str, int], Sequence[Example]], str | Path]:
     """Tasks, data, examples and model, with the faults of all in one message."""
     faults: list[str] = []
-    if fault := model_path_fault(config.model.path):
+    if fault := model_path_fault(config.model.source):
         faults.append(fault)
     suite = None
     examples: dict[tuple[str, int], Sequence[Example]] = {}
@@ -92,7 +93,7 @@ def _check_input(
         faults += error.faults
     if faults or suite is None:
         raise UserError(faults)
-    return suite, examples, resolve_model_path(config.model.path, reporter.line)
+    return suite, examples, resolve_model_path(config.model.source, reporter.line)
 
 
 def _training_examples(
@@ -125,24 +126,29 @@ def _processes() -> tuple[Processes, torch.device]:
     return processes, accelerator.device
 
 
-def _check_disk(folder: Path, runs: Sequence[RunSpec], model_path: str | Path) -> None:
-    """Room for every checkpoint that is still missing, before anything starts."""
+def _check_disk(config: ExperimentConfig, folder: Path, runs: Sequence[RunSpec]) -> None:
+    """Room for what the stages that are missing will leave, before anything starts.
+
+    Checkpoints and methods' states as `cl-bench plan` counts them, and what the probes keep of the
+    base model.
+    """
     missing = [
         stage
         for run in runs
         for stage in run.stages
         if not RunFolder(folder / run.slug / f"seed-{run.seed}").stage(stage.folder).trained
     ]
-    if not missing or not isinstance(model_path, Path):
+    shapes = model_shapes(config.model).shapes
+    if not missing or shapes is None:
         return
-    size = sum(file.stat().st_size for file in model_path.glob("*.safetensors"))
-    whole = [stage for stage in missing if not stage.adapters]
-    needed = size * len(whole)
+    needed = sum(stage.build_method().cost(shapes).checkpoint for stage in missing)
+    if (probes := config.eval.probes) and shapes.architecture and not (folder / "base").exists():
+        needed += probes.kl_texts * probes.kl_positions * 4 * shapes.architecture.vocabulary
     parent = next(path for path in (folder, *folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(parent).free
     if needed > free:
         raise UserError(
-            f"{folder}: {len(whole)} checkpoints need {needed / 1e9:.1f} GB, "
+            f"{folder}: {len(missing)} stages will leave {needed / 1e9:.1f} GB, "
             f"{free / 1e9:.1f} GB are free; free some, or use --results on another disk"
         )
 

@@ -33,7 +33,7 @@ class ModelShapes:
 
 def model_shapes(model: ModelConfig) -> ModelShapes:
     """Shapes of `model.path` in `model.dtype`: local folder, hub cache, shipped file, hub."""
-    fault = model_path_fault(model.path)
+    fault = model_path_fault(model.source)
     if fault:
         return ModelShapes(None, fault)
     size = DTYPE_BYTES[model.dtype]

@@ -15,14 +15,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 
 
 def resolve_model_path(path: str, progress: Callable[[str], None] = print) -> str | Path:
     """What `model.path` means: the quickstart model, a local folder, or a hub id (`owner/name`).
 
-    `smollm2-135m` is fetched and converted on first use. A folder that exists wins over a hub id
-    of the same spelling. What is neither a folder nor `owner/name` raises UserError.
+    A hub id may name a revision, `owner/name@revision` (`ModelConfig.source`). `smollm2-135m` is
+    fetched and converted on first use. A folder that exists wins over a hub id of the same
+    spelling. What is neither a folder nor `owner/name` raises UserError.
     """
     if path == QUICKSTART_MODEL:
         return quickstart_model(progress)
@@ -36,6 +37,9 @@ def resolve_model_path(path: str, progress: Callable[[str], None] = print) -> st
 def model_path_fault(path: str) -> str | None:
     """What is wrong with `model.path` as far as the name alone tells, or None; fetches nothing."""
     local = Path(path).expanduser()
+    name, revision = split_revision(path)
+    if revision and (name == QUICKSTART_MODEL or Path(name).expanduser().is_dir()):
+        return f"model.revision: '{revision}' of '{name}': only models of the hub have revisions"
     if not path.strip():
         return "model.path: empty; name a folder, a hub model (owner/name) or smollm2-135m"
     if path == QUICKSTART_MODEL or (local / "config.json").is_file():
@@ -47,6 +51,14 @@ def model_path_fault(path: str) -> str | None:
     if _HUB_ID.fullmatch(path):
         return None
     return f"model.path: there is no folder '{path}'{_suggestion(path, local)}"
+
+
+def split_revision(path: str) -> tuple[str, str | None]:
+    """(`owner/name`, revision) of `owner/name@revision`; (path, None) of anything else."""
+    if Path(path).expanduser().exists():
+        return path, None
+    name, _, revision = path.partition("@")
+    return name, revision or None
 
 
 def _suggestion(path: str, local: Path) -> str:
@@ -61,6 +73,8 @@ def load_model(
     path: str | Path, dtype: str = "bfloat16", device: str = "cpu"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The causal language model at `path`, all weights in `dtype` on `device`, and its tokenizer.
+
+    `path` is a folder, `owner/name` or `owner/name@revision`.
 
     The tokenizer has a padding token (its EOS where it defines none). Sampling settings that the
     model's authors ship (temperature, top_p, ...) are cleared: scoring is greedy, and they would
@@ -86,10 +100,11 @@ def _from_pretrained(path: str | Path, dtype: Any) -> tuple[Any, Any]:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    name, revision = split_revision(str(path))
     try:
         with _without_progress_bars():
-            tokenizer = AutoTokenizer.from_pretrained(str(path))
-            model = AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype)
+            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+            model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype)
     except ImportError as error:  # a tokenizer that needs sentencepiece, tiktoken, ...
         package = error.name or _first_line(error)
         raise missing_dependency(f"model.path: '{path}'", package) from error

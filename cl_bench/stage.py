@@ -130,7 +130,7 @@ def _start(
     """Model, tokenizer, what an adapter's base would be, and the methods' kept tensors."""
     spec, dtype = run.stages[position], work.config.model.dtype
     if position == 0 or spec.start == "base":
-        path = work.config.model.path
+        path = work.config.model.source
         model, tokenizer = load_model(resolve_model_path(path), dtype, str(work.device))
         return model, tokenizer, path, {}
     before = folder.stage(run.stages[position - 1].folder)

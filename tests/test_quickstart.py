@@ -8,16 +8,19 @@ import threading
 import zipfile
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import gguf
 import numpy as np
 import pytest
 import torch
+import transformers
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from cl_bench import quickstart
+from cl_bench.config import ModelConfig
 from cl_bench.errors import RunError, UserError
-from cl_bench.models import load_model, resolve_model_path
+from cl_bench.models import load_model, model_path_fault, resolve_model_path
 
 from .tiny import byte_tokenizer, tiny_model
 
@@ -288,6 +291,33 @@ def test_a_model_path_that_is_none(tmp_path, monkeypatch, path, expected):
         resolve_model_path(path)
     assert caught.value.faults[0].startswith("model.path: ")
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["models/qwen", "smollm2-135m"])
+def test_only_hub_models_have_revisions(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "qwen").mkdir(parents=True)
+    fault = model_path_fault(ModelConfig(path=path, revision="v1").source)
+    assert fault is not None and fault.startswith("model.revision: 'v1'")
+
+
+def test_the_revision_is_loaded(monkeypatch, folder):
+    """Model and tokenizer of `model.revision`, not of the main branch."""
+    asked = []
+    for name in ("AutoModelForCausalLM", "AutoTokenizer"):
+        auto = getattr(transformers, name)
+
+        def local(path, auto=auto, revision=None, **options):
+            asked.append((path, revision))
+            return auto.from_pretrained(folder, **options)
+
+        monkeypatch.setattr(transformers, name, SimpleNamespace(from_pretrained=local))
+    source = ModelConfig(path="owner/name", revision="refs/pr/1").source
+    assert model_path_fault(source) is None
+    load_model(resolve_model_path(source), "float32")
+    assert asked == [("owner/name", "refs/pr/1")] * 2
+    load_model(resolve_model_path("owner/name"), "float32")
+    assert asked[2:] == [("owner/name", None)] * 2
 
 
 @pytest.fixture(scope="module")

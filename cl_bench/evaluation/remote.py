@@ -18,6 +18,7 @@ from cl_bench.errors import RunError
 from cl_bench.evaluation.choice import Engine
 from cl_bench.evaluation.engine import EncodePrompts, Progress
 from cl_bench.evaluation.hflm import Asked
+from cl_bench.models import split_revision
 
 LAST_LINES = 12
 """Of the worker's stderr, in the message when it fails."""
@@ -59,7 +60,9 @@ class RemoteLM(LM):  # type: ignore[misc]
                 start_new_session=True,  # Ctrl-C comes to us alone; `close` ends the worker
             )
         self._connection: Connection[Any, Any] = Connection(ours.detach())
-        arguments = {**defaults, **engine.arguments, "pretrained": str(folder)}
+        name, revision = split_revision(str(folder))
+        model = {"pretrained": name} | ({} if revision is None else {"revision": revision})
+        arguments = {**defaults, **engine.arguments, **model}
         try:
             self._exchange((engine.name, arguments))
         except BaseException:

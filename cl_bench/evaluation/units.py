@@ -54,7 +54,10 @@ class Unit:
         return group_json(found.results, sizes) | {"requests": found.requests}
 
     def depends_on(self) -> dict[str, Any]:
-        """Checksums of documents and task definitions, and the caps; where data lies is no part."""
+        """Checksums of documents, shots and task definitions, and the caps.
+
+        Where data lies is no part.
+        """
         train = self.train
         return {
             "documents": sha256_of(
@@ -63,6 +66,7 @@ class Unit:
                     for name, task in self.tasks.items()
                 }
             ),
+            "shots": sha256_of({name: _shots(task) for name, task in self.tasks.items()}),
             "tasks": sha256_of({name: _definition(task) for name, task in self.tasks.items()}),
             "prompt": train
             and [train.max_prompt_tokens, train.max_answer_tokens, train.truncation],
@@ -130,6 +134,11 @@ def _prompt_tokens(task: Any) -> int | None:
     if window is None or task.OUTPUT_TYPE != "generate_until":
         return None
     return int(window) - int(task.config.generation_kwargs["max_gen_toks"])
+
+
+def _shots(task: Any) -> list[str]:
+    """The documents that few-shot examples are drawn from; none for tasks without shots."""
+    return [str(doc) for doc in task.fewshot_docs()] if task.config.num_fewshot else []
 
 
 def _definition(task: Any) -> str:

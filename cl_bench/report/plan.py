@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from cl_bench.config import ExperimentConfig
+from cl_bench.config import ExperimentConfig, GeneralEval
 from cl_bench.model_shapes import model_shapes
 from cl_bench.report.cost_tables import cost_lines, work_text
 from cl_bench.report.costs import StageCost, stage_costs
@@ -28,6 +28,13 @@ def plan_text(
     return "\n".join(_lines(config, runs, cards or CARDS, tflops))
 
 
+def _general_line(general: GeneralEval) -> str:
+    """When, what, in which protocol, and how many documents of each benchmark at most."""
+    sizes = [(name, general.documents_of(name)) for name in general.tasks]
+    listed = ", ".join(f"{name} ({'all' if n is None else n})" for name, n in sizes) or "none"
+    return f"General after {general.after}, protocol {general.protocol} [documents]: {listed}"
+
+
 def _lines(
     config: ExperimentConfig,
     runs: Sequence[RunSpec],
@@ -35,8 +42,7 @@ def _lines(
     tflops: float | None,
 ) -> Iterator[str]:
     yield f"{config.name}: {config.model.path} in {config.model.dtype}"
-    general = ", ".join(config.eval.general.tasks) or "none"
-    yield f"General after {config.eval.general.after}: {general}"
+    yield _general_line(config.eval.general)
     yield f"stage tasks after {config.eval.trace.after}: {config.eval.trace.cells} cells"
     if within := config.eval.within_stage:
         chosen = ", ".join(within.tasks) if within.tasks else "its own task and the earlier ones"

@@ -78,7 +78,16 @@ def test_gradient_checkpointing_is_counted_and_offered(bench: Bench) -> None:
 @pytest.mark.parametrize("config", sorted(p.name for p in REPOSITORY.glob("configs/*.yaml")))
 def test_tables_fit_a_terminal(bench: Bench, config: str) -> None:
     _, out, _ = bench.run("plan", f"configs/{config}")
-    assert max(len(line) for line in out.splitlines() if line.startswith("|")) <= 100
+    assert all(len(line) <= 100 for line in out.splitlines() if line.startswith("|"))
+
+
+def test_generals_protocol_and_limits_are_shown(bench: Bench) -> None:
+    general = {"tasks": ["piqa", "boolq"], "limit": {"piqa": 7}, "protocol": "opencompass-2023"}
+    bench.write_config(eval={"general": general})
+    _, out, _ = bench.run("plan", str(bench.config))
+    assert (
+        "General after every, protocol opencompass-2023 [documents]: piqa (7), boolq (all)" in out
+    )
 
 
 def test_an_unknown_model_is_said_and_the_rest_goes_on(bench: Bench) -> None:

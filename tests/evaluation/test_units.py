@@ -8,7 +8,6 @@ import random
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,7 +74,7 @@ def test_the_order_and_the_company_of_units_do_not_matter(units: list[Unit], eng
     assert {len(record["loglikelihoods"]) for record in together[1]} == {2}
 
 
-def test_what_a_unit_depends_on(units: list[Unit], tmp_path: Path) -> None:
+def test_what_a_unit_depends_on(units: list[Unit], monkeypatch: pytest.MonkeyPatch) -> None:
     unit = units[0]
     before = unit.depends_on()
     assert before == unit.depends_on()
@@ -90,6 +89,9 @@ def test_what_a_unit_depends_on(units: list[Unit], tmp_path: Path) -> None:
     changed = units[1].depends_on()
     task.set_config("num_fewshot", 2)
     assert {key for key in general if general[key] != changed[key]} == {"tasks"}
+    monkeypatch.setattr(task, "fewshot_docs", lambda: list(task.eval_docs)[:1])
+    changed = units[1].depends_on()
+    assert {key for key in general if general[key] != changed[key]} == {"shots"}
 
 
 def test_random_states_modes_and_settings_stay(units: list[Unit]) -> None:
