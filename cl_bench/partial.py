@@ -45,16 +45,22 @@ class PartialScores:
         depends_on: Mapping[str, Any],
         entry: Mapping[str, Any],
         records: Records,
+        seconds: float,
     ) -> None:
-        """Write the records of the task's leaves, then, atomically, its entry."""
+        """Write the records of the task's leaves, then, atomically, its entry and its time."""
         for leaf, lines in records.items():
             write_records(self.place / "predictions" / f"{leaf}.jsonl", lines)
-        write_json(
-            self._file(part, name), {"depends_on": {**self.basis, **depends_on}, "entry": entry}
-        )
+        whole = {**self.basis, **depends_on}
+        kept = {"depends_on": whole, "entry": entry, "seconds": seconds}
+        write_json(self._file(part, name), kept)
 
     def _file(self, part: str, name: str) -> Path:
         return self.place / "partial" / f"{part}-{name}.json"
+
+
+def scoring_seconds(place: Path) -> float:
+    """Spent on the tasks of an unfinished scoring, in all of its sessions."""
+    return sum(float(read_json(file)["seconds"]) for file in (place / "partial").glob("*.json"))
 
 
 def finish_scores(place: Path, scores: Mapping[str, Any]) -> None:

@@ -28,7 +28,7 @@ from cl_bench.evaluation.scores import general_mean, operation_score
 from cl_bench.methods.base import Method, Stage
 from cl_bench.methods.compose import Composite
 from cl_bench.models import load_model, resolve_model_path
-from cl_bench.partial import drop_partial, finish_scores
+from cl_bench.partial import drop_partial, finish_scores, scoring_seconds
 from cl_bench.progress import Reporter
 from cl_bench.resolve import RunSpec, StageSpec
 from cl_bench.seeds import derive_seed
@@ -206,7 +206,6 @@ def _score(
 ) -> None:
     """Score the stage's cells and General; `scores.json` is written last."""
     work.reporter.scoring(label)
-    began = time.perf_counter()
     names = cells_to_score(work.config, spec.index, spec.tasks)
     units = work.suite.units(names, general_after(work.config, spec.index), spec.train)
     basis = {"checkpoint": place.fingerprint()}
@@ -215,7 +214,7 @@ def _score(
     scores = work.suite.score(subject, units, place.path, basis, work.reporter, reference)
     timing_file = place.path / "timing.json"
     timing = read_json(timing_file) if timing_file.is_file() else {}
-    timing["score_seconds"] = round(time.perf_counter() - began, 2)
+    timing["score_seconds"] = round(scoring_seconds(place.path), 2)
     write_json(timing_file, timing)
     seen = scored_tasks(work.config, spec.index)
     finish_scores(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,10 +101,13 @@ class Suite:
         missing = [i for i, entry in enumerate(entries) if entry is None]
         if missing:
             reporter.tasks(len(units), sum(units[i].size for i in missing))
+            began = time.perf_counter()
             with answering(self.engine, subject, reporter.scored, reference) as answer:
                 for i in missing:
                     reporter.task(units[i].name, i + 1, units[i].size)
-                    entries[i] = _keep(partial, units[i], whats[i], answer(units[i]))
+                    found, now = answer(units[i]), time.perf_counter()
+                    entries[i] = _keep(partial, units[i], whats[i], found, now - began)
+                    began = now
         scores = {
             part: {u.name: e for u, e in zip(units, entries, strict=True) if u.part == part}
             for part in ("trace", "general")
@@ -130,7 +134,11 @@ def _probes(units: Sequence[Unit], place: Path) -> dict[str, Any]:
 
 
 def _keep(
-    partial: PartialScores, unit: Unit, what: Mapping[str, Any], answer: Answer
+    partial: PartialScores,
+    unit: Unit,
+    what: Mapping[str, Any],
+    answer: Answer,
+    seconds: float,
 ) -> dict[str, Any]:
     """The unit's entry, after it and the records are on disk."""
     found = answer.results
@@ -141,7 +149,7 @@ def _keep(
     for leaf, result in found.items():
         if result.probes:
             records[f"{leaf}.probes"] = [probe.to_json() for probe in result.probes]
-    partial.keep(unit.part, unit.name, what, entry, records)
+    partial.keep(unit.part, unit.name, what, entry, records, seconds)
     return entry
 
 

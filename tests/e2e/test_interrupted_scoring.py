@@ -70,7 +70,12 @@ def test_sigkill_while_a_stage_is_scored(bench: Bench, answered: list[str]) -> N
     stage = bench.results / "sft" / "seed-1" / "stage-1-trace_fomc"
     assert [file.name for file in (stage / "partial").iterdir()] == ["trace-trace_fomc.json"]
     assert not (stage / "scores.json").exists()
+    kept = json.loads((stage / "partial" / "trace-trace_fomc.json").read_text())
+    kept["seconds"] += 1000
+    (stage / "partial" / "trace-trace_fomc.json").write_text(json.dumps(kept))
     bench.must(*command)
+    # The time of both sessions.
+    assert json.loads((stage / "timing.json").read_text())["score_seconds"] > kept["seconds"]
     assert answered == ["general_piqa", "trace_fomc", "trace_numglue_ds", "general_piqa"]
     whole = bench.root / "results" / "whole"
     for part in ("base", "sft"):
