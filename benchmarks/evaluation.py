@@ -1,4 +1,4 @@
-"""The shared-prefix engine against lm-eval's HFLM, side by side in one process, part by part.
+"""The shared-prefix engine against lm-eval's HFLM, side by side, part by part.
 
     python benchmarks/evaluation.py DATA_ROOT --work mmlu choices bbh trace --out results.jsonl
 
@@ -6,14 +6,14 @@ A part (an MMLU subject, PIQA, all of BBH, ...) is answered by every engine in t
 one begins, so that load on the machine falls on all of them; `--apart` makes a part of every task
 whose answers are generated, too. Parts that stand in `--out` are not
 run again, and `--seconds` ends the command after the part in which that time is over: a long
-comparison is made of short commands. Seconds are wall clock and CPU time of the process; on a
-machine that others use, compare the latter with `--threads 1`.
+comparison is made of short commands. Each engine has a process of its own, set up as its users have
+it (ours keeps freed memory, as `cl-bench run` does); the other one waits. Loading is not timed. Where
+answers differ, HFLM's are those of the last of `--hf-batches`.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import logging
 import os
@@ -29,9 +29,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from cl_bench.data.examples import sample_documents
 from cl_bench.data.loading import load_suite
 from cl_bench.data.tokens import encode_prompts
+from cl_bench.evaluation.choice import Engine
 from cl_bench.evaluation.engine import SharedPrefixLM
+from cl_bench.evaluation.engines import Subject, opened
 from cl_bench.evaluation.forward import Counters
-from cl_bench.evaluation.hflm import TruncatingHFLM
+from cl_bench.heap import keep_freed_memory
 from cl_bench.resources import user_cache
 
 SEED = 1234
@@ -67,23 +69,17 @@ def load_parts(work: str, args: argparse.Namespace) -> list[tuple[str, list[Any]
     return result
 
 
-def hflm(model: Any, tokenizer: Any, encode: Any, batch: int) -> TruncatingHFLM:
-    """lm-eval's engine with fp32 softmax."""
-    lm = TruncatingHFLM(
-        pretrained=model,
-        tokenizer=copy.deepcopy(tokenizer),
-        batch_size=batch,
-        softmax_dtype="float32",
-    )
-    lm.encode_prompts = encode
-    return lm
+def hflm(batch: int) -> Engine:
+    """lm-eval's engine with fp32 softmax, in a process of its own."""
+    options = {"subprocess": True, "batch_size": batch, "softmax_dtype": "float32"}
+    return Engine("hf", options)
 
 
-def timed(call: Callable[[], Any]) -> tuple[Any, float, float]:
-    """What a call returns, wall-clock and CPU seconds."""
-    wall, cpu = time.perf_counter(), time.process_time()
+def timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    """What a call returns, and wall-clock seconds."""
+    began = time.perf_counter()
     answer = call()
-    return answer, time.perf_counter() - wall, time.process_time() - cpu
+    return answer, time.perf_counter() - began
 
 
 def run_part(work: str, part: str, requests: list[Any], setup: Setup) -> dict[str, Any]:
@@ -93,20 +89,21 @@ def run_part(work: str, part: str, requests: list[Any], setup: Setup) -> dict[st
     ours = setup.ours
     ours.counters, ours.encode_prompts = Counters(), encode
     ours.packed.counters = ours.counters
-    mine, wall, cpu = timed(lambda: getattr(ours, kind)(requests))
+    mine, wall = timed(lambda: getattr(ours, kind)(requests))
     record: dict[str, Any] = {
         "work": work,
         "part": part,
         "kind": kind,
         "requests": len(requests),
         "load": os.getloadavg()[0],
-        "shared": {"wall": wall, "cpu": cpu, "counters": vars(ours.counters)},
+        "shared": {"wall": wall, "counters": vars(ours.counters)},
         "hf": {},
     }
     for batch in setup.batches[work]:
-        lm = hflm(setup.model, setup.tokenizer, encode, batch)
-        theirs, wall, cpu = timed(lambda lm=lm: getattr(lm, kind)(requests, disable_tqdm=True))
-        record["hf"][str(batch)] = {"wall": wall, "cpu": cpu}
+        with opened(hflm(batch), setup.subject) as lm:
+            lm.encode_prompts = encode
+            theirs, wall = timed(lambda lm=lm: getattr(lm, kind)(requests))
+        record["hf"][str(batch)] = {"wall": wall}
         record |= differences(kind, requests, mine, theirs, setup, encode)
     return record
 
@@ -161,10 +158,13 @@ class Setup:
 
     def __init__(self, args: argparse.Namespace) -> None:
         torch.set_num_threads(args.threads)
+        os.environ["OMP_NUM_THREADS"] = str(args.threads)  # of the other process
+        keep_freed_memory()
         path = args.model or user_cache() / "models" / "smollm2-135m"
         dtype = getattr(torch, args.dtype)
         self.model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(path)
+        self.subject = Subject(self.model, self.tokenizer, Path(path))
         self.ours = SharedPrefixLM(self.model, self.tokenizer)
         self.ours.loglikelihood([Instance("loglikelihood", {}, ("a", "b"), 0)])  # the trial
         self.batches = dict.fromkeys([*DEFAULTS, "gsm8k"], args.hf_batches)
@@ -178,22 +178,21 @@ class Setup:
 
 def summary(records: list[dict[str, Any]]) -> str:
     """A line per work: seconds of both engines (HFLM at its best batch size) and their ratio."""
-    lines = ["| work | requests | clock | shared prefixes | HFLM, batch | ratio | differences |"]
-    lines.append("| --- | --- | --- | --- | --- | --- | --- |")
+    lines = ["| work | requests | shared prefixes | HFLM, batch | ratio | differences |"]
+    lines.append("| --- | --- | --- | --- | --- | --- |")
     for work in dict.fromkeys(record["work"] for record in records):
         rows = [record for record in records if record["work"] == work]
-        for clock in ("wall", "cpu"):
-            ours = sum(row["shared"][clock] for row in rows)
-            totals = {
-                b: sum(row["hf"][b][clock] for row in rows)
-                for b in set.intersection(*(set(row["hf"]) for row in rows))
-            }
-            batch, theirs = min(totals.items(), key=lambda item: item[1])
-            requests = sum(row["requests"] for row in rows)
-            lines.append(
-                f"| {work} | {requests} | {clock} | {ours:.1f} s | {theirs:.1f} s, {batch} "
-                f"| {theirs / ours:.2f}x | {_differences(rows)} |"
-            )
+        ours = sum(row["shared"]["wall"] for row in rows)
+        totals = {
+            b: sum(row["hf"][b]["wall"] for row in rows)
+            for b in set.intersection(*(set(row["hf"]) for row in rows))
+        }
+        batch, theirs = min(totals.items(), key=lambda item: item[1])
+        requests = sum(row["requests"] for row in rows)
+        lines.append(
+            f"| {work} | {requests} | {ours:.1f} s | {theirs:.1f} s, {batch} "
+            f"| {theirs / ours:.2f}x | {_differences(rows)} |"
+        )
     return "\n".join(lines)
 
 

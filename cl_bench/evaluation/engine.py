@@ -54,7 +54,7 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
     ) -> None:
         """`max_length`: the model's window, by default as lm-eval resolves it.
 
-        `token_budget`: tokens of a forward pass, by default 512 on a CPU and 16384 elsewhere.
+        `token_budget`: tokens of a forward pass, by default 1024 on a CPU and 16384 elsewhere.
         `encode_prompts`: token ids of the prompts of generation requests, by default as `HFLM`.
         """
         super().__init__()
@@ -65,8 +65,8 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
         self.counters = Counters()
         self.packed = PackedModel(model, self.counters)
         on_cpu = self.packed.device.type == "cpu"
-        # On a CPU 512 tokens already fill the matrix products, and small passes need less padding.
-        batch = token_budget or (512 if on_cpu else 16384)
+        # On a CPU 1024 tokens already fill the matrix products, and small passes need less padding.
+        batch = token_budget or (1024 if on_cpu else 16384)
         self.limits = Limits(batch=batch, row=min(batch, max(512, batch // 4)))
         self.sequences = 128 if on_cpu else 256
         self.reason: str | None = None
