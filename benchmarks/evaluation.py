@@ -7,8 +7,8 @@ one begins, so that load on the machine falls on all of them; `--apart` makes a 
 whose answers are generated, too. Parts that stand in `--out` are not
 run again, and `--seconds` ends the command after the part in which that time is over: a long
 comparison is made of short commands. Each engine has a process of its own, set up as its users have
-it (ours keeps freed memory, as `cl-bench run` does); the other one waits. Loading is not timed. Where
-answers differ, HFLM's are those of the last of `--hf-batches`.
+it (ours keeps freed memory, as `cl-bench run` does); the other one waits. Loading is not timed.
+Where answers differ, HFLM's are those of the last of `--hf-batches`.
 """
 
 from __future__ import annotations
