@@ -116,9 +116,9 @@ def _parked(model: Any) -> Iterator[None]:
     import torch
 
     model.to("cpu")
-    accelerator = getattr(torch, device.type, None)
-    if hasattr(accelerator, "empty_cache"):
-        accelerator.empty_cache()
+    free = getattr(getattr(torch, device.type, None), "empty_cache", None)
+    if free is not None:
+        free()
     try:
         yield
     finally:
