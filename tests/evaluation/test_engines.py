@@ -9,12 +9,14 @@ from typing import Any, Literal
 
 import psutil
 import pytest
+import torch
 from lm_eval.api.instance import Instance
 
 from cl_bench.errors import RunError, UserError
 from cl_bench.evaluation.choice import Engine, choose_engine
 from cl_bench.evaluation.engines import (
     Subject,
+    _parked,
     counted,
     engine_faults,
     opened,
@@ -164,6 +166,23 @@ def test_what_a_dead_worker_started_is_ended_too(
     assert child is not None
     psutil.wait_procs([p for p in psutil.process_iter() if p.pid == int(child[1])], timeout=5)
     assert ended(int(child[1]))
+
+
+@pytest.mark.parametrize("kind", ["cuda", "xpu", "meta"])
+def test_a_model_leaves_its_accelerator_and_comes_back(kind: str) -> None:
+    """No accelerator is needed: one without memory of its own to free must not fail either."""
+
+    class Somewhere:
+        device = torch.device(kind, 0)
+
+        def to(self, device: torch.device | str) -> None:
+            self.device = torch.device(device)
+
+    model = Somewhere()
+    with pytest.raises(RunError), _parked(model):
+        assert model.device == torch.device("cpu")
+        raise RunError("a worker failed")
+    assert model.device == torch.device(kind, 0)
 
 
 def test_no_worker_outlives_an_error(subject: Subject) -> None:
