@@ -15,7 +15,7 @@ from cl_bench.data.tasks import canonical_name, general_name
 from cl_bench.errors import UserError, nearest
 from cl_bench.evaluation.choice import Engine
 from cl_bench.evaluation.code import code_faults
-from cl_bench.evaluation.engines import Subject
+from cl_bench.evaluation.engines import Subject, engine_faults
 from cl_bench.evaluation.kl import sample_texts
 from cl_bench.evaluation.measured import how_measured
 from cl_bench.evaluation.probe_scores import DocumentProbe, probes_file, probes_json, read_probes
@@ -158,6 +158,8 @@ def load_suite(config: ExperimentConfig, engine: Engine, allow_code: bool = Fals
 
     Without `allow_code` tasks that run what the model writes are a fault.
     """
+    if faults := engine_faults(engine):
+        raise UserError(faults)
     if config.eval.within_stage is not None and not engine.in_memory:
         raise UserError(
             f"eval.within_stage: a model in training can be scored in memory only, and --engine "

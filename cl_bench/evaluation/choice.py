@@ -19,10 +19,10 @@ CHECKPOINT_ENGINES = {
     "vllm": ("vllm", "lm_eval[vllm]"),
     "vllm-vlm": ("vllm", "lm_eval[vllm]"),
     "sglang": ("sglang", "sglang"),
-    "openvino": ("optimum", "optimum[openvino]"),
-    "ipex": ("optimum", "optimum[ipex]"),
-    "habana": ("optimum", "optimum-habana"),
-    "neuronx": ("optimum", "optimum[neuronx]"),
+    "openvino": ("optimum.intel", "lm_eval[optimum]"),
+    "ipex": ("optimum.intel", "lm_eval[ipex]"),
+    "habana": ("optimum.habana", "lm_eval[habana]"),
+    "neuronx": ("optimum.neuron", "optimum[neuronx]"),
     "hf-multimodal": ("transformers", "transformers"),
     "steered": ("transformers", "transformers"),
 }
@@ -31,7 +31,10 @@ CHECKPOINT_ENGINES = {
 For each the module it needs and the package that has it. The others of its registry ask a server,
 or load another kind of checkpoint: they cannot answer for a stage's model.
 """
-OF_THE_RUN = ("pretrained", "model", "tokenizer", "peft", "delta", "revision")
+OF_THE_RUN = (
+    *("pretrained", "model", "revision", "subfolder", "gguf_file"),
+    *("tokenizer", "tokenizer_revision", "peft", "delta", "lora_local_path"),
+)
 """Arguments that would say which model answers; the run says that."""
 OWN_ARGUMENTS = ("max_length", "token_budget")
 """What `cl-bench` takes."""
@@ -72,6 +75,8 @@ def choose_engine(name: str, args: str | None = None) -> Engine:
     from lm_eval.models import MODEL_MAPPING
     from lm_eval.utils import simple_parse_args_string
 
+    if no_value := [part for part in (args or "").split(",") if part.strip() and "=" not in part]:
+        raise UserError([f"--engine-args {part}: key=value is needed" for part in no_value])
     engine = Engine(ALIASES.get(name, name), simple_parse_args_string(args))
     usable = ["cl-bench", "hf", *CHECKPOINT_ENGINES]
     if engine.name not in usable:
@@ -100,6 +105,8 @@ def _argument_faults(engine: Engine) -> list[str]:
                 faults.append(f"--engine-args {key}={value}: a positive number of tokens is needed")
     elif "subprocess" in engine.args and engine.name != "hf":
         faults.append("--engine-args subprocess: for `hf`; others run in a subprocess anyway")
+    elif not isinstance(engine.args.get("subprocess", False), bool):
+        faults.append(f"--engine-args subprocess={engine.args['subprocess']}: true or false")
     return faults
 
 
@@ -109,6 +116,13 @@ def _missing(engine: Engine) -> list[str]:
     if sys.platform == "win32":
         return [f"--engine {engine}: engines in a subprocess need Linux or macOS"]
     module, package = CHECKPOINT_ENGINES.get(engine.name, ("transformers", "transformers"))
-    if find_spec(module) is not None:
+    if _installed(module):
         return []
     return [f"--engine {engine.name}: needs the package {module}: pip install '{package}'"]
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # its parent package
+        return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from inspect import signature
@@ -12,14 +12,20 @@ from typing import Any
 
 from lm_eval.models.huggingface import HFLM
 
-from cl_bench.errors import UserError, nearest
+from cl_bench.errors import nearest
 from cl_bench.evaluation.choice import Engine
 from cl_bench.evaluation.engine import Progress, SharedPrefixLM
 from cl_bench.evaluation.hflm import TruncatingHFLM
 from cl_bench.evaluation.remote import RemoteLM
 
-BATCH = 16
-"""Batch size of `hf` in memory unless its arguments say another."""
+HF_DEFAULTS: Mapping[str, Any] = {"batch_size": 16, "softmax_dtype": "float32"}
+"""Of `hf`, in memory and in a subprocess, unless its arguments say otherwise."""
+OF_LOADING = (
+    *("dtype", "device", "trust_remote_code", "use_fast_tokenizer"),
+    *("parallelize", "max_memory_per_gpu", "max_cpu_memory", "offload_folder", "tp_plan"),
+    *("autogptq", "gptqmodel"),
+)
+"""Arguments that `HFLM` does not look at when it is given a model."""
 
 
 @dataclass(frozen=True)
@@ -37,20 +43,21 @@ def opened(engine: Engine, subject: Subject, progress: Progress | None = None) -
     """The `LM`; its attribute `encode_prompts` says how prompts of generations are cut.
 
     An engine in a subprocess loads `subject.folder` (an adapter is merged for it), and the model in
-    memory makes room on its accelerator meanwhile. Raises UserError for arguments that the class
-    does not take, RunError when the subprocess fails.
+    memory makes room on its accelerator meanwhile. Raises RunError when the subprocess fails.
     """
     model, tokenizer = subject.model, subject.tokenizer
     if engine.name == "cl-bench":
         yield SharedPrefixLM(model, tokenizer, progress=progress, **engine.arguments)
     elif engine.in_memory:
-        yield _hflm(engine, model, tokenizer)
+        options = {**HF_DEFAULTS, **engine.arguments}
+        yield TruncatingHFLM(pretrained=model, tokenizer=tokenizer, **options)
     else:
         with ExitStack() as stack:
             folder = stack.enter_context(_whole_model(subject))
-            defaults = {"dtype": str(model.dtype).removeprefix("torch.")}
+            defaults: dict[str, Any] = {"dtype": str(model.dtype).removeprefix("torch.")}
             if engine.name == "hf":
-                defaults["device"] = str(model.device)  # its own default is cuda, there or not
+                # Its own default is cuda, there or not.
+                defaults |= {**HF_DEFAULTS, "device": str(model.device)}
             stack.enter_context(_parked(model))
             log = stack.enter_context(tempfile.TemporaryFile())
             lm = RemoteLM(engine, folder, defaults, tokenizer, log, progress)
@@ -58,16 +65,24 @@ def opened(engine: Engine, subject: Subject, progress: Progress | None = None) -
             yield lm
 
 
-def _hflm(engine: Engine, model: Any, tokenizer: Any) -> TruncatingHFLM:
+def engine_faults(engine: Engine) -> list[str]:
+    """Arguments that `hf` cannot heed with the model in memory.
+
+    In a subprocess it hands those that it does not know to `from_pretrained`.
+    """
+    if engine.name != "hf" or not engine.in_memory:
+        return []
     known = [name for name in signature(HFLM.__init__).parameters if name not in ("self", "kwargs")]
-    if faults := [
-        f"--engine-args {key}: unknown{nearest(key, known)}"
-        for key in engine.arguments
-        if key not in known
-    ]:
-        raise UserError(faults)
-    options = {"batch_size": BATCH, "softmax_dtype": "float32", **engine.arguments}
-    return TruncatingHFLM(pretrained=model, tokenizer=tokenizer, **options)
+    faults = []
+    for key in engine.arguments:
+        if key in OF_LOADING:
+            faults.append(
+                f"--engine-args {key}: says how a checkpoint is loaded, and `hf` answers with the "
+                "model in memory; add subprocess=true or leave it out"
+            )
+        elif key not in known:
+            faults.append(f"--engine-args {key}: unknown{nearest(key, known)}")
+    return faults
 
 
 @contextmanager
@@ -101,8 +116,9 @@ def _parked(model: Any) -> Iterator[None]:
     import torch
 
     model.to("cpu")
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    free = getattr(getattr(torch, device.type, None), "empty_cache", None)
+    if free is not None:
+        free()
     try:
         yield
     finally:
@@ -110,10 +126,7 @@ def _parked(model: Any) -> Iterator[None]:
 
 
 def requests_of(lm: Any, before: dict[str, int]) -> dict[str, Any]:
-    """What was asked since `before` (`counted`): requests, and those that were cut or empty.
-
-    Of an engine in a subprocess only the cuts made here are known.
-    """
+    """What was asked since `before` (`counted`): requests, and those that were cut or empty."""
     found: dict[str, Any] = {key: value - before[key] for key, value in counted(lm).items()}
     if found.get("unshared"):
         found["reason"] = lm.reason or "requests that allow no sharing"

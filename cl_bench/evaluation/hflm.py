@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
 
+from cl_bench.evaluation.counting import ROOM_OF_HFLM, Asked, score_counted
 from cl_bench.evaluation.engine import EncodePrompts
-
-
-@dataclass
-class Asked:
-    """What was asked so far, as in the shared-prefix engine's `Counters`."""
-
-    requests: int = 0
-    truncated: int = 0
-    empty: int = 0
 
 
 class TruncatingHFLM(HFLM):  # type: ignore[misc]
@@ -42,13 +33,13 @@ class TruncatingHFLM(HFLM):  # type: ignore[misc]
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], *args: Any, **options: Any
     ) -> list[tuple[float, bool]]:
-        room = self.max_length + 1
-        asked = [request for request in requests if request[2]]
-        self.counters.requests += len(requests)
-        self.counters.empty += len(requests) - len(asked)
-        self.counters.truncated += sum(len(ctx) + len(rest) > room for _, ctx, rest in asked)
-        scores = iter(super()._loglikelihood_tokens(asked, *args, **options) if asked else [])
-        return [next(scores) if request[2] else (0.0, True) for request in requests]
+        def score(some: list[Any]) -> list[tuple[float, bool]]:
+            scores: list[tuple[float, bool]] = super(TruncatingHFLM, self)._loglikelihood_tokens(
+                some, *args, **options
+            )
+            return scores
+
+        return score_counted(requests, self.max_length + ROOM_OF_HFLM, self.counters, score)
 
     def tok_batch_encode(
         self,

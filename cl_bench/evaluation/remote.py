@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, Any
@@ -16,12 +18,16 @@ from lm_eval.api.model import LM
 
 from cl_bench.errors import RunError
 from cl_bench.evaluation.choice import Engine
+from cl_bench.evaluation.counting import Asked
 from cl_bench.evaluation.engine import EncodePrompts, Progress
-from cl_bench.evaluation.hflm import Asked
 from cl_bench.models import split_revision
 
 LAST_LINES = 12
 """Of the worker's stderr, in the message when it fails."""
+ALIVE_SECONDS = 1.0
+"""How often a worker that is at work is looked after."""
+END_SECONDS = 5.0
+"""How long a worker may take to end by itself."""
 
 
 class RemoteLM(LM):  # type: ignore[misc]
@@ -47,7 +53,7 @@ class RemoteLM(LM):  # type: ignore[misc]
         super().__init__()
         self.engine, self.tokenizer, self.progress = engine, tokenizer, progress
         self.encode_prompts: EncodePrompts | None = None
-        self.counters = Asked()
+        self.counters, self._told = Asked(), Asked()
         self._log = log
         ours, theirs = socket.socketpair()
         with theirs:
@@ -87,7 +93,7 @@ class RemoteLM(LM):  # type: ignore[misc]
         asked = [(text, *request.args[1:]) for text, request in zip(texts, requests, strict=True)]
         return self._ask("generate_until", asked)
 
-    @property
+    @cached_property
     def max_length(self) -> int:
         """The engine's window in tokens."""
         return int(self._exchange(("max_length", None)))
@@ -123,9 +129,16 @@ class RemoteLM(LM):  # type: ignore[misc]
     def _exchange(self, message: tuple[Any, ...]) -> Any:
         try:
             self._connection.send(message)
-            return self._connection.recv()
+            # What a worker has started may hold the socket open after its end.
+            while not self._connection.poll(ALIVE_SECONDS):
+                if self._process.poll() is not None and not self._connection.poll():
+                    raise EOFError
+            answer, told = self._connection.recv()
+            self.counters.add(told, self._told)
+            self._told = told
+            return answer
         except (EOFError, OSError):
-            self._process.wait()
+            self.close()
             raise RunError(
                 f"--engine {self.engine}: its process ended with exit code "
                 f"{self._process.returncode}; the last lines it wrote:\n{self._last_lines()}"
@@ -139,9 +152,11 @@ class RemoteLM(LM):  # type: ignore[misc]
     def close(self) -> None:
         """End the worker, with whatever it started."""
         self._connection.close()
-        if self._process.poll() is None:
-            try:
-                self._process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
+        try:
+            self._process.wait(timeout=END_SECONDS)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:  # also at a second Ctrl-C
+            with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-                self._process.wait()
+            self._process.wait()

@@ -83,8 +83,8 @@ def mean_loglikelihoods(
     """(minus the mean cross-entropy, number of tokens) for each request of `WholePromptTask`.
 
     A prompt that is too long without any shot loses tokens on its left (OpenCompass's model configs
-    set `truncation_side="left"`); the model's window is the limit where it is the smaller one. A
-    prompt of one token has mean 0.
+    set `truncation_side="left"`); the model's window is the limit where it is the smaller one, and
+    a prompt that it cuts counts as truncated. A prompt of one token has mean 0.
     """
     prompts = [_fitting_tokens(lm, *request.args) for request in requests]
     several = [ids for ids in prompts if len(ids) > 1]
@@ -105,4 +105,6 @@ def _fitting_tokens(lm: Any, prompt: str, ends: Sequence[int], window: int) -> l
         ids = lm.tok_encode(prompt[:end] + prompt[ends[-1] :])
         if len(ids) <= limit:
             break
+    if hasattr(lm, "counters"):  # lm-eval's own classes keep none
+        lm.counters.truncated += len(ids) > int(lm.max_length)
     return ids[-limit:]

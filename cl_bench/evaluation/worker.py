@@ -4,8 +4,9 @@
 
 FD is a socket inherited from the parent. The first message is `(name, arguments)` of a model class
 in lm-eval's registry; each one after it is `(attribute, arguments or None)` of the model, answered
-with the attribute or what calling it returned. It ends when the parent closes its side. An error
-ends it with a traceback on stderr, of which the parent shows the last lines.
+with the attribute or what calling it returned, and the counts of requests so far (`Asked`). It ends
+when the parent closes its side. An error ends it with a traceback on stderr, of which the parent
+shows the last lines.
 """
 
 from __future__ import annotations
@@ -34,16 +35,19 @@ def main(fd: int) -> None:
     """Serve until the parent hangs up."""
     from lm_eval.api.registry import get_model
 
+    from cl_bench.evaluation.counting import count_requests
+
     connection: Connection[Any, Any] = Connection(fd)
     name, arguments = connection.recv()
     lm = get_model(name)(**arguments)
-    connection.send(None)
+    asked = count_requests(lm, name)
+    connection.send((None, asked))
     while True:
         try:
             attribute, given = connection.recv()
         except EOFError:
             return
-        connection.send(answer(lm, attribute, given))
+        connection.send((answer(lm, attribute, given), asked))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.e2e.conftest import Bench
@@ -36,6 +37,22 @@ def test_a_missing_package_is_named_before_anything_starts(bench: Bench) -> None
     assert not bench.results.exists()
 
 
+def test_an_unknown_argument_is_named_before_anything_starts(bench: Bench) -> None:
+    arguments = ["--engine", "hf", "--engine-args", "batchsize=3"]
+    code, _, err = bench.run("run", "tiny.yaml", *arguments)
+    assert code == 2 and "did you mean 'batch_size'?" in err
+    assert not bench.results.exists()
+
+
+def test_a_worker_that_fails_fails_the_run(bench: Bench) -> None:
+    arguments = ["--engine", "hf", "--engine-args", "subprocess=true,dtype=float99"]
+    code, _, err = bench.run("run", "tiny.yaml", *arguments)
+    assert code == 1 and "float99" in err and "the last lines it wrote" in err
+    assert not (bench.results / "base" / "scores.json").exists()
+    left = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+    assert not any("cl_bench.evaluation.worker" in line for line in left)
+
+
 def test_scores_inside_a_stage_need_the_model_in_memory(bench: Bench) -> None:
     subprocess_hf = ["--engine", "hf", "--engine-args", "subprocess=true"]
     code, _, err = bench.run("run", "tiny.yaml", "-o", "eval.within_stage=epoch", *subprocess_hf)
@@ -48,17 +65,23 @@ def test_checkpoints_and_adapters_are_scored_in_a_subprocess(bench: Bench) -> No
     )
     trace_last = ["-o", "eval.trace.after=last", "-o", "eval.general.after=last"]
     bench.must("run", "tiny.yaml", *trace_last, "-o", "name=here", "--engine", "hf")
-    arguments = "subprocess=true,softmax_dtype=float32,batch_size=16"
-    out = bench.must("run", "tiny.yaml", *trace_last, "--engine", "hf", "--engine-args", arguments)
+    subprocess_hf = ["--engine", "hf", "--engine-args", "subprocess=true"]
+    out = bench.must("run", "tiny.yaml", *trace_last, *subprocess_hf)
     here = bench.root / "results" / "here"
     assert predictions(bench.results / "base") == predictions(here / "base")
     stage = Path("lora/seed-1/stage-2-trace_numglue_ds")
     assert_close(predictions(bench.results / stage), predictions(here / stage))
     for place in (Path("base"), stage):
         found = scores(bench.results / place)
-        assert found["engine"].startswith("hf batch_size=16")
+        assert found["engine"] == "hf subprocess=True"
         assert "not_measured" in found["probes"]
-    assert "Not measured: engine `hf batch_size=16" in out
+        for part in ("trace", "general"):
+            theirs = scores(here / place)[part]
+            for name, entry in found[part].items():
+                if name != "mean":
+                    assert entry["requests"] == theirs[name]["requests"]
+                    assert entry["requests"]["requests"] > 0
+    assert "Not measured: engine `hf subprocess=True" in out
 
 
 def test_cut_prompts_are_counted_and_reported(bench: Bench) -> None:

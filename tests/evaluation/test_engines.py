@@ -3,28 +3,50 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import psutil
 import pytest
+import torch
 from lm_eval.api.instance import Instance
 
 from cl_bench.errors import RunError, UserError
 from cl_bench.evaluation.choice import Engine, choose_engine
-from cl_bench.evaluation.engines import Subject, counted, opened, requests_of
+from cl_bench.evaluation.engines import (
+    Subject,
+    _parked,
+    counted,
+    engine_faults,
+    opened,
+    requests_of,
+)
 from cl_bench.evaluation.whole_prompt import REQUEST, whole_prompts
+from cl_bench.models import load_model
 from tests.tiny import byte_tokenizer, tiny_model
 
-IN_SUBPROCESS = Engine("hf", {"subprocess": True, "batch_size": 1, "softmax_dtype": "float32"})
+IN_SUBPROCESS = Engine("hf", {"subprocess": True})
+
+
+def saved(folder: Path, dtype: Literal["float32", "bfloat16"]) -> Subject:
+    """Loaded again, as models of a run are (frequencies of the positions stay float32)."""
+    tiny_model().save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return Subject(*load_model(folder, dtype, "cpu"), folder)
 
 
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    folder = tmp_path_factory.mktemp("model")
-    model, tokenizer = tiny_model(), byte_tokenizer()
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return Subject(model, tokenizer, folder)
+    return saved(tmp_path_factory.mktemp("model"), "float32")
+
+
+def ended(process: int) -> bool:
+    """Also where nobody has asked for its exit code yet."""
+    try:
+        return psutil.Process(process).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 @pytest.mark.parametrize(
@@ -37,6 +59,10 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
         ("cl-bench", "tokenbudget=5", r"tokenbudget: unknown \(did you mean 'token_budget'\?\)"),
         ("cl-bench", "token_budget=0", "a positive number of tokens"),
         ("vllm", "subprocess=true", "run in a subprocess anyway"),
+        ("hf", "subprocess=maybe", "subprocess=maybe: true or false"),
+        ("hf", "batch_size", "batch_size: key=value is needed"),
+        ("hf", "subfolder=x", "subfolder: the run says which model answers"),
+        ("openvino", None, r"needs the package optimum.intel: pip install 'lm_eval\[optimum\]'"),
     ],
 )
 def test_what_is_refused(name: str, args: str | None, message: str) -> None:
@@ -61,12 +87,12 @@ def test_names_and_arguments() -> None:
     assert not IN_SUBPROCESS.in_memory and not Engine("vllm").in_memory
 
 
-def test_an_unknown_argument_of_hf_is_the_users_fault(subject: Subject) -> None:
-    with (
-        pytest.raises(UserError, match=r"batchsize: unknown \(did you mean 'batch_size'\?\)"),
-        opened(Engine("hf", {"batchsize": 3}), subject),
-    ):
-        pass
+def test_what_hf_cannot_heed_is_a_fault() -> None:
+    unknown, loading = engine_faults(Engine("hf", {"batchsize": 3, "dtype": "float16"}))
+    assert "batchsize: unknown (did you mean 'batch_size'?)" in unknown
+    assert "dtype: says how a checkpoint is loaded" in loading
+    assert engine_faults(Engine("hf", {"batch_size": 3, "max_length": 9})) == []
+    assert engine_faults(Engine("hf", {"subprocess": True, "dtype": "float16"})) == []
 
 
 def asked(kind: str, *arguments: tuple[Any, ...]) -> list[Instance]:
@@ -74,7 +100,7 @@ def asked(kind: str, *arguments: tuple[Any, ...]) -> list[Instance]:
 
 
 REQUESTS = {
-    "loglikelihood": asked("loglikelihood", ("one", " two"), ("three", " four"), ("", "x")),
+    "loglikelihood": asked("loglikelihood", ("one", " two"), ("three", ""), ("", "x")),
     "loglikelihood_rolling": asked("loglikelihood_rolling", ("a text",), ("another one",)),
     "generate_until": asked(
         "generate_until",
@@ -91,10 +117,16 @@ def answers(engine: Engine, subject: Subject) -> dict[str, Any]:
         return {kind: getattr(lm, kind)(requests) for kind, requests in REQUESTS.items()}
 
 
-def test_a_subprocess_answers_as_the_model_in_memory(subject: Subject) -> None:
-    """Also with prompts cut to their last 9 tokens."""
-    here = answers(Engine("hf", {"batch_size": 1}), subject)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_subprocess_answers_as_the_model_in_memory(
+    dtype: Literal["float32", "bfloat16"], tmp_path: Path
+) -> None:
+    """Also with prompts cut to their last 9 tokens, and in bf16 with the same float32 softmax."""
+    subject = saved(tmp_path, dtype)
+    here = answers(Engine("hf"), subject)
     assert answers(IN_SUBPROCESS, subject) == here
+    if dtype == "bfloat16":
+        return
     ours = answers(Engine(), subject)
     assert ours["generate_until"] == here["generate_until"]
     assert [score for score, _ in ours["loglikelihood"]] == pytest.approx(
@@ -111,6 +143,48 @@ def test_a_worker_that_fails_is_quoted(subject: Subject) -> None:
         pass
 
 
+def test_what_a_dead_worker_started_is_ended_too(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child that inherits the worker's socket must not keep us waiting."""
+    (tmp_path / "vllm.py").write_text(
+        "import os, sys, time\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    time.sleep(600)\n"
+        "print('child', child, file=sys.stderr, flush=True)\n"
+        "os._exit(7)\n"
+    )
+    paths = [str(tmp_path), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+    with (
+        pytest.raises(RunError, match="exit code 7") as error,
+        opened(Engine("vllm"), subject),
+    ):
+        pass
+    child = re.search(r"child (\d+)", str(error.value))
+    assert child is not None
+    psutil.wait_procs([p for p in psutil.process_iter() if p.pid == int(child[1])], timeout=5)
+    assert ended(int(child[1]))
+
+
+@pytest.mark.parametrize("kind", ["cuda", "xpu", "meta"])
+def test_a_model_leaves_its_accelerator_and_comes_back(kind: str) -> None:
+    """No accelerator is needed: one without memory of its own to free must not fail either."""
+
+    class Somewhere:
+        device = torch.device(kind, 0)
+
+        def to(self, device: torch.device | str) -> None:
+            self.device = torch.device(device)
+
+    model = Somewhere()
+    with pytest.raises(RunError), _parked(model):
+        assert model.device == torch.device("cpu")
+        raise RunError("a worker failed")
+    assert model.device == torch.device(kind, 0)
+
+
 def test_no_worker_outlives_an_error(subject: Subject) -> None:
     with pytest.raises(KeyboardInterrupt), opened(IN_SUBPROCESS, subject) as lm:
         worker = lm._process.pid
@@ -119,9 +193,17 @@ def test_no_worker_outlives_an_error(subject: Subject) -> None:
         os.kill(worker, 0)
 
 
-@pytest.mark.parametrize("name", ["cl-bench", "hf"])
-def test_what_is_cut_or_empty_is_counted(name: str, subject: Subject) -> None:
-    with opened(Engine(name, {"max_length": 12}), subject) as lm:
+@pytest.mark.parametrize(
+    "engine",
+    [
+        Engine("cl-bench", {"max_length": 12}),
+        Engine("hf", {"max_length": 12}),
+        Engine("hf", {"max_length": 12, "subprocess": True}),
+    ],
+    ids=str,
+)
+def test_what_is_cut_or_empty_is_counted(engine: Engine, subject: Subject) -> None:
+    with opened(engine, subject) as lm, whole_prompts(lm):
         before = counted(lm)
         scores = lm.loglikelihood(
             asked("loglikelihood", ("short", " x"), ("much longer than it", " x"), ("short", ""))
@@ -134,7 +216,9 @@ def test_what_is_cut_or_empty_is_counted(name: str, subject: Subject) -> None:
                 ("12345678", {"until": [], "max_gen_toks": 4}),
             )
         )
-        expected = {"requests": 5, "truncated": 2, "empty": 1}
+        getattr(lm, REQUEST)(asked(REQUEST, ("much longer than it", (0,), 64), ("A", (0,), 64)))
+        # "A" is one token, about which there is nothing to ask.
+        expected = {"requests": 6, "truncated": 3, "empty": 1}
         assert requests_of(lm, before) == expected
         before = counted(lm)
         lm.loglikelihood(asked("loglikelihood", ("short", " x")))
