@@ -41,7 +41,7 @@ def _lines(
     cards: Sequence[float],
     tflops: float | None,
 ) -> Iterator[str]:
-    yield f"{config.name}: {config.model.path} in {config.model.dtype}"
+    yield f"{config.name}: {config.model.source} in {config.model.dtype}"
     yield _general_line(config.eval.general)
     yield f"stage tasks after {config.eval.trace.after}: {config.eval.trace.cells} cells"
     if within := config.eval.within_stage:
