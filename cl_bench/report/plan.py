@@ -32,7 +32,10 @@ def _general_line(general: GeneralEval) -> str:
     """When, what, in which protocol, and how many documents of each benchmark at most."""
     sizes = [(name, general.documents_of(name)) for name in general.tasks]
     listed = ", ".join(f"{name} ({'all' if n is None else n})" for name, n in sizes) or "none"
-    return f"General after {general.after}, protocol {general.protocol} [documents]: {listed}"
+    budget = f", budget {general.budget}" if general.budget else ""
+    return (
+        f"General after {general.after}, protocol {general.protocol}{budget} [documents]: {listed}"
+    )
 
 
 def _lines(

@@ -90,6 +90,15 @@ def test_generals_protocol_and_limits_are_shown(bench: Bench) -> None:
     )
 
 
+def test_a_budget_is_named_beside_its_documents(bench: Bench) -> None:
+    bench.write_config(eval={"general": {"tasks": ["mmlu", "gsm8k"], "budget": "quick"}})
+    _, out, _ = bench.run("plan", str(bench.config))
+    line = (
+        "General after every, protocol lm-eval, budget quick [documents]: mmlu (285), gsm8k (100)"
+    )
+    assert line in out
+
+
 def test_an_unknown_model_is_said_and_the_rest_goes_on(bench: Bench) -> None:
     bench.write_config(model={"path": "./nowhere"})
     code, out, _ = bench.run("plan", str(bench.config))
