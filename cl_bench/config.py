@@ -32,7 +32,9 @@ class ModelConfig(Section):
 
     path: str = Field(description="hub id, local folder, or smollm2-135m (the quickstart model)")
     dtype: Literal["bfloat16", "float16", "float32", "float64"] = "bfloat16"
-    revision: str | None = Field(None, description="commit or tag of a hub model")
+    revision: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="commit or tag of a hub model"
+    )
 
     @property
     def source(self) -> str:

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from cl_bench.config import ExperimentConfig
 from cl_bench.data.examples import Example, training_examples
 from cl_bench.data.tasks import canonical_name
+from cl_bench.disk import missing_bytes
 from cl_bench.errors import RunError, UserError
 from cl_bench.evaluation.choice import Engine
 from cl_bench.evaluation.code import sandbox_warnings
@@ -57,7 +58,7 @@ def run_experiment(
     if not first:
         _run_all(work, runs, folder)
         return folder
-    _check_disk(config, folder, runs)
+    _check_disk(config, suite, folder, runs)
     with locked(folder):
         _open_experiment(config, folder)
         try:
@@ -126,29 +127,20 @@ def _processes() -> tuple[Processes, torch.device]:
     return processes, accelerator.device
 
 
-def _check_disk(config: ExperimentConfig, folder: Path, runs: Sequence[RunSpec]) -> None:
-    """Room for what the stages that are missing will leave, before anything starts.
-
-    Checkpoints and methods' states as `cl-bench plan` counts them, and what the probes keep of the
-    base model.
-    """
-    missing = [
-        stage
-        for run in runs
-        for stage in run.stages
-        if not RunFolder(folder / run.slug / f"seed-{run.seed}").stage(stage.folder).trained
-    ]
+def _check_disk(
+    config: ExperimentConfig, suite: Suite, folder: Path, runs: Sequence[RunSpec]
+) -> None:
+    """Room for what is not done yet, before anything starts."""
     shapes = model_shapes(config.model).shapes
-    if not missing or shapes is None:
+    if shapes is None:
         return
-    needed = sum(stage.build_method().cost(shapes).checkpoint for stage in missing)
-    if (probes := config.eval.probes) and shapes.architecture and not (folder / "base").exists():
-        needed += probes.kl_texts * probes.kl_positions * 4 * shapes.architecture.vocabulary
+    needed = missing_bytes(config, suite, shapes, folder, runs)
     parent = next(path for path in (folder, *folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(parent).free
     if needed > free:
         raise UserError(
-            f"{folder}: {len(missing)} stages will leave {needed / 1e9:.1f} GB, "
+            f"{folder}: what is not done yet will leave {needed / 1e9:.1f} GB (checkpoints, "
+            "methods' states, predictions, the base model's distributions), "
             f"{free / 1e9:.1f} GB are free; free some, or use --results on another disk"
         )
 

@@ -63,6 +63,33 @@ def test_limits_and_budgets_of_general(tmp_path: Path) -> None:
     assert general(budget="full").settings() == general().settings()
 
 
+@pytest.mark.parametrize("value", [0, -1])
+@pytest.mark.parametrize(
+    ("key", "start"),
+    [
+        ("eval.general.limit", "eval.general.limit: limit: {} documents give no score"),
+        ("eval.general.limit.piqa", "eval.general.limit: piqa: {} documents give no score"),
+        ("eval.trace.limit", "eval.trace.limit: Input should be greater than 0"),
+        ("eval.within_stage.limit", "eval.within_stage.limit: Input should be greater than 0"),
+        ("stages.0.limit", "stages.0.limit: Input should be greater than 0"),
+        ("stages.0.test_limit", "stages.0.test_limit: Input should be greater than 0"),
+    ],
+)
+def test_no_documents_are_no_limit(tmp_path: Path, key: str, start: str, value: int) -> None:
+    """In the file and by -o alike: 0 is never read as "all"."""
+    path = write(tmp_path)
+    (fault,) = faults_of(path, f"{key}={value}")
+    assert start.format(value) in fault
+    data: dict[str, object] = {"eval": {}, "stages": [{"task": "mini_fomc"}]}
+    place: object = data
+    *parents, last = [int(part) if part.isdigit() else part for part in key.split(".")]
+    for part in parents:
+        place = place[part] if isinstance(place, list) else place.setdefault(part, {})  # type: ignore[union-attr]
+    place[last] = value  # type: ignore[index]
+    (fault,) = faults_of(write(tmp_path, "in_file.yaml", **data))
+    assert start.format(value) in fault
+
+
 def test_faults_of_methods_and_stages_come_together(tmp_path: Path) -> None:
     path = write(
         tmp_path,

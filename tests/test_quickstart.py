@@ -15,12 +15,19 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from cl_bench import quickstart
+from cl_bench.checkpoints import load_checkpoint, save_checkpoint
 from cl_bench.config import ModelConfig
 from cl_bench.errors import RunError, UserError
-from cl_bench.models import load_model, model_path_fault, resolve_model_path
+from cl_bench.models import (
+    load_model,
+    model_path_fault,
+    resolve_model_path,
+    split_revision,
+)
 
 from .tiny import byte_tokenizer, tiny_model
 
@@ -318,6 +325,25 @@ def test_the_revision_is_loaded(monkeypatch, folder):
     assert asked == [("owner/name", "refs/pr/1")] * 2
     load_model(resolve_model_path("owner/name"), "float32")
     assert asked[2:] == [("owner/name", None)] * 2
+
+
+def test_an_adapter_is_loaded_on_the_revision_it_was_trained_on(monkeypatch, folder, tmp_path):
+    """Also from another folder: a hub id is no path that could be relative."""
+    tuned = get_peft_model(
+        tiny_model(), LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    )
+    source = ModelConfig(path="owner/name", revision="refs/pr/1").source
+    save_checkpoint(tuned, byte_tokenizer(), tmp_path / "a" / "checkpoint", source)
+    (tmp_path / "a").rename(tmp_path / "b")
+    asked = []
+    monkeypatch.setattr(
+        "cl_bench.models._from_pretrained",
+        lambda path, dtype: (
+            asked.append(split_revision(str(path))) or (tiny_model(dtype=dtype), byte_tokenizer())
+        ),
+    )
+    load_checkpoint(tmp_path / "b" / "checkpoint", "float32", torch.device("cpu"), adapters=True)
+    assert asked == [("owner/name", "refs/pr/1")]
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ import functools
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cl_bench.data.hub import general_split
+from cl_bench.data.hub import general_split, no_rows
 from cl_bench.data.sources import (
     BINARY,
     TEXT,
@@ -65,10 +65,8 @@ def mmlu(
         }
 
     fields = {"subject": TEXT, "question": TEXT, **dict.fromkeys(LETTERS, TEXT), "answer": LETTER}
-    found = {
-        split: _member("general/mmlu", split, fields, ("subject", subject), convert, data_root)
-        for split in ("test", "dev")
-    }
+    key = ("subject", subject)
+    found = _splits("general/mmlu", ("test", "dev"), fields, key, convert, data_root)
     return _or_hub(found, "general/mmlu", SUBJECT, {**hub, "name": subject}, data_root)
 
 
@@ -129,10 +127,7 @@ def tydiqa(
 
 def gsm8k(*, hub: dict[str, Any], data_root: str | None = None, **_: Any) -> dict[str, Dataset]:
     """GSM8K's `train` (for the shots) and `test` problems, columns question and answer."""
-    found = {
-        split: _member("general/gsm8k", split, SOLUTION, None, _same, data_root)
-        for split in ("train", "test")
-    }
+    found = _splits("general/gsm8k", ("train", "test"), SOLUTION, None, _same, data_root)
     return _or_hub(found, "general/gsm8k", SOLUTION, hub, data_root)
 
 
@@ -168,6 +163,27 @@ def _same(row: Row) -> Row:
     return row
 
 
+def _splits(
+    folder: str,
+    splits: Sequence[str],
+    fields: Mapping[str, Field],
+    key: tuple[str, str] | None,
+    convert: Callable[[Row], Row],
+    data_root: str | None,
+) -> dict[str, list[Row] | None]:
+    """`_member` of every split; UserError has the faults of all their files."""
+    found: dict[str, list[Row] | None] = {}
+    faults: list[str] = []
+    for split in splits:
+        try:
+            found[split] = _member(folder, split, fields, key, convert, data_root)
+        except UserError as error:
+            faults += error.faults
+    if faults:
+        raise UserError(faults)
+    return found
+
+
 def _member(
     folder: str,
     split: str,
@@ -183,9 +199,12 @@ def _member(
     if not path.is_file():
         raise UserError(f"{path}: not found, but test.jsonl is there: the folder is incomplete")
     column, member = key or ("", "")
-    rows = _grouped(path, path.stat().st_mtime_ns, column, tuple(fields.items())).get(member)
+    groups = _grouped(path, path.stat().st_mtime_ns, column, tuple(fields.items()))
+    if not groups:
+        raise UserError(no_rows(path))
+    rows = groups.get(member)
     if not rows:
-        raise UserError(f"{path}: no row has {column} '{member}'" if key else f"{path}: no rows")
+        raise UserError(f"{path}: no row has {column} '{member}'")
     return [convert({name: row[name] for name in fields if name != column}) for row in rows]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cl_bench.data.sources import Field, Row, read_jsonl, resolve_data_root, text_dataset
@@ -11,6 +12,11 @@ from cl_bench.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+
+def no_rows(path: Path) -> str:
+    """The fault of a benchmark's file that is empty."""
+    return f"{path}: has no rows; get it with `cl-bench data get general`"
 
 
 def general_split(
@@ -33,6 +39,8 @@ def general_split(
     columns = converted or fields
     if path.is_file():
         rows = read_jsonl(path, fields)
+        if not rows:
+            raise UserError(no_rows(path))
         return text_dataset([convert(row) for row in rows] if convert else rows, columns)
     from datasets import load_dataset
 

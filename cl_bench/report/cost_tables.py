@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from cl_bench.disk import RECORD_BYTES, TOKEN_BYTES
 from cl_bench.model_shapes import ModelShapes
 from cl_bench.report.costs import StageCost, Work
 from cl_bench.report.tables import Column, table
@@ -14,8 +15,13 @@ Costs = Mapping[str, Sequence[Sequence[StageCost]]]
 """By label, for each seed the cost of every stage."""
 
 
-def cost_lines(found: ModelShapes, costs: Costs, cards: Sequence[float]) -> Iterator[str]:
-    """Both tables with what must be known to read them; one line where no shapes are known."""
+def cost_lines(
+    found: ModelShapes, costs: Costs, cards: Sequence[float], reference: int = 0
+) -> Iterator[str]:
+    """Both tables with what must be known to read them; one line where no shapes are known.
+
+    `reference`: bytes of the base model's distributions, which all runs share.
+    """
     shapes = found.shapes
     if shapes is None:
         yield f"memory, work and disk: not known: {found.source}"
@@ -26,9 +32,15 @@ def cost_lines(found: ModelShapes, costs: Costs, cards: Sequence[float]) -> Iter
     yield "\nMemory of one process in GB (10^9 bytes), in the stage that needs most\n"
     yield from table(_MEMORY, [_memory_row(label, runs, cards) for label, runs in costs.items()])
     yield from _memory_notes([stage for runs in costs.values() for stage in runs[0]], cards)
-    yield "\nWork and disk\n"
+    yield "\nWork and disk (stage, state, all: GB)\n"
     yield from table(_WORK, [_work_row(label, runs, shapes) for label, runs in costs.items()])
     yield from _WORK_NOTES
+    yield (
+        f"predictions/: on top, some {RECORD_BYTES} bytes a document and {TOKEN_BYTES} a generated "
+        "token at every scoring."
+    )
+    if reference:
+        yield f"base/kl/: at most {_gb(reference)} GB once, the base model for the probe kl."
 
 
 _MEMORY = (
@@ -38,13 +50,14 @@ _MEMORY = (
 )
 _WORK = (
     Column("method", "left"),
-    *map(Column, ("trained", "FLOPs/token", "of sft", "scoring pass", "replayed")),
-    *map(Column, ("GB a stage", "GB all")),
+    *map(Column, ("trained", "FLOPs/token", "of sft", "scoring pass", "replay")),
+    *map(Column, ("stage", "state", "all")),
 )
 _WORK_NOTES = (
     "FLOPs/token: products with block matrices, forward and backward; not attention, not the head.",
     "scoring pass: as a share of an sft epoch over the examples it sees, all as long as allowed.",
-    "GB: weights (or adapter) and the method's state of every stage, for every seed.",
+    "stage: weights (or adapter) and the method's state; state: of that, the method's state alone;",
+    "all: of every stage, for every seed.",
 )
 
 
@@ -108,6 +121,7 @@ def _work_row(label: str, runs: Sequence[Sequence[StageCost]], shapes: Shapes) -
         " + ".join(passes) or "-",
         f"{100 * cost.earlier_share:g} %" if cost.earlier_share else "-",
         _gb(max(one.cost.checkpoint for one in runs[0])),
+        _gb(max(one.cost.state for one in runs[0])),
         _gb(disk),
     ]
 

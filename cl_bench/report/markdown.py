@@ -62,7 +62,9 @@ def _about(
     model = config["model"]["path"]
     only = [canonical_name(s["task"]) for s in config["stages"] if not s.get("score", True)]
     more = f" ({len(only)} only trained on: {', '.join(map(short, only))})" if only else ""
-    yield f"Model `{model}`, {len(config['stages'])} stages{more}, seeds {_seeds(results)}."
+    revision = config["model"].get("revision")
+    source = model if revision is None else f"{model}@{revision}"
+    yield f"Model `{source}`, {len(config['stages'])} stages{more}, seeds {_seeds(results)}."
     if model == "smollm2-135m":
         yield (
             "The model is SmolLM2-135M-Instruct dequantised from 4 bits: its scores are not those "

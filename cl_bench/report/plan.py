@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from cl_bench.config import ExperimentConfig, GeneralEval
+from cl_bench.disk import reference_bytes
 from cl_bench.model_shapes import model_shapes
 from cl_bench.report.cost_tables import cost_lines, work_text
 from cl_bench.report.costs import StageCost, stage_costs
@@ -32,7 +33,10 @@ def _general_line(general: GeneralEval) -> str:
     """When, what, in which protocol, and how many documents of each benchmark at most."""
     sizes = [(name, general.documents_of(name)) for name in general.tasks]
     listed = ", ".join(f"{name} ({'all' if n is None else n})" for name, n in sizes) or "none"
-    return f"General after {general.after}, protocol {general.protocol} [documents]: {listed}"
+    budget = f", budget {general.budget}" if general.budget else ""
+    return (
+        f"General after {general.after}, protocol {general.protocol}{budget} [documents]: {listed}"
+    )
 
 
 def _lines(
@@ -41,7 +45,7 @@ def _lines(
     cards: Sequence[float],
     tflops: float | None,
 ) -> Iterator[str]:
-    yield f"{config.name}: {config.model.path} in {config.model.dtype}"
+    yield f"{config.name}: {config.model.source} in {config.model.dtype}"
     yield _general_line(config.eval.general)
     yield f"stage tasks after {config.eval.trace.after}: {config.eval.trace.cells} cells"
     if within := config.eval.within_stage:
@@ -50,13 +54,15 @@ def _lines(
         yield f"inside a stage every {every}: {chosen}"
     found = model_shapes(config.model)
     costs: list[list[StageCost]] = [[] for _ in runs]
+    reference = 0
     if found.shapes is not None:
+        reference = reference_bytes(config.eval, found.shapes)
         workloads = Workloads(config)
         costs = [stage_costs(run, found.shapes, workloads) for run in runs]
     by_label: dict[str, list[list[StageCost]]] = {}
     for run, stages in zip(runs, costs, strict=True):
         by_label.setdefault(run.label, []).append(stages)
-    yield from cost_lines(found, by_label, cards)
+    yield from cost_lines(found, by_label, cards, reference)
     for run, stages in zip(runs, costs, strict=True):
         yield f"\n{run.label}, seed {run.seed}"
         yield from _run_lines(config, run, stages, tflops)

@@ -60,9 +60,10 @@ class Cost:
     """Bytes that stay allocated through a stage, bytes on disk, and FLOPs.
 
     `extra`: what the method itself keeps (a Fisher, a teacher, masks). `checkpoint`: what a stage
-    leaves on disk, weights and the method's state; tokenizer files come on top. `flops_per_token`:
-    of the products with block matrices in forward and backward (attention and the head, which
-    sees answers only, are not counted); `passes` in the same measure. `trained`: entries that move.
+    leaves on disk, weights and the method's state; tokenizer files come on top. `state`: of that,
+    what the method keeps for the next stage. `flops_per_token`: of the products with block matrices
+    in forward and backward (attention and the head, which sees answers only, are not counted);
+    `passes` in the same measure. `trained`: entries that move.
     `inputs_kept`: parameters whose gradient needs their layer's input, so that activations stay;
     `activations_per_token`: bytes that layers of the method's own keep. `earlier_share`: share of
     the examples of every earlier stage that each epoch sees again. `adapters`: shapes of what the
@@ -81,6 +82,7 @@ class Cost:
     activations_per_token: int = 0
     earlier_share: float = 0.0
     adapters: Mapping[str, Shape] = field(default_factory=dict)
+    state: int = 0
 
     @property
     def total(self) -> int:
@@ -89,8 +91,13 @@ class Cost:
         return self.weights + max([training, *(one.held for one in self.passes)])
 
     def with_extra(self, extra: int, checkpoint: int = 0) -> Cost:
-        """The same with more bytes of the method's own, in memory and on disk."""
-        return replace(self, extra=self.extra + extra, checkpoint=self.checkpoint + checkpoint)
+        """The same with more bytes of the method's own, in memory and (its state) on disk."""
+        return replace(
+            self,
+            extra=self.extra + extra,
+            checkpoint=self.checkpoint + checkpoint,
+            state=self.state + checkpoint,
+        )
 
     def with_pass(self, one: Pass) -> Cost:
         """The same with one more pass over the stage's examples."""

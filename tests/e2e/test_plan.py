@@ -64,6 +64,9 @@ def test_memory_of_every_method_and_the_cards_it_fits(bench: Bench) -> None:
     assert work["FGGM + replay"][4] == "10 %"
     assert float(work["sft"][-1]) == pytest.approx(8 * 15.23, abs=0.1)
     assert float(work["ewc"][-1]) == pytest.approx(8 * (15.23 + 30.46), abs=0.1)
+    assert (work["sft"][-2], work["fggm"][-2], work["lora"][-2]) == ("-", "-", "-")
+    assert float(work["ewc"][-2]) == pytest.approx(4 * 7.6156, abs=0.01)  # the Fisher
+    assert float(work["ewc"][-3]) == pytest.approx(15.23 + 30.46, abs=0.01)
 
 
 def test_gradient_checkpointing_is_counted_and_offered(bench: Bench) -> None:
@@ -88,6 +91,27 @@ def test_generals_protocol_and_limits_are_shown(bench: Bench) -> None:
     assert (
         "General after every, protocol opencompass-2023 [documents]: piqa (7), boolq (all)" in out
     )
+
+
+def test_a_budget_is_named_beside_its_documents(bench: Bench) -> None:
+    bench.write_config(eval={"general": {"tasks": ["mmlu", "gsm8k"], "budget": "quick"}})
+    _, out, _ = bench.run("plan", str(bench.config))
+    line = (
+        "General after every, protocol lm-eval, budget quick [documents]: mmlu (285), gsm8k (100)"
+    )
+    assert line in out
+
+
+def test_what_is_kept_of_the_base_model_is_shown(bench: Bench) -> None:
+    command = ("plan", TRACE, "--method", "sft", "-o")
+    kept = 4 * 151936 * 64 * 8 / 1e9  # float32, Qwen2's vocabulary, 64 texts of 8 positions
+    _, out, _ = bench.run(*command, "eval.probes=true")
+    assert f"base/kl/: at most {kept:.2f} GB once" in out
+    _, out, _ = bench.run(*command, "eval.probes.kl_texts=640")
+    assert f"base/kl/: at most {10 * kept:.2f} GB once" in out
+    for without in ("eval.probes=false", "eval.general.after=never"):
+        _, out, _ = bench.run(*command, without)
+        assert "base/kl/" not in out
 
 
 def test_an_unknown_model_is_said_and_the_rest_goes_on(bench: Bench) -> None:

@@ -1,0 +1,68 @@
+"""The room that a run needs, as `cl-bench plan` and the check before the start count it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cl_bench.config_file import load_config
+from cl_bench.disk import missing_bytes, prediction_bytes, reference_bytes
+from cl_bench.evaluation.choice import Engine
+from cl_bench.model_shapes import model_shapes
+from cl_bench.resolve import resolve_runs
+from cl_bench.suite import load_suite
+from tests.e2e.conftest import Bench
+
+
+def size(folder: Path, pattern: str) -> int:
+    return sum(file.stat().st_size for file in folder.rglob(pattern))
+
+
+def test_what_is_counted_is_what_is_written(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.write_config(
+        methods=["sft", "ewc", "lora"],
+        eval={"trace": {"limit": 6}, "general": {"tasks": ["piqa"]}, "probes": {"kl_texts": 6}},
+    )
+    config = load_config(str(bench.config))
+    shapes = model_shapes(config.model).shapes
+    assert shapes is not None
+    runs, suite = resolve_runs(config), load_suite(config, Engine("cl-bench"))
+
+    def missing() -> int:
+        return missing_bytes(config, suite, shapes, bench.results, runs)
+
+    needed = missing()
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 0, needed - 1)
+    )
+    code, _, err = bench.run("run", "tiny.yaml")
+    assert code == 2 and "free some" in err and not bench.results.exists()
+    monkeypatch.undo()
+    monkeypatch.chdir(bench.root)
+    bench.must("run", "tiny.yaml")
+
+    kept = size(bench.results / "base" / "kl", "*.safetensors")
+    assert reference_bytes(config.eval, shapes) == pytest.approx(kept, rel=0.1)
+    weights = size(bench.results, "*.safetensors") - kept
+    counted = sum(
+        stage.build_method().cost(shapes).checkpoint for run in runs for stage in run.stages
+    )
+    assert counted == pytest.approx(weights, rel=0.1)
+    states = size(bench.results, "method.safetensors")
+    fisher = 2 * runs[1].stages[0].build_method().cost(shapes).state
+    assert fisher == pytest.approx(states, rel=0.1) and fisher == 2 * 4 * shapes.numel
+    base = suite.units(suite.columns, True, config.train)
+    written = size(bench.results / "base", "predictions/*.jsonl")
+    assert written <= prediction_bytes(base) <= 4 * written
+
+    assert missing() == 0
+    stage = bench.results / "ewc" / "seed-1" / "stage-2-trace_numglue_ds"
+    (stage / "scores.json").unlink()
+    assert missing() == prediction_bytes(base)  # the last row of the matrix has every column
+    shutil.rmtree(stage)
+    assert (
+        missing()
+        == prediction_bytes(base) + runs[1].stages[1].build_method().cost(shapes).checkpoint
+    )

@@ -1,0 +1,42 @@
+"""`model.revision`: refused where there is none, recorded where there is one."""
+
+from __future__ import annotations
+
+import json
+
+from cl_bench.config_file import load_config
+from cl_bench.experiment import base_settings, resolved_config
+from cl_bench.resolve import resolve_runs
+from tests.e2e.conftest import Bench
+
+
+def test_a_revision_of_a_local_folder_is_one_fault_among_others(bench: Bench) -> None:
+    (bench.root / "data/trace/FOMC/train.json").write_text("[]")
+    code, _, err = bench.run("run", "tiny.yaml", "-o", "model.revision=v1")
+    assert code == 2
+    model = load_config(str(bench.config)).model.path
+    assert err.count(f"model.revision: 'v1' of '{model}': only models of the hub") == 1
+    assert "train.json: has no rows" in err
+    assert not bench.results.exists()
+
+
+def test_the_revision_is_part_of_what_a_folder_is_bound_to(bench: Bench) -> None:
+    bench.write_config(model={"path": "owner/name", "revision": "v1"})
+    config = load_config(str(bench.config))
+    run = resolve_runs(config)[0]
+    for record in (
+        resolved_config(config, run, bench.results),
+        base_settings(config, bench.results),
+    ):
+        assert record["model"]["revision"] == "v1"
+
+
+def test_the_report_names_it(bench: Bench) -> None:
+    bench.write_config(methods=["ori"], stages=[{"task": "FOMC"}])
+    bench.must("run", "tiny.yaml")
+    file = bench.results / "experiment.json"
+    data = json.loads(file.read_text())
+    data["config"]["model"] |= {"path": "owner/name", "revision": "v1"}
+    file.write_text(json.dumps(data))
+    bench.must("report", "results/tiny")
+    assert "Model `owner/name@v1`, 1 stages" in (bench.results / "report.md").read_text()
