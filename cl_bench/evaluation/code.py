@@ -8,16 +8,24 @@ from typing import Any
 from cl_bench.errors import UserError
 from cl_bench.evaluation.sandbox import missing_protections, run_program
 
+PROTECTIONS = {
+    "network": "isolation from the network",
+    "processes": "a process namespace",
+    "memory": "a limit of memory",
+}
+"""What the user is told of each protection in `sandbox.WANTED`."""
 
-def pass_at_1(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+
+def pass_at_1(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float | str]:
     """HumanEval: prompt, answer and the problem's checks make a program, which ends or does not.
 
-    `score` 1 if it does, `timeout` 1 if it was stopped. The scorer of lm-eval's packaged task
-    (`code_eval` on the Hub) runs the same program.
+    `score` 1 if it does, `timeout` 1 if it was stopped, `reason` a `Verdict`'s, for the records.
+    The scorer of lm-eval's packaged task (`code_eval` on the Hub) runs the same program.
     """
     program = f"{doc['prompt']}{results[0]}\n{doc['test']}\ncheck({doc['entry_point']})\n"
     verdict = run_program(program)
-    return {"score": float(verdict.passed), "timeout": float(verdict.reason == "timeout")}
+    timeout = float(verdict.reason == "timeout")
+    return {"score": float(verdict.passed), "timeout": timeout, "reason": verdict.reason}
 
 
 def code_faults(tasks: Mapping[str, Any], allowed: bool) -> list[str]:
@@ -42,4 +50,4 @@ def sandbox_warnings(tasks: Mapping[str, Any]) -> list[str]:
         missing = missing_protections()
     except OSError as error:
         raise UserError(f"--allow-code-execution: {error}") from error
-    return [f"programs of the model run without isolation of the {name}" for name in missing]
+    return [f"programs of the model run without {PROTECTIONS[name]}" for name in missing]

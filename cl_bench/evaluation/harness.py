@@ -204,6 +204,8 @@ def _record(sample: Mapping[str, Any], score: float) -> dict[str, Any]:
         "target": _plain(sample["target"]),
         "score": score,
     }
+    # Metrics that are words say why a document has its score.
+    record |= {name: sample[name] for name in sample["metrics"] if isinstance(sample[name], str)}
     if responses and isinstance(responses[0], str):
         return record | {"prediction": responses[0]}
     return record | {"loglikelihoods": [float(response[0]) for response in responses]}

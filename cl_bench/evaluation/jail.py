@@ -3,10 +3,11 @@
     python -I -S jail.py FD < request
 
 The request is JSON with `program`, `token` and `limits` (seconds of CPU, bytes of memory and of a
-file, processes). Lines on FD: `active <protection>`, and at the end `<token> passed` or
-`failed <why>`. The program runs in a child: in a user, network and process namespace of its own
-where the kernel allows it, and always under resource limits. When this process is told to end
-(SIGTERM) or twice the seconds are over, it kills the child, and with it all of its namespace.
+file, processes, open files). Lines on FD: `active <protection>`, and at the end `<token> passed` or
+`failed <why>`, from the program's first process alone. The program runs in a child: in a user,
+network and process namespace of its own where the kernel allows it, and always under resource
+limits. When this process is told to end (SIGTERM) or twice the seconds are over, it kills the
+child, and with it all of its namespace.
 """
 
 from __future__ import annotations
@@ -35,32 +36,40 @@ def isolate() -> list[str]:
     return active
 
 
-def limit(limits: dict[str, int]) -> None:
-    """Resource limits of the program."""
+def limit(limits: dict[str, int]) -> list[str]:
+    """Set resource limits; returns `memory` where that one holds (macOS refuses it)."""
     import resource
 
     known = {
         "seconds": resource.RLIMIT_CPU,
-        "memory": resource.RLIMIT_AS,
         "file": resource.RLIMIT_FSIZE,
         "processes": resource.RLIMIT_NPROC,
+        "files": resource.RLIMIT_NOFILE,
     }
     for name, kind in known.items():
         resource.setrlimit(kind, (limits[name], limits[name]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (limits["memory"], limits["memory"]))
+    except (ValueError, OSError):
+        return []
+    return ["memory"]
 
 
 def run(request: dict[str, Any], report: int) -> None:
     """Run the program in this process and say how it ended; never returns."""
     outcome = f"{request['token']} passed"
+    first = os.getpid()
     try:
-        limit(request["limits"])
+        for protection in limit(request["limits"]):
+            os.write(report, f"active {protection}\n".encode())
         exec(compile(request["program"], "program.py", "exec"), {"__name__": "__main__"})
     except MemoryError:
         outcome = "failed memory"
     except BaseException as error:
         outcome = f"failed {type(error).__name__}"
-    os.write(report, f"{outcome}\n".encode())
+    if os.getpid() == first:  # a process that the program forked comes here too
+        os.write(report, f"{outcome}\n".encode())
     os._exit(0)
 
 

@@ -20,19 +20,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 JAIL = Path(__file__).with_name("jail.py")
-WANTED = ("network", "processes")
-"""Protections that not every platform has; limits of time, memory and files are always there."""
+WANTED = ("network", "processes", "memory")
+"""Protections that not every platform has; limits of time and files are always there."""
 _LONGEST_REPORT = 4096
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one program: CPU seconds, bytes of memory, bytes of a file, processes beside itself."""
+    """Of one program: CPU seconds, bytes of memory and of a file, processes, open files."""
 
     seconds: int = 5
     memory: int = 2**30
     file: int = 2**20
     processes: int = 8
+    files: int = 64
 
 
 @dataclass(frozen=True)

@@ -41,12 +41,24 @@ def test_it_needs_to_be_allowed(humaneval: Bench) -> None:
     assert "--allow-code-execution" in err and not humaneval.results.exists()
 
 
+def test_plan_and_tasks_need_no_permission(humaneval: Bench) -> None:
+    assert "humaneval" in humaneval.must("plan", "tiny.yaml")
+    assert "general_humaneval" in humaneval.must("tasks")
+
+
+def test_permission_is_never_a_key_of_the_config(humaneval: Bench) -> None:
+    for key in ("allow_code_execution", "eval.allow_code_execution"):
+        code, _, err = humaneval.run("run", "tiny.yaml", "-o", f"{key}=true")
+        assert code == 2 and "allow_code_execution" in err
+
+
 def test_a_random_model_passes_nothing(humaneval: Bench) -> None:
     run = ["run", "tiny.yaml", "--method", "sft", "-o", "eval.general.after=last"]
     humaneval.must(*run, "--allow-code-execution")
     scores = json.loads((humaneval.results / "base" / "scores.json").read_text())
     entry = scores["general"]["humaneval"]
     assert (entry["score"], entry["n"]) == (0.0, 2) and "timeout" in entry["metrics"]
+    assert "allow" not in (humaneval.results / "experiment.json").read_text()
     rescore = ["eval", "results/tiny", "--stage", "2", "--task", "humaneval"]
     code, _, err = humaneval.run(*rescore)
     assert code == 2 and "--allow-code-execution" in err
@@ -70,4 +82,5 @@ def test_answers_are_run_with_the_checks(humaneval: Bench) -> None:
     task = load_suite(["general_humaneval"], humaneval.root / "data").tasks["general_humaneval"]
     found = evaluate_tasks(Programmer(), {"humaneval": task}, {"humaneval": [0, 1]})["humaneval"]
     assert [record["score"] for record in found.records] == [1.0, 0.0]
-    assert found.cell.score == 0.5
+    assert [record["reason"] for record in found.records] == ["passed", "AssertionError"]
+    assert found.cell.score == 0.5 and found.metrics == {"timeout": 0.0}
