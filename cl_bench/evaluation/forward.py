@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from cl_bench.evaluation.kept import only_kept
 from cl_bench.evaluation.packing import Array, Layout, Mask
 from cl_bench.evaluation.row_attention import RowAttention, parts_of
 from cl_bench.evaluation.slots import SlotCache
@@ -80,7 +81,7 @@ class PackedModel:
         ids = torch.from_numpy(layout.ids).to(self.device)
         self.counters.passes += 1
         self.counters.computed_tokens += ids.numel()
-        with self._only(torch.from_numpy(keep).to(self.device)) as select:
+        with only_kept(self.model, torch.from_numpy(keep).to(self.device)) as select:
             output = self.model(
                 input_ids=ids,
                 attention_mask=self._mask(layout.mask),
@@ -96,7 +97,7 @@ class PackedModel:
 
         A plain call of the model (no cache, mask or positions), which every causal LM allows.
         """
-        with self._only(torch.tensor(keep, device=self.device)) as select:
+        with only_kept(self.model, torch.tensor(keep, device=self.device)) as select:
             ids = torch.tensor([tokens], device=self.device)
             logits: torch.Tensor = select(self.model(input_ids=ids, use_cache=False).logits)
         return logits
@@ -131,27 +132,6 @@ class PackedModel:
         allowed = torch.from_numpy(look).to(self.device)
         mask = torch.zeros(allowed.shape, dtype=self.model.dtype, device=self.device)
         return mask.masked_fill_(~allowed, self._lowest)[:, None]
-
-    @contextmanager
-    def _only(self, keep: torch.Tensor) -> Iterator[Any]:
-        """Let the output layer see the kept positions alone.
-
-        A hook of one call, not a call of the decoder and the head apart: what models do after
-        the head (soft caps, scales) stays theirs.
-        """
-        head = self.model.get_output_embeddings()
-        if head is None or not len(keep):
-            yield lambda logits: logits.flatten(0, 1)[keep]
-            return
-
-        def gather(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-            return (inputs[0].flatten(0, 1)[keep][None], *inputs[1:])
-
-        handle = head.register_forward_pre_hook(gather)
-        try:
-            yield lambda logits: logits[0]
-        finally:
-            handle.remove()
 
 
 def crop(cache: DynamicCache, length: int) -> None:
