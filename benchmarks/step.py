@@ -221,7 +221,8 @@ def peak(name: str, label: str, layers: int | None) -> float:
     """GB that the process of one contestant grows to above its start: length 32, two steps."""
     command = [sys.executable, __file__, "--models", name, "--lengths", "32", "--grow", label]
     command += [] if layers is None else ["--layers", str(layers)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return float(printed.splitlines()[-1])  # Trainer prints before
 
 
 def grow(load_model: Callable[..., nn.Module], label: str, length: int) -> None:
