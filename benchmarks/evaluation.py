@@ -47,8 +47,10 @@ DEFAULTS = {"mmlu": (10, 20), "choices": (2, 200), "bbh": (5, 10), "trace": (8, 
 """Parts and documents of each, as in the target table."""
 
 
-def load_parts(work: str, args: argparse.Namespace) -> list[tuple[str, list[Any]]]:
-    """(name, lm-eval requests) of every part of a work."""
+def load_parts(
+    work: str, args: argparse.Namespace
+) -> tuple[list[tuple[str, list[Any]]], dict[str, Any]]:
+    """(name, lm-eval requests) of every part of a work, and its tasks."""
     names = [GROUPS[work]] if work in GROUPS else SINGLE.get(work, TRACE_NAMES)
     suite = load_suite(names, args.data_root)
     parts, documents = DEFAULTS.get(work, (1, 20))
@@ -65,8 +67,8 @@ def load_parts(work: str, args: argparse.Namespace) -> list[tuple[str, list[Any]
         task.build_all_requests(samples=ids)
         result.append((name, task.instances))
     if result[0][1][0].request_type == "generate_until" and not args.apart:
-        return [("all", [request for _, requests in result for request in requests])]
-    return result
+        result = [("all", [request for _, requests in result for request in requests])]
+    return result, dict(suite.tasks)
 
 
 def hflm(batch: int) -> Engine:
@@ -105,7 +107,30 @@ def run_part(work: str, part: str, requests: list[Any], setup: Setup) -> dict[st
             theirs, wall = timed(lambda lm=lm: getattr(lm, kind)(requests))
         record["hf"][str(batch)] = {"wall": wall}
         record |= differences(kind, requests, mine, theirs, setup, encode)
+        record["right"] = [right(setup.tasks, requests, answers) for answers in (mine, theirs)]
     return record
+
+
+def right(tasks: dict[str, Any], requests: list[Any], answers: list[Any]) -> int | None:
+    """Documents with full marks, as the tasks' own filters and metrics have it."""
+    for request, answer in zip(requests, answers, strict=True):
+        request.resps, request.filtered_resps = [answer], {}
+    count = 0
+    for name in dict.fromkeys(request.task_name for request in requests):
+        task = tasks[name]
+        task._instances = [request for request in requests if request.task_name == name]
+        task.apply_filters()
+        groups: dict[int, list[Any]] = {}
+        for request in task.instances:
+            groups.setdefault(request.doc_id, []).append(request)
+        for group in groups.values():
+            chosen = [next(iter(request.filtered_resps.values())) for request in group]
+            marks = task.process_results(group[0].doc, chosen)
+            mark = marks.get("acc", marks.get("exact_match"))
+            if mark is None:
+                return None
+            count += mark == 1.0
+    return count
 
 
 def differences(
@@ -167,6 +192,7 @@ class Setup:
         self.subject = Subject(self.model, self.tokenizer, Path(path))
         self.ours = SharedPrefixLM(self.model, self.tokenizer)
         self.ours.loglikelihood([Instance("loglikelihood", {}, ("a", "b"), 0)])  # the trial
+        self.tasks: dict[str, Any] = {}
         self.batches = dict.fromkeys([*DEFAULTS, "gsm8k"], args.hf_batches)
         # TRACE's own inference decodes four prompts at a time.
         self.batches["trace"] = [4]
@@ -197,6 +223,12 @@ def summary(records: list[dict[str, Any]]) -> str:
 
 
 def _differences(rows: list[dict[str, Any]]) -> str:
+    marks = [row["right"] for row in rows if None not in row.get("right", [None])]
+    ours, theirs = (sum(mark[side] for mark in marks) for side in (0, 1))
+    return _apart(rows) + (f"; right: {ours} and {theirs}" if marks else "")
+
+
+def _apart(rows: list[dict[str, Any]]) -> str:
     if rows[0]["kind"] == "generate_until":
         texts = sum(row["texts_different"] for row in rows)
         faults = sum(len(row["not_a_tie"]) for row in rows)
@@ -228,7 +260,8 @@ def main() -> None:
     done = {(record["work"], record["part"]) for record in records}
     began, setup = time.monotonic(), Setup(args)
     for work in args.work:
-        for part, requests in load_parts(work, args):
+        parts, setup.tasks = load_parts(work, args)
+        for part, requests in parts:
             if (work, part) not in done and time.monotonic() - began < args.seconds:
                 records.append(run_part(work, part, requests, setup))
                 print(json.dumps(records[-1]), flush=True)
