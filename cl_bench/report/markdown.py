@@ -64,7 +64,8 @@ def _about(
     more = f" ({len(only)} only trained on: {', '.join(map(short, only))})" if only else ""
     revision = config["model"].get("revision")
     source = model if revision is None else f"{model}@{revision}"
-    yield f"Model `{source}`, {len(config['stages'])} stages{more}, seeds {_seeds(results)}."
+    stages = "1 stage" if len(config["stages"]) == 1 else f"{len(config['stages'])} stages"
+    yield f"Model `{source}`, {stages}{more}, seeds {_seeds(results)}."
     if model == "smollm2-135m":
         yield (
             "The model is SmolLM2-135M-Instruct dequantised from 4 bits: its scores are not those "

@@ -39,4 +39,4 @@ def test_the_report_names_it(bench: Bench) -> None:
     data["config"]["model"] |= {"path": "owner/name", "revision": "v1"}
     file.write_text(json.dumps(data))
     bench.must("report", "results/tiny")
-    assert "Model `owner/name@v1`, 1 stages" in (bench.results / "report.md").read_text()
+    assert "Model `owner/name@v1`, 1 stage, " in (bench.results / "report.md").read_text()
