@@ -13,7 +13,7 @@ import platform
 
 LARGEST = 256 * 2**20
 """Bytes. Activations are smaller, weights and optimiser buffers as a rule larger."""
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 """Names of glibc's `mallopt` settings (malloc.h)."""
 
 
@@ -22,4 +22,6 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(_MMAP_THRESHOLD, LARGEST) and mallopt(_TRIM_THRESHOLD, 2**31 - 1))
+    # Other threads would keep nothing above 64 MB in arenas of their own (evaluation/streams.py).
+    settings = {_MMAP_THRESHOLD: LARGEST, _TRIM_THRESHOLD: 2**31 - 1, _ARENA_MAX: 1}
+    return all(mallopt(name, value) for name, value in settings.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -42,6 +42,12 @@ class Counters:
     """Forward passes, decoding steps not counted."""
     steps: int = 0
     """Decoding steps."""
+
+    def add(self, other: Counters) -> None:
+        """Count what another counted."""
+        for field in fields(self):
+            total = getattr(self, field.name) + getattr(other, field.name)
+            setattr(self, field.name, total)
 
 
 @contextmanager

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
 from transformers import DynamicCache
 
 from cl_bench.evaluation.forward import PackedModel, crop
-from cl_bench.evaluation.packing import Array, Layout, Limits, lay_out, plan
+from cl_bench.evaluation.packing import Array, Layout, Limits, Pack, lay_out, plan
 from cl_bench.evaluation.prefix_tree import Segment, build_forest, preorder
+from cl_bench.evaluation.streams import in_streams
 
+Answers = tuple[Array, np.ndarray, np.ndarray]
+"""Of a pass: requests, log-probabilities of their targets, and whether these are the argmax."""
 SLICE = 256
 """Rows of logits in fp32 at a time."""
 
@@ -45,19 +49,35 @@ def score_continuations(
     greedy = np.ones(len(pairs), dtype=np.bool_)
     left = np.asarray([len(targets) for _, targets in pairs])
     trunk = DynamicCache()
-    for pack in plan(roots, limits):
+
+    def answer(model: PackedModel, pack: Pack) -> Answers:
         layout = lay_out(pack)
         keep, targets, requests = _questions(layout, asked)
-        crop(trunk, pack.past)
-        cache = trunk if pack.trunk or pack.past else None
         positions, row = np.unique(keep, return_inverse=True)
-        values, best = _answers(model.run(layout, positions, cache), row, targets)
+        cache = None if stands_alone(pack) else trunk
+        return requests, *_answers(model.run(layout, positions, cache), row, targets)
+
+    def take(answers: Answers) -> None:
+        requests, values, best = answers
         np.add.at(sums, requests, values)
         np.logical_and.at(greedy, requests, best)
         np.subtract.at(left, requests, 1)
         if progress is not None:
             progress(int((left == 0).sum()))
+
+    for alone, packs in groupby(plan(roots, limits), stands_alone):
+        if alone:
+            in_streams(model, list(packs), answer, take)
+            continue
+        for pack in packs:
+            crop(trunk, pack.past)
+            take(answer(model, pack))
     return [(float(total), bool(is_best)) for total, is_best in zip(sums, greedy, strict=True)]
+
+
+def stands_alone(pack: Pack) -> bool:
+    """Whether a pass neither reads the trunk nor adds to it."""
+    return not pack.trunk and pack.past == 0
 
 
 def _assign(
