@@ -22,6 +22,7 @@ from cl_bench.evaluation.counting import Asked
 from cl_bench.evaluation.engine import EncodePrompts, Progress
 from cl_bench.models import split_revision
 
+WORKER = "cl_bench.evaluation.worker"
 LAST_LINES = 12
 """Of the worker's stderr, in the message when it fails."""
 ALIVE_SECONDS = 1.0
@@ -58,7 +59,7 @@ class RemoteLM(LM):  # type: ignore[misc]
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "cl_bench.evaluation.worker", str(theirs.fileno())],
+                [sys.executable, "-m", WORKER, str(theirs.fileno()), str(os.getpid())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,

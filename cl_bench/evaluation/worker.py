@@ -1,20 +1,27 @@
 """The process in which another engine loads a checkpoint and answers: `remote.py` starts it.
 
-    python -m cl_bench.evaluation.worker FD
+    python -m cl_bench.evaluation.worker FD PARENT
 
-FD is a socket inherited from the parent. The first message is `(name, arguments)` of a model class
+FD is a socket inherited from the process PARENT. The first message is `(name, arguments)` of a model class
 in lm-eval's registry; each one after it is `(attribute, arguments or None)` of the model, answered
 with the attribute or what calling it returned, and the counts of requests so far (`Asked`). It ends
-when the parent closes its side. An error ends it with a traceback on stderr, of which the parent
+when the parent closes its side, and within a second of the parent's end, even in the middle of an
+answer, with whatever it has started. An error ends it with a traceback on stderr, of which the parent
 shows the last lines.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
+import time
 from multiprocessing.connection import Connection
 from typing import Any
 
+LOOK_SECONDS = 1.0
+"""How often the worker looks whether its parent is there."""
 REQUEST_TYPES = ("loglikelihood", "loglikelihood_rolling", "generate_until")
 
 
@@ -31,8 +38,16 @@ def answer(lm: Any, attribute: str, arguments: tuple[Any, ...] | None) -> Any:
     return found(*arguments)
 
 
-def main(fd: int) -> None:
-    """Serve until the parent hangs up."""
+def end_with(parent: int) -> None:
+    """Kill this process's group once `parent` is gone: nobody waits for an answer any more."""
+    while os.getppid() == parent:
+        time.sleep(LOOK_SECONDS)
+    os.killpg(0, signal.SIGKILL)
+
+
+def main(fd: int, parent: int) -> None:
+    """Serve until the parent hangs up. The process leads a group of its own."""
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
     from lm_eval.api.registry import get_model
 
     from cl_bench.evaluation.counting import count_requests
@@ -51,4 +66,4 @@ def main(fd: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), int(sys.argv[2]))

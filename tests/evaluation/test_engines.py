@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -166,6 +169,41 @@ def test_what_a_dead_worker_started_is_ended_too(
     assert child is not None
     psutil.wait_procs([p for p in psutil.process_iter() if p.pid == int(child[1])], timeout=5)
     assert ended(int(child[1]))
+
+
+PARENT = """
+import sys
+from pathlib import Path
+from cl_bench.evaluation.choice import Engine
+from cl_bench.evaluation.remote import RemoteLM
+with open(sys.argv[1], "w+b") as log:
+    RemoteLM(Engine("vllm"), Path("any"), {}, None, log)
+"""
+
+
+def test_a_worker_ends_with_a_parent_that_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also at work, where it does not see that the socket is closed."""
+    (tmp_path / "vllm.py").write_text(
+        "import os, time\nprint('worker', os.getpid(), flush=True)\ntime.sleep(600)\n"
+    )
+    paths = [str(tmp_path), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+    log = tmp_path / "log"
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(log)])
+    try:
+        for _ in range(600):
+            worker = re.search(r"worker (\d+)", log.read_text() if log.exists() else "")
+            if worker:
+                break
+            time.sleep(0.1)
+    finally:
+        parent.kill()
+        parent.wait()
+    assert worker is not None
+    psutil.wait_procs([p for p in psutil.process_iter() if p.pid == int(worker[1])], timeout=10)
+    assert ended(int(worker[1]))
 
 
 @pytest.mark.parametrize("kind", ["cuda", "xpu", "meta"])
