@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from cl_bench.evaluation.forward import Counters, PackedModel
+from cl_bench.training.hooks import is_only_in_training
 
 Pass = TypeVar("Pass")
 Answer = TypeVar("Answer")
@@ -77,8 +78,8 @@ def twin_of(model: nn.Module) -> nn.Module | None:
     """Modules of their own over the same tensors; None where two passes at once are not better.
 
     Modules are told what to leave out of a pass (`kept.py`), so passes at the same time need
-    different ones. Models with hooks or patched forwards, which may hold on to their modules, have
-    no twin.
+    different ones. Models with patched forwards or hooks, which may hold on to their modules, have
+    no twin, unless the hooks are only for training.
     """
     tensors: list[Any] = [*model.parameters(), *model.buffers()]
     threads = torch.get_num_threads()
@@ -93,4 +94,5 @@ def twin_of(model: nn.Module) -> nn.Module | None:
 
 
 def _is_patched(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    return "forward" in vars(module) or not all(map(is_only_in_training, hooks))

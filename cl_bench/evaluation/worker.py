@@ -2,12 +2,12 @@
 
     python -m cl_bench.evaluation.worker FD PARENT
 
-FD is a socket inherited from the process PARENT. The first message is `(name, arguments)` of a model class
-in lm-eval's registry; each one after it is `(attribute, arguments or None)` of the model, answered
-with the attribute or what calling it returned, and the counts of requests so far (`Asked`). It ends
-when the parent closes its side, and within a second of the parent's end, even in the middle of an
-answer, with whatever it has started. An error ends it with a traceback on stderr, of which the parent
-shows the last lines.
+FD is a socket inherited from the process PARENT. The first message is `(name, arguments)` of a
+model class in lm-eval's registry; each one after it is `(attribute, arguments or None)` of the
+model, answered with the attribute or what calling it returned, and the counts of requests so far
+(`Asked`). It ends when the parent closes its side, and within a second of the parent's end, even in
+the middle of an answer, with whatever it has started. An error ends it with a traceback on stderr,
+of which the parent shows the last lines.
 """
 
 from __future__ import annotations

@@ -75,6 +75,9 @@ class MIGU(Method):
     def _watcher(self, name: str) -> Callable[[Any, Any, Tensor], None]:
         import torch
 
+        from cl_bench.training.hooks import only_in_training
+
+        @only_in_training
         def watch(module: Any, inputs: Any, output: Tensor) -> None:
             if module.training:
                 size = output.detach().abs().flatten(0, -2).sum(0, dtype=torch.float32)

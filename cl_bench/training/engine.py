@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from cl_bench.training import matmul
 from cl_bench.training.attention import cpu_attention
+from cl_bench.training.hooks import only_in_training
 from cl_bench.training.linear import SelectiveEmbedding, SelectiveLinear
 from cl_bench.training.optimiser import FlatAdamW
 from cl_bench.training.plan import UpdatePlan
@@ -106,6 +107,7 @@ class SelectiveUpdate:
     def _require_grad_of_inputs(self) -> None:
         """Reentrant checkpointing drops the gradients of a layer whose inputs require none."""
 
+        @only_in_training
         def mark(module: nn.Module, args: object, output: Tensor) -> None:
             layers = self.model.modules()
             if (

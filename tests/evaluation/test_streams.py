@@ -10,11 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from cl_bench.config import TrainConfig
+from cl_bench.data.examples import Example
 from cl_bench.evaluation import streams
 from cl_bench.evaluation.engine import SharedPrefixLM
 from cl_bench.evaluation.forward import Counters, PackedModel
 from cl_bench.evaluation.streams import in_streams, twin_of
+from cl_bench.methods.migu import MIGU, MIGUOptions
+from cl_bench.methods.sft import SFT
+from cl_bench.training.engine import SelectiveUpdate
+from cl_bench.training.plan import UpdatePlan
 from tests.evaluation.engine_oracle import requests
+from tests.methods.reference import make_stage
 from tests.tiny import byte_tokenizer, tiny_model
 
 WORDS = ["a", "few ", "words of ", "any length ", "in an order", " and with", " ends"]
@@ -145,6 +152,19 @@ def test_models_that_have_no_twin(two_threads, change):
     assert twin_of(model) is not None
     change(model)
     assert twin_of(model) is None
+
+
+@pytest.mark.parametrize("method", [SFT(), MIGU(MIGUOptions(mask_first_task=True))])
+def test_a_scoring_inside_a_stage_has_a_twin_too(two_threads, method):
+    """Otherwise its last bits would not be those of the same weights after the stage."""
+    model = tiny_model()
+    stage, _ = make_stage(model, [Example("ask", "answer", 0, "t", "generate")], TrainConfig())
+    with SelectiveUpdate(model, UpdatePlan()) as engine:
+        method.prepare(stage)
+        assert twin_of(model) is None
+        with engine.paused():
+            assert twin_of(model) is not None
+    method.finish(stage)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
