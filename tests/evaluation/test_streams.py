@@ -1,4 +1,4 @@
-"""Two passes at a time: the same answers, threads as before, and no twin where it is not simple."""
+"""Two passes at a time: the same answers, threads and modes as before."""
 
 from __future__ import annotations
 
@@ -8,20 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
-from cl_bench.config import TrainConfig
-from cl_bench.data.examples import Example
 from cl_bench.evaluation import streams
 from cl_bench.evaluation.engine import SharedPrefixLM
 from cl_bench.evaluation.forward import Counters, PackedModel
-from cl_bench.evaluation.streams import in_streams, twin_of
-from cl_bench.methods.migu import MIGU, MIGUOptions
-from cl_bench.methods.sft import SFT
-from cl_bench.training.engine import SelectiveUpdate
-from cl_bench.training.plan import UpdatePlan
+from cl_bench.evaluation.streams import in_streams
 from tests.evaluation.engine_oracle import requests
-from tests.methods.reference import make_stage
 from tests.tiny import byte_tokenizer, tiny_model
 
 WORDS = ["a", "few ", "words of ", "any length ", "in an order", " and with", " ends"]
@@ -51,8 +43,7 @@ def packed():
     budget=st.sampled_from([16, 64]),
 )
 def test_scores_and_counters_are_those_of_one_stream(texts, budget):
-    threads = torch.get_num_threads()
-    found = {}
+    threads, found = torch.get_num_threads(), {}
     for count in (1, 2):
         torch.set_num_threads(count)
         engine = SharedPrefixLM(tiny_model().double(), byte_tokenizer(), token_budget=budget)
@@ -109,68 +100,6 @@ def test_a_failure_is_raised_here_and_the_threads_come_back(two_threads, where):
     assert torch.get_num_threads() == 2
     assert done.count("take") == 1
     assert done.count("work") < 100, "what has not begun is left out"
-
-
-def test_a_twin_has_the_same_tensors_and_modules_of_its_own(two_threads):
-    model = tiny_model()
-    twin = twin_of(model)
-    names = dict([*model.named_parameters(), *model.named_buffers()])
-    same = dict([*twin.named_parameters(), *twin.named_buffers()])
-    assert same.keys() == names.keys()
-    assert all(same[name] is tensor for name, tensor in names.items())
-    assert not set(map(id, model.modules())) & set(map(id, twin.modules()))
-
-
-class Uncopied(nn.Module):
-    def __deepcopy__(self, memo):
-        raise TypeError("cannot pickle a lock")
-
-
-def hooked(model):
-    model.model.layers[1].register_forward_hook(lambda *_: None)
-
-
-def hooked_before(model):
-    model.model.norm.register_forward_pre_hook(lambda *_: None)
-
-
-def patched(model):
-    model.model.norm.forward = model.model.norm.forward
-
-
-def uncopied(model):
-    model.more = Uncopied()
-
-
-def elsewhere(model):
-    model.register_buffer("far", torch.zeros(1, device="meta"))
-
-
-@pytest.mark.parametrize("change", [hooked, hooked_before, patched, uncopied, elsewhere])
-def test_models_that_have_no_twin(two_threads, change):
-    model = tiny_model()
-    assert twin_of(model) is not None
-    change(model)
-    assert twin_of(model) is None
-
-
-@pytest.mark.parametrize("method", [SFT(), MIGU(MIGUOptions(mask_first_task=True))])
-def test_a_scoring_inside_a_stage_has_a_twin_too(two_threads, method):
-    """Otherwise its last bits would not be those of the same weights after the stage."""
-    model = tiny_model()
-    stage, _ = make_stage(model, [Example("ask", "answer", 0, "t", "generate")], TrainConfig())
-    with SelectiveUpdate(model, UpdatePlan()) as engine:
-        method.prepare(stage)
-        assert twin_of(model) is None
-        with engine.paused():
-            assert twin_of(model) is not None
-    method.finish(stage)
-
-
-@pytest.mark.parametrize("threads", [1, 3])
-def test_threads_that_make_no_halves(two_threads, threads):
-    torch.set_num_threads(threads)
-    assert twin_of(tiny_model()) is None
 
 
 def test_one_pass_needs_no_twin(two_threads, monkeypatch):

@@ -1,0 +1,77 @@
+"""Two workers at a time on a CPU, each on half of the threads.
+
+Threads that share a forward pass wait for each other after every operation, and do nothing during
+those that are not split. Threads with passes of their own do not (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from cl_bench.training.hooks import is_only_in_training
+
+Worker = TypeVar("Worker")
+Run = Callable[[Callable[[Worker, Any], Any], Iterable[Any]], Iterator[Any]]
+
+
+def twin_of(model: nn.Module) -> nn.Module | None:
+    """Modules of their own over the same tensors; None where two passes at once are not better.
+
+    Modules are told what to do in a pass, so passes at the same time need different ones. Models
+    with patched forwards or hooks, which may hold on to their modules, have no twin, unless the
+    hooks are only for training.
+    """
+    tensors: list[Any] = [*model.parameters(), *model.buffers()]
+    threads = torch.get_num_threads()
+    if threads % 2 or any(tensor.device.type != "cpu" for tensor in tensors):
+        return None
+    if any(_is_patched(module) for module in model.modules()):
+        return None
+    try:
+        return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    except (TypeError, ValueError, RuntimeError, AttributeError, copy.Error):
+        return None
+
+
+def _is_patched(module: nn.Module) -> bool:
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    return "forward" in vars(module) or not all(map(is_only_in_training, hooks))
+
+
+@contextmanager
+def side_by_side(workers: Sequence[Worker]) -> Iterator[Run[Worker]]:
+    """A thread for every worker, which share torch's threads equally until the end.
+
+    Yields `run(work, jobs)`: `work(worker, job)` for every job by whichever worker is idle; answers
+    come in the order of the jobs. A failed job raises its error, and those not begun are left out.
+    """
+    idle: SimpleQueue[Worker] = SimpleQueue()
+    for worker in workers:
+        idle.put(worker)
+
+    def run(work: Callable[[Worker, Any], Any], jobs: Iterable[Any]) -> Iterator[Any]:
+        def one(job: Any) -> Any:
+            worker = idle.get()
+            try:
+                return work(worker, job)
+            finally:
+                idle.put(worker)
+
+        return pool.map(one, jobs)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads // len(workers))
+    pool = ThreadPoolExecutor(len(workers))
+    try:
+        yield run
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
