@@ -7,19 +7,18 @@ those that are not split. Threads with passes of their own do not (docs/performa
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 
 from cl_bench.training.hooks import is_only_in_training
 
-Worker = TypeVar("Worker")
-Run = Callable[[Callable[[Worker, Any], Any], Iterable[Any]], Iterator[Any]]
+Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
+WORKERS = 2
 
 
 def twin_of(model: nn.Module) -> nn.Module | None:
@@ -31,7 +30,7 @@ def twin_of(model: nn.Module) -> nn.Module | None:
     """
     tensors: list[Any] = [*model.parameters(), *model.buffers()]
     threads = torch.get_num_threads()
-    if threads % 2 or any(tensor.device.type != "cpu" for tensor in tensors):
+    if threads % WORKERS or any(tensor.device.type != "cpu" for tensor in tensors):
         return None
     if any(_is_patched(module) for module in model.modules()):
         return None
@@ -47,31 +46,17 @@ def _is_patched(module: nn.Module) -> bool:
 
 
 @contextmanager
-def side_by_side(workers: Sequence[Worker]) -> Iterator[Run[Worker]]:
-    """A thread for every worker, which share torch's threads equally until the end.
+def side_by_side() -> Iterator[Run]:
+    """Two workers, which share torch's threads equally until the end.
 
-    Yields `run(work, jobs)`: `work(worker, job)` for every job by whichever worker is idle; answers
-    come in the order of the jobs. A failed job raises its error, and those not begun are left out.
+    Yields `run(work, jobs)`: `work(job)` for every job by whichever worker is idle; answers come in
+    the order of the jobs. A failed job raises its error, and those not begun are left out.
     """
-    idle: SimpleQueue[Worker] = SimpleQueue()
-    for worker in workers:
-        idle.put(worker)
-
-    def run(work: Callable[[Worker, Any], Any], jobs: Iterable[Any]) -> Iterator[Any]:
-        def one(job: Any) -> Any:
-            worker = idle.get()
-            try:
-                return work(worker, job)
-            finally:
-                idle.put(worker)
-
-        return pool.map(one, jobs)
-
     threads = torch.get_num_threads()
-    torch.set_num_threads(threads // len(workers))
-    pool = ThreadPoolExecutor(len(workers))
+    torch.set_num_threads(max(1, threads // WORKERS))
+    pool = ThreadPoolExecutor(WORKERS)
     try:
-        yield run
+        yield pool.map
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from queue import SimpleQueue
 from typing import TypeVar
 
 import torch
@@ -31,14 +32,21 @@ def in_streams(
         paired = 0
     else:
         other = PackedModel(twin, Counters())
+        idle: SimpleQueue[PackedModel] = SimpleQueue()
+        idle.put(model)
+        idle.put(other)
 
-        def without_gradients(mine: PackedModel, each: Pass) -> Answer:
-            with torch.no_grad():  # a thread has a mode of its own
-                return work(mine, each)
+        def answer(each: Pass) -> Answer:
+            mine = idle.get()
+            try:
+                with torch.no_grad():  # a thread has a mode of its own
+                    return work(mine, each)
+            finally:
+                idle.put(mine)
 
-        with side_by_side([model, other]) as run:
-            for answer in run(without_gradients, passes[:paired]):
-                take(answer)
+        with side_by_side() as run:
+            for found in run(answer, passes[:paired]):
+                take(found)
         model.counters.add(other.counters)
     for each in passes[paired:]:
         take(work(model, each))

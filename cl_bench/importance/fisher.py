@@ -89,8 +89,9 @@ def _add_in_halves(scorers: Sequence[Scorer], batches: Iterable[Mapping[str, Ten
                 scorers[0].add(batch)
                 continue
             halves = [{k: v[i : i + half] for k, v in batch.items()} for i in (0, half)]
-            with side_by_side(scorers) as run:
-                for _ in run(Scorer.add, halves):
+            # The same half for each in every run: the order of sums decides their last bits.
+            with side_by_side() as run:
+                for _ in run(lambda job: job[0].add(job[1]), zip(scorers, halves, strict=True)):
                     pass
 
 

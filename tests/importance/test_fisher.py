@@ -97,6 +97,15 @@ def test_halves_at_the_same_time_add_up(seed, tie, side, granularity, everything
     torch.set_num_threads(1)
 
 
+def test_two_threads_give_the_same_bits_in_every_run():
+    torch.set_num_threads(2)
+    model = tiny_model(VOCAB)
+    batches = [random_batch(VOCAB, SIZES, "left", seed) for seed in range(8)]
+    first, *others = (fisher_scores(model, batches) for _ in range(4))
+    for other in others:
+        assert all(torch.equal(score, first[name]) for name, score in other.items())
+
+
 def test_each_of_two_scorers_has_half_of_the_samples(monkeypatch):
     seen = []
     add = Scorer.add
