@@ -22,6 +22,6 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    # Other threads would keep nothing above 64 MB in arenas of their own (twins.py).
+    # Other threads would keep nothing above 64 MB in arenas of their own (evaluation/twins.py).
     settings = {_MMAP_THRESHOLD: LARGEST, _TRIM_THRESHOLD: 2**31 - 1, _ARENA_MAX: 1}
     return all(mallopt(name, value) for name, value in settings.items())

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 
 from cl_bench.evaluation.forward import Counters, PackedModel
-from cl_bench.twins import side_by_side, twin_of
+from cl_bench.evaluation.twins import side_by_side, twin_of
 
 Pass = TypeVar("Pass")
 Answer = TypeVar("Answer")

@@ -7,7 +7,7 @@ data. Samples stay apart inside a batch (products.py), so any batch size gives t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,6 @@ from cl_bench.errors import UserError, nearest
 from cl_bench.importance.recorder import Granularity
 from cl_bench.importance.scorer import Scorer
 from cl_bench.training.attention import cpu_attention
-from cl_bench.twins import side_by_side, twin_of
 
 
 def scored_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -57,7 +56,6 @@ def fisher_scores(
     asked for has the gradient of both uses. The model is run in eval mode, its weights take no
     gradient, and it comes back as it was. Raises UserError for an unknown name.
 
-    On a CPU the halves of an even batch are scored at the same time, each on half of the threads.
     Layers that mix samples (mixture-of-experts routing) or that are unknown make the pass fall back
     to one sample at a time, where every gradient is a per-sample one.
     """
@@ -66,33 +64,10 @@ def fisher_scores(
     plain = getattr(model, "_orig_mod", model)
     with _undisturbed(plain), cpu_attention(plain):
         scorer = Scorer(plain, targets, scores, granularity)
-        # Unknown layers share their `.grad` with a twin.
-        twin = None if scorer.one_by_one else twin_of(plain)
-        if twin is None:
-            with scorer.patched():
-                for batch in batches:
-                    scorer.add(batch)
-            return scores
-        more = {name: torch.zeros_like(score) for name, score in scores.items()}
-        _add_in_halves([scorer, Scorer(twin, targets, more, granularity)], batches)
-    return {name: score.add_(more[name]) for name, score in scores.items()}
-
-
-def _add_in_halves(scorers: Sequence[Scorer], batches: Iterable[Mapping[str, Tensor]]) -> None:
-    """Two scorers have half of the samples of a batch each, at the same time."""
-    with ExitStack() as stack:
-        for scorer in scorers:
-            stack.enter_context(scorer.patched())
-        for batch in batches:
-            half, odd = divmod(len(batch["input_ids"]), 2)
-            if odd:  # would leave half of the threads without work
-                scorers[0].add(batch)
-                continue
-            halves = [{k: v[i : i + half] for k, v in batch.items()} for i in (0, half)]
-            # The same half for each in every run: the order of sums decides their last bits.
-            with side_by_side() as run:
-                for _ in run(lambda job: job[0].add(job[1]), zip(scorers, halves, strict=True)):
-                    pass
+        with scorer.patched():
+            for batch in batches:
+                scorer.add(batch)
+    return scores
 
 
 def _named(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Parameter]:

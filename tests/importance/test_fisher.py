@@ -13,7 +13,6 @@ from torch import nn
 from cl_bench.errors import UserError
 from cl_bench.importance import products
 from cl_bench.importance.fisher import fisher_scores, scored_parameters, trainable_parameters
-from cl_bench.importance.scorer import Scorer
 from cl_bench.training import matmul
 from tests.tiny import tiny_model
 from tests.training.selective_oracle import plain_loss, random_batch
@@ -75,54 +74,6 @@ def test_equals_the_loop(seed, tie, kind, side, granularity, everything, sizes):
     batches = [random_batch(VOCAB, sizes, side, seed), random_batch(VOCAB, SIZES, side, seed + 1)]
     names = trainable_parameters(model) if everything else None
     assert_matches(model, batches, granularity, names)
-
-
-@settings(max_examples=15, deadline=None)
-@given(
-    seed=st.integers(0, 10**6),
-    tie=st.booleans(),
-    side=st.sampled_from(["left", "right"]),
-    granularity=st.sampled_from(["rows", "columns", "elements"]),
-    everything=st.booleans(),
-    sizes=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 5)), min_size=1, max_size=6),
-)
-def test_halves_at_the_same_time_add_up(seed, tie, side, granularity, everything, sizes):
-    """Two threads: even batches in halves, odd ones whole."""
-    model = tiny_model(VOCAB, "qwen2", tie, seed=1, dtype=torch.float64)
-    batches = [random_batch(VOCAB, sizes, side, seed), random_batch(VOCAB, SIZES, side, seed + 1)]
-    names = trainable_parameters(model) if everything else None
-    torch.set_num_threads(2)
-    assert_matches(model, batches, granularity, names)
-    assert torch.get_num_threads() == 2
-    torch.set_num_threads(1)
-
-
-def test_two_threads_give_the_same_bits_in_every_run():
-    torch.set_num_threads(2)
-    model = tiny_model(VOCAB)
-    batches = [random_batch(VOCAB, SIZES, "left", seed) for seed in range(8)]
-    first, *others = (fisher_scores(model, batches) for _ in range(4))
-    for other in others:
-        assert all(torch.equal(score, first[name]) for name, score in other.items())
-
-
-def test_each_of_two_scorers_has_half_of_the_samples(monkeypatch):
-    seen = []
-    add = Scorer.add
-
-    def watched(self, batch):
-        seen.append((id(self.model), len(batch["input_ids"]), torch.get_num_threads()))
-        add(self, batch)
-
-    monkeypatch.setattr(Scorer, "add", watched)
-    torch.set_num_threads(2)
-    model = tiny_model(VOCAB)
-    fisher_scores(model, [random_batch(VOCAB, SIZES, "left", 1)])
-    fisher_scores(model, [random_batch(VOCAB, SIZES[:3], "left", 1)])
-    (one, *first), (other, *second), (alone, *third) = seen
-    assert one != other
-    assert alone == id(model)
-    assert [first, second, third] == [[2, 1], [2, 1], [3, 2]]
 
 
 @pytest.mark.parametrize("granularity", ["rows", "columns", "elements"])

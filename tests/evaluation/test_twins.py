@@ -10,11 +10,11 @@ from torch import nn
 
 from cl_bench.config import TrainConfig
 from cl_bench.data.examples import Example
+from cl_bench.evaluation.twins import side_by_side, twin_of
 from cl_bench.methods.migu import MIGU, MIGUOptions
 from cl_bench.methods.sft import SFT
 from cl_bench.training.engine import SelectiveUpdate
 from cl_bench.training.plan import UpdatePlan
-from cl_bench.twins import side_by_side, twin_of
 from tests.methods.reference import make_stage
 from tests.tiny import tiny_model
 
