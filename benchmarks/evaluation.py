@@ -8,7 +8,7 @@ whose answers are generated, too. Parts that stand in `--out` are not
 run again, and `--seconds` ends the command after the part in which that time is over: a long
 comparison is made of short commands. Each engine has a process of its own, set up as its users have
 it (ours keeps freed memory, as `cl-bench run` does); the other one waits. Loading is not timed.
-Where answers differ, HFLM's are those of the last of `--hf-batches`.
+Answers are compared at every one of `--hf-batches`; HFLM's own at the first one and the others, too.
 """
 
 from __future__ import annotations
@@ -99,15 +99,22 @@ def run_part(work: str, part: str, requests: list[Any], setup: Setup) -> dict[st
         "requests": len(requests),
         "load": os.getloadavg()[0],
         "shared": {"wall": wall, "counters": vars(ours.counters)},
+        "right": right(setup.tasks, requests, mine),
         "hf": {},
     }
+    first = None
     for batch in setup.batches[work]:
         with opened(hflm(batch), setup.subject) as lm:
             lm.encode_prompts = encode
             theirs, wall = timed(lambda lm=lm: getattr(lm, kind)(requests))
-        record["hf"][str(batch)] = {"wall": wall}
-        record |= differences(kind, requests, mine, theirs, setup, encode)
-        record["right"] = [right(setup.tasks, requests, answers) for answers in (mine, theirs)]
+        first = first or theirs
+        record["hf"][str(batch)] = {
+            "wall": wall,
+            "right": right(setup.tasks, requests, theirs),
+            **differences(kind, requests, mine, theirs, setup, encode),
+            # What HFLM's own batch size changes, between the first of them and this one.
+            "itself": differences(kind, requests, first, theirs, setup, encode),
+        }
     return record
 
 
@@ -217,19 +224,22 @@ def summary(records: list[dict[str, Any]]) -> str:
         requests = sum(row["requests"] for row in rows)
         lines.append(
             f"| {work} | {requests} | {ours:.1f} s | {theirs:.1f} s, {batch} "
-            f"| {theirs / ours:.2f}x | {_differences(rows)} |"
+            f"| {theirs / ours:.2f}x | {_differences(rows, batch)} |"
         )
     return "\n".join(lines)
 
 
-def _differences(rows: list[dict[str, Any]]) -> str:
-    marks = [row["right"] for row in rows if None not in row.get("right", [None])]
-    ours, theirs = (sum(mark[side] for mark in marks) for side in (0, 1))
-    return _apart(rows) + (f"; right: {ours} and {theirs}" if marks else "")
+def _differences(rows: list[dict[str, Any]], batch: str) -> str:
+    theirs = [row["hf"][batch] for row in rows]
+    marks = [row["right"] for row in rows], [each["right"] for each in theirs]
+    text = _apart(rows[0]["kind"], theirs)
+    if None in marks[0]:
+        return text
+    return f"{text}; right: {sum(marks[0])} and {sum(marks[1])}"
 
 
-def _apart(rows: list[dict[str, Any]]) -> str:
-    if rows[0]["kind"] == "generate_until":
+def _apart(kind: str, rows: list[dict[str, Any]]) -> str:
+    if kind == "generate_until":
         texts = sum(row["texts_different"] for row in rows)
         faults = sum(len(row["not_a_tie"]) for row in rows)
         return f"{texts} texts, {faults} of them not at a tie"
