@@ -8,7 +8,7 @@ whose answers are generated, too. Parts that stand in `--out` are not
 run again, and `--seconds` ends the command after the part in which that time is over: a long
 comparison is made of short commands. Each engine has a process of its own, set up as its users have
 it (ours keeps freed memory, as `cl-bench run` does); the other one waits. Loading is not timed.
-Answers are compared at every one of `--hf-batches`; HFLM's own at the first one and the others, too.
+Answers are compared at every one of `--hf-batches`, and HFLM's with its own at the first.
 """
 
 from __future__ import annotations
