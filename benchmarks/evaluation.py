@@ -136,7 +136,7 @@ def right(tasks: dict[str, Any], requests: list[Any], answers: list[Any]) -> int
             mark = marks.get("acc", marks.get("exact_match"))
             if mark is None:
                 return None
-            count += mark == 1.0
+            count += bool(mark == 1.0)
     return count
 
 
