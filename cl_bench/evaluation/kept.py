@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from cl_bench.training.last_mlp import last_mlp
+
 
 @contextmanager
 def only_kept(model: Any, keep: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
@@ -26,18 +28,11 @@ def only_kept(model: Any, keep: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
 
     with ExitStack() as restore:
         restore.callback(head.register_forward_pre_hook(gather).remove)
-        mlp = _last_mlp(model)
+        mlp = last_mlp(model)
         if mlp is not None:
             mlp.forward = _of_kept(mlp.forward, keep)
             restore.callback(delattr, mlp, "forward")
         yield lambda logits: logits[0]
-
-
-def _last_mlp(model: Any) -> Any:
-    """The MLP after which a position only goes to the output layer; None where it is not found."""
-    layers = getattr(model.get_decoder(), "layers", None) if hasattr(model, "get_decoder") else None
-    mlp = getattr(layers[-1], "mlp", None) if isinstance(layers, nn.ModuleList) and layers else None
-    return mlp if isinstance(mlp, nn.Module) and "forward" not in vars(mlp) else None
 
 
 def _of_kept(forward: Callable[..., Any], keep: Tensor) -> Callable[..., Any]:

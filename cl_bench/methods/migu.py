@@ -50,10 +50,12 @@ class MIGU(Method):
 
         Rows of untied token embeddings, which have none, are counted too.
         """
+        from dataclasses import replace
+
         from cl_bench.training.memory import full_cost
 
         rows = sum(shape[0] for shape in shapes.parameters.values() if len(shape) == 2)
-        return full_cost(shapes).with_extra(4 * rows)
+        return replace(full_cost(shapes).with_extra(4 * rows), watched=True)
 
     def prepare(self, stage: Stage) -> None:
         """Watch the outputs of every linear layer."""

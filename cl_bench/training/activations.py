@@ -62,7 +62,10 @@ def activation_bytes(
     if a is None:
         raise ValueError("activations are known for Llama-like architectures only")
     count = _Counter(a, shapes.dtype_bytes, cost, batch, on_cpu or widened, widened)
-    layers = [count.layer(f"model.layers.{i}.") for i in range(a.layers)]
+    names = [f"model.layers.{i}." for i in range(a.layers)]
+    layers = [count.layer(name) for name in names]
+    if not checkpointing:
+        layers[-1] -= count.left_out(names[-1])
     own = batch.tokens * cost.activations_per_token
     frozen_head = shapes.embeddings.isdisjoint(cost.inputs_kept)
     rest = count.head(widened or not frozen_head) + (count.mask() if count.own_attention else 0)
@@ -114,11 +117,22 @@ class _Counter:
         """All tokens in one layer."""
         a, size = self.a, self.size
         attention_in = self.keeps_input(*(f"{layer}self_attn.{name}_proj" for name in "qkv"))
-        mlp_in = self.keeps_input(f"{layer}mlp.gate_proj", f"{layer}mlp.up_proj")
-        mlp = a.intermediate * (3 + self.keeps_input(f"{layer}mlp.down_proj"))
         token = self.norm(f"{layer}input_layernorm") + self.norm(f"{layer}post_attention_layernorm")
-        token += self.attention(layer) + size * (a.hidden * (attention_in + mlp_in) + mlp)
+        token += self.attention(layer) + size * a.hidden * attention_in + self.mlp(layer)
         return self.batch.tokens * token + (0 if self.own_attention else self.mask())
+
+    def mlp(self, layer: str) -> int:
+        """A token in an MLP."""
+        kept_in = self.keeps_input(f"{layer}mlp.gate_proj", f"{layer}mlp.up_proj")
+        inner = 3 + self.keeps_input(f"{layer}mlp.down_proj")
+        return self.size * (self.a.hidden * kept_in + self.a.intermediate * inner)
+
+    def left_out(self, layer: str) -> int:
+        """What the MLP of the last layer does not keep: it sees answers alone (last_mlp.py)."""
+        tokens, answers = self.batch.tokens, self.batch.answers
+        if self.cost.watched or 2 * answers > tokens:
+            return 0
+        return (tokens - answers) * self.mlp(layer)
 
     def head(self, trained: bool) -> int:
         """The last norm, and logits with their gradient."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_bench.training.cross_entropy import summed_cross_entropy
+from cl_bench.training.last_mlp import mlp_at_answers
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,15 @@ def answer_loss(
 
 
 def answer_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> AnswerOutputs:
-    """Forward pass whose output layer sees the answer positions alone (`batch` as above)."""
+    """Forward pass whose head and last MLP see answer positions alone (`batch` as above)."""
     shifted = batch["labels"][:, 1:]
     rows, columns = (shifted != -100).nonzero(as_tuple=True)
     labels = shifted[rows, columns]
     inputs = model_inputs(model, batch)
     head = _output_layer(model)
     if head is not None and not _is_compiled(model):
-        with _only_positions(head, rows, columns):
+        length = batch["labels"].shape[1]
+        with _only_positions(head, rows, columns), mlp_at_answers(model, rows, columns, length):
             logits = model(**inputs).logits[0]
     elif "logits_to_keep" in _accepted(model):
         # Compiled code does not see hooks that change; the union over samples is close enough.

@@ -67,7 +67,7 @@ class Cost:
     `inputs_kept`: parameters whose gradient needs their layer's input, so that activations stay;
     `activations_per_token`: bytes that layers of the method's own keep. `earlier_share`: share of
     the examples of every earlier stage that each epoch sees again. `adapters`: shapes of what the
-    method adds, when it trains that alone.
+    method adds, when it trains that alone. `watched`: the method has hooks on the model's layers.
     """
 
     weights: int
@@ -83,6 +83,7 @@ class Cost:
     earlier_share: float = 0.0
     adapters: Mapping[str, Shape] = field(default_factory=dict)
     state: int = 0
+    watched: bool = False
 
     @property
     def total(self) -> int:
@@ -112,6 +113,7 @@ class Cost:
             passes=self.passes + other.passes,
             activations_per_token=self.activations_per_token + other.activations_per_token,
             earlier_share=self.earlier_share + other.earlier_share,
+            watched=self.watched or other.watched,
         )
 
 
