@@ -2,7 +2,7 @@
 
 For decoders of Llama's kind, per token and layer: a norm keeps its input in float32, and the
 normalised one where its weight is trained; the MLP keeps gate, activation and up; a layer whose
-matrix is trained keeps its input. The last MLP keeps that for answers alone (last_mlp.py) where they
+matrix is trained keeps its input. The last MLP keeps that for answers alone (last_mlp.py) if those
 are at most half of the tokens. Torch's scaled dot-product attention keeps query, key, value and
 its output, under padding also a mask and keys and values once per query head; ours for CPUs
 (attention.py) keeps query, key and value, and one mask for all layers.
