@@ -18,6 +18,13 @@ class UserError(Exception):
         super().__init__("\n".join(self.faults))
 
 
+class Absent(str):
+    """A fault of this machine, not of the config: data or a model that is not here (yet).
+
+    `run` refuses it like any other; `plan` prints what it can without, and says what is absent.
+    """
+
+
 class RunError(Exception):
     """The run failed: what, where, and how to go on."""
 

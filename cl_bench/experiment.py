@@ -12,24 +12,24 @@ import torch
 from accelerate import Accelerator
 
 from cl_bench.config import ExperimentConfig
-from cl_bench.data.examples import Example, training_examples
+from cl_bench.data.examples import Example
 from cl_bench.data.tasks import canonical_name
 from cl_bench.disk import missing_bytes
 from cl_bench.errors import RunError, UserError
 from cl_bench.evaluation.choice import Engine
-from cl_bench.evaluation.code import sandbox_warnings
 from cl_bench.evaluation.engines import Subject
 from cl_bench.evaluation.scores import general_mean
 from cl_bench.heap import keep_freed_memory
 from cl_bench.model_shapes import model_shapes
-from cl_bench.models import load_model, model_path_fault, resolve_model_path
+from cl_bench.models import load_model
 from cl_bench.partial import drop_partial, finish_scores
+from cl_bench.preflight import preflight
 from cl_bench.progress import Reporter
 from cl_bench.provenance import provenance
 from cl_bench.resolve import RunSpec, resolve_runs
 from cl_bench.stage import Workplace, run_stage, seed_everything, wait_for_everyone
 from cl_bench.store import RunFolder, locked, portable, read_json, sha256_of, write_json
-from cl_bench.suite import Suite, load_suite
+from cl_bench.suite import Suite
 from cl_bench.summary import write_summary
 from cl_bench.training.loop import Processes
 
@@ -47,7 +47,8 @@ def run_experiment(
     Everything that can be wrong with the input is found before the first batch (UserError).
     """
     runs = resolve_runs(config, only)
-    suite, examples, model_path = _check_input(config, runs, engine, allow_code, reporter)
+    checked = preflight(config, runs, engine, allow_code, reporter.line)
+    suite, examples, model_path = checked.suite, checked.examples, checked.model_path
     folder = results / config.name
     processes, device = _processes()
     if device.type == "cpu":
@@ -70,49 +71,6 @@ def run_experiment(
                 f"{folder}: {error}; what is complete is kept: run the same command to go on"
             ) from error
     return folder
-
-
-def _check_input(
-    config: ExperimentConfig,
-    runs: Sequence[RunSpec],
-    engine: Engine,
-    allow_code: bool,
-    reporter: Reporter,
-) -> tuple[Suite, dict[tuple[str, int], Sequence[Example]], str | Path]:
-    """Tasks, data, examples and model, with the faults of all in one message."""
-    faults: list[str] = []
-    if fault := model_path_fault(config.model.source):
-        faults.append(fault)
-    suite = None
-    examples: dict[tuple[str, int], Sequence[Example]] = {}
-    try:
-        suite = load_suite(config, engine, allow_code)
-        for warning in sandbox_warnings(suite.leaves):
-            reporter.line(warning)
-        examples = _training_examples(config, suite)
-    except UserError as error:
-        faults += error.faults
-    if faults or suite is None:
-        raise UserError(faults)
-    return suite, examples, resolve_model_path(config.model.source, reporter.line)
-
-
-def _training_examples(
-    config: ExperimentConfig, suite: Suite
-) -> dict[tuple[str, int], Sequence[Example]]:
-    faults: list[str] = []
-    examples: dict[tuple[str, int], Sequence[Example]] = {}
-    for stage in config.stages:
-        name = canonical_name(stage.task)
-        for seed in config.seeds:
-            try:
-                examples[name, seed] = training_examples(suite.stage_tasks[name], stage.limit, seed)
-            except UserError as error:
-                faults += error.faults
-                break
-    if faults:
-        raise UserError(faults)
-    return examples
 
 
 def _processes() -> tuple[Processes, torch.device]:
@@ -164,21 +122,15 @@ def _adopt_runs(work: Workplace, runs: Sequence[RunSpec], folder: Path) -> None:
     faults: list[str] = []
     for run in runs:
         place = RunFolder(folder / run.slug / f"seed-{run.seed}")
-        order = _position(work.config, run.label)
         try:
             place.adopt(
                 resolved_config(work.config, run, folder),
-                {"label": run.label, "order": order, **record},
+                {"label": run.label, "order": run.order, **record},
             )
         except UserError as error:
             faults += error.faults
     if faults:
         raise UserError(faults)
-
-
-def _position(config: ExperimentConfig, label: str) -> int:
-    labels = list(dict.fromkeys(run.label for run in resolve_runs(config)))
-    return labels.index(label)
 
 
 def portable_model(config: ExperimentConfig, folder: Path) -> dict[str, Any]:

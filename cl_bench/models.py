@@ -83,28 +83,42 @@ def load_model(
     unavailable device, no EOS token.
     """
     import torch
+    from transformers import AutoModelForCausalLM
 
     if dtype not in DTYPES:
         raise UserError(f"model.dtype: unknown dtype '{dtype}'{nearest(dtype, DTYPES)}")
     target = _device(device)
-    model, tokenizer = _from_pretrained(path, getattr(torch, dtype))
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"model.path: the tokenizer of '{path}' has no EOS token to end answers")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer = load_tokenizer(path)
+    name, revision = split_revision(str(path))
+    with _loading(path), _without_progress_bars():
+        model = AutoModelForCausalLM.from_pretrained(
+            name, revision=revision, dtype=getattr(torch, dtype)
+        )
     _make_greedy(model)
     return model.to(target), tokenizer
 
 
-def _from_pretrained(path: str | Path, dtype: Any) -> tuple[Any, Any]:
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, with a padding token. Raises UserError as `load_model` does."""
+    from transformers import AutoTokenizer
 
     name, revision = split_revision(str(path))
+    with _loading(path), _without_progress_bars():
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"model.path: the tokenizer of '{path}' has no EOS token to end answers")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+@contextmanager
+def _loading(path: str | Path) -> Iterator[None]:
+    """Turns what transformers raises for a model that cannot be had into one line."""
+    from safetensors import SafetensorError
+
     try:
-        with _without_progress_bars():
-            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-            model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype)
+        yield
     except ImportError as error:  # a tokenizer that needs sentencepiece, tiktoken, ...
         package = error.name or _first_line(error)
         raise missing_dependency(f"model.path: '{path}'", package) from error
@@ -112,7 +126,6 @@ def _from_pretrained(path: str | Path, dtype: Any) -> tuple[Any, Any]:
         hint = "" if Path(path).is_dir() else " (neither a local folder nor had from the hub)"
         message = f"model.path: cannot load '{path}'{hint}: {_first_line(error)}"
         raise UserError(message) from error
-    return model, tokenizer
 
 
 @contextmanager

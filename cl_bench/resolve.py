@@ -67,6 +67,8 @@ class RunSpec:
     slug: str
     seed: int
     stages: tuple[StageSpec, ...]
+    order: int = 0
+    """Position of its method in `methods:`; reports list runs by it."""
 
 
 def resolve_file(
@@ -86,9 +88,9 @@ def resolve_runs(config: ExperimentConfig, only: Sequence[str] = ()) -> list[Run
     `only` keeps the methods with these labels or names. Raises UserError with every fault.
     """
     problems: list[str] = []
-    entries = _entries(config, only, problems)
+    entries = _entries(config, problems)
     runs: list[RunSpec] = []
-    for label, per_stage in entries:
+    for order, (label, per_stage) in enumerate(entries):
         stages = []
         for index, (stage, entry) in enumerate(zip(config.stages, per_stage, strict=True), 1):
             spec = _resolve_stage(config, index, stage, entry, problems)
@@ -96,16 +98,18 @@ def resolve_runs(config: ExperimentConfig, only: Sequence[str] = ()) -> list[Run
                 stages.append(spec)
         if len(stages) == len(config.stages):
             scheduled = tuple(stages[0].build_method().schedule(stages))
-            runs += [RunSpec(label, slug(label), seed, scheduled) for seed in config.seeds]
-    _check_stage_keys(config, _entries(config, (), []), problems)
+            runs += [RunSpec(label, slug(label), seed, scheduled, order) for seed in config.seeds]
+    _check_stage_keys(config, entries, problems)
+    labels = [label for label, _ in entries]
+    unknown = [name for name in only if slug(name) not in {slug(label) for label in labels}]
+    problems += [f"--method {name}: not in methods:{nearest(name, labels)}" for name in unknown]
     if problems:
         raise UserError(list(dict.fromkeys(problems)))
-    return runs
+    wanted = {slug(name) for name in only}
+    return [run for run in runs if not wanted or run.slug in wanted]
 
 
-def _entries(
-    config: ExperimentConfig, only: Sequence[str], problems: list[str]
-) -> list[tuple[str, list[MethodEntry]]]:
+def _entries(config: ExperimentConfig, problems: list[str]) -> list[tuple[str, list[MethodEntry]]]:
     """(label, one entry per stage) for each run; `ori` is not a run."""
     if config.methods is None:
         own = [_stage_entry(stage, i, problems) for i, stage in enumerate(config.stages)]
@@ -121,10 +125,6 @@ def _entries(
         same = [name for name in labels if slug(name) == label]
         if len(same) > 1:
             problems.append(f"methods: {' and '.join(same)}: give each its own label:")
-    if only:
-        unknown = [name for name in only if slug(name) not in {slug(label) for label in labels}]
-        problems += [f"--method {name}: not in methods:{nearest(name, labels)}" for name in unknown]
-        found = [item for item in found if slug(item[0]) in {slug(name) for name in only}]
     return found
 
 

@@ -18,11 +18,18 @@ def plan(
         None, min=1e-6, help="Sustained 10^12 FLOP/s of the machine: print hours too."
     ),
 ) -> None:
-    """Print what would run: memory, FLOPs, disk, every stage, where each value comes from."""
+    """Print what would run: memory, FLOPs, disk, every stage, where each value comes from.
+
+    What `run` would refuse is refused here too, as far as model and data are on this machine.
+    """
+    from cl_bench.plan_checks import plan_checks
     from cl_bench.report.plan import plan_text
     from cl_bench.resolve import resolve_file
 
-    print(plan_text(*resolve_file(config, override, method), card, tflops))
+    loaded, runs = resolve_file(config, override, method)
+    print(plan_text(loaded, runs, card, tflops), flush=True)
+    for line in plan_checks(loaded, runs):
+        print(line)
 
 
 def tasks(

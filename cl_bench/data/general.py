@@ -23,7 +23,7 @@ from cl_bench.data.sources import (
     read_jsonl,
     resolve_data_root,
 )
-from cl_bench.errors import UserError
+from cl_bench.errors import Absent, UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -89,8 +89,10 @@ def bbh_with_examples(
     path = resolve_data_root(data_root) / "general/bbh/dev.jsonl"
     if not path.is_file():
         raise UserError(
-            f"{path}: not found; BBH's worked examples stand there and are not on the Hub: get "
-            "them with `cl-bench data get general` or name their folder with `-o data_root=...`"
+            Absent(
+                f"{path}: not found; BBH's worked examples stand there and are not on the Hub: get "
+                "them with `cl-bench data get general` or name their folder with `-o data_root=...`"
+            )
         )
     fields = {"task": TEXT, "cot_prompt": TEXT}
     key = ("task", problem)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cl_bench.data.sources import Field, Row, read_jsonl, resolve_data_root, text_dataset
-from cl_bench.errors import UserError
+from cl_bench.errors import Absent, UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -47,10 +47,12 @@ def general_split(
     try:
         dataset: Dataset = load_dataset(**hub)
     except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else "no reason"
         raise UserError(
-            f"{path}: not found, and the Hub's {hub['path']} could not be read "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason'}"
-            "); get it with `cl-bench data get general` or name its folder with "
-            "`-o data_root=...`"
+            Absent(
+                f"{path}: not found, and the Hub's {hub['path']} could not be read "
+                f"({type(error).__name__}: {reason}); get it with `cl-bench data get general` or "
+                "name its folder with `-o data_root=...`"
+            )
         ) from error
     return dataset.select_columns(list(columns))

@@ -196,7 +196,7 @@ def _load_into(suite: Suite, manager: Any, name: str, spec: str | dict[str, Any]
     try:
         loaded = manager.load([spec])
     except UserError as error:
-        return [f"{name}: {fault}" for fault in error.faults]
+        return [type(fault)(f"{name}: {fault}") for fault in error.faults]
     except Exception as error:
         return [f"{name}: could not be loaded ({_one_line(error)})"]
     if twice := sorted(suite.tasks.keys() & loaded["tasks"].keys()):

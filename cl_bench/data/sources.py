@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cl_bench.errors import UserError
+from cl_bench.errors import Absent, UserError
 from cl_bench.resources import user_cache
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def json_splits(
 
 def _missing(path: Path, folder: str) -> str:
     suite = Path(folder).parts[0]
-    return (
+    return Absent(
         f"{path}: not found; get it with `cl-bench data get {suite}`, or name the folder that "
         f"holds {folder}/ with `-o data_root=...` (or CL_BENCH_DATA_ROOT)"
     )

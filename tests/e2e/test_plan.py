@@ -116,8 +116,8 @@ def test_what_is_kept_of_the_base_model_is_shown(bench: Bench) -> None:
 
 def test_an_unknown_model_is_said_and_the_rest_goes_on(bench: Bench) -> None:
     bench.write_config(model={"path": "./nowhere"})
-    code, out, _ = bench.run("plan", str(bench.config))
-    assert code == 0
+    code, out, err = bench.run("plan", str(bench.config))
+    assert code == 2 and "model.path: there is no folder" in err
     assert "memory, work and disk: not known: model.path: there is no folder" in out
     assert "stage 2: trace_numglue_ds, 2 epochs" in out and "\n| " not in out
 

@@ -1,0 +1,38 @@
+"""The questions of `preflight`, as far as `cl-bench plan` can ask them: it fetches nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cl_bench.config import ExperimentConfig
+from cl_bench.data.tasks import unknown_task
+from cl_bench.errors import Absent, UserError
+from cl_bench.evaluation.choice import Engine
+from cl_bench.model_shapes import model_file
+from cl_bench.models import model_path_fault
+from cl_bench.resolve import RunSpec
+
+
+def plan_checks(config: ExperimentConfig, runs: Sequence[RunSpec]) -> list[str]:
+    """What `run` would refuse is refused (UserError); returns what could not be looked at here.
+
+    Fetches nothing. A model or data that is not on this machine yet is no fault of the config:
+    without them only the names of the tasks are checked.
+    """
+    names = [stage.task for stage in config.stages]
+    if faults := [fault for name in names if (fault := unknown_task(name, config.task_paths))]:
+        raise UserError(faults)
+    if model_path_fault(config.model.source) is None and not model_file(
+        config.model, "config.json"
+    ):
+        return [f"not checked: {config.model.source} is not on this machine"]
+    from cl_bench.preflight import preflight
+
+    warnings: list[str] = []
+    try:
+        preflight(config, runs, Engine("cl-bench", {}), allow_code=True, say=warnings.append)
+    except UserError as error:
+        if not all(isinstance(fault, Absent) for fault in error.faults):
+            raise
+        return [f"not checked: {fault}" for fault in error.faults]
+    return warnings

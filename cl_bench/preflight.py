@@ -1,0 +1,89 @@
+"""What can be found wrong before anything is paid for: `plan` and `run` ask the same questions.
+
+Loading the tasks, their data and the tokenizer takes seconds, no weights and no accelerator. Each
+check is a function from `Preflight` to its faults; all faults come in one message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cl_bench.config import ExperimentConfig
+from cl_bench.data.examples import Example, training_examples
+from cl_bench.data.tasks import canonical_name
+from cl_bench.errors import UserError
+from cl_bench.evaluation.choice import Engine
+from cl_bench.evaluation.code import sandbox_warnings
+from cl_bench.models import load_tokenizer, model_path_fault, resolve_model_path
+from cl_bench.resolve import RunSpec
+from cl_bench.suite import Suite, load_suite
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What the checks look at, and afterwards what the run starts from."""
+
+    config: ExperimentConfig
+    runs: Sequence[RunSpec]
+    suite: Suite
+    examples: Mapping[tuple[str, int], Sequence[Example]]
+    """Training examples by (task, seed)."""
+    model_path: str | Path
+    tokenizer: Any
+    say: Callable[[str], None]
+    """Prints a line that is a warning, not a fault."""
+
+
+Check = Callable[[Preflight], Iterable[str]]
+CHECKS: tuple[Check, ...] = ()
+"""In the order in which their faults are listed."""
+
+
+def preflight(
+    config: ExperimentConfig,
+    runs: Sequence[RunSpec],
+    engine: Engine,
+    allow_code: bool = False,
+    say: Callable[[str], None] = print,
+) -> Preflight:
+    """Tasks, data, examples, model and tokenizer, checked. Raises UserError with every fault."""
+    faults: list[str] = []
+    if fault := model_path_fault(config.model.source):
+        faults.append(fault)
+    suite = None
+    examples: dict[tuple[str, int], Sequence[Example]] = {}
+    try:
+        suite = load_suite(config, engine, allow_code)
+        for warning in sandbox_warnings(suite.leaves):
+            say(warning)
+        examples = _training_examples(config, suite)
+    except UserError as error:
+        faults += error.faults
+    if faults or suite is None:
+        raise UserError(faults)
+    path = resolve_model_path(config.model.source, say)
+    found = Preflight(config, runs, suite, examples, path, load_tokenizer(path), say)
+    if faults := list(dict.fromkeys(fault for check in CHECKS for fault in check(found))):
+        raise UserError(faults)
+    return found
+
+
+def _training_examples(
+    config: ExperimentConfig, suite: Suite
+) -> dict[tuple[str, int], Sequence[Example]]:
+    faults: list[str] = []
+    examples: dict[tuple[str, int], Sequence[Example]] = {}
+    for stage in config.stages:
+        name = canonical_name(stage.task)
+        for seed in config.seeds:
+            try:
+                examples[name, seed] = training_examples(suite.stage_tasks[name], stage.limit, seed)
+            except UserError as error:
+                faults += error.faults
+                break
+    if faults:
+        raise UserError(faults)
+    return examples
