@@ -31,9 +31,11 @@ def cost_lines(
         return
     yield "\nMemory of one process in GB (10^9 bytes), in the stage that needs most\n"
     yield from table(_MEMORY, [_memory_row(label, runs, cards) for label, runs in costs.items()])
+    yield ""
     yield from _memory_notes([stage for runs in costs.values() for stage in runs[0]], cards)
     yield "\nWork and disk (stage, state, all: GB)\n"
     yield from table(_WORK, [_work_row(label, runs, shapes) for label, runs in costs.items()])
+    yield ""
     yield from _WORK_NOTES
     yield (
         f"predictions/: on top, some {RECORD_BYTES} bytes a document and {TOKEN_BYTES} a generated "

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, Literal
+
+from rich.cells import cell_len
 
 from cl_bench.metrics.uncertainty import Comparison
 
@@ -19,15 +22,22 @@ class Column:
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Lines of a Markdown table, padded so that it also reads well as plain text."""
-    texts = [[column.title for column in columns], *rows]
-    widths = [max(len(row[i]) for row in texts) for i in range(len(columns))]
+    """Lines of a Markdown table, padded so that it also reads well as plain text.
+
+    Cells may hold any text: pipes are escaped and line ends become spaces. Every rule has three
+    dashes at least, without which some readers see no table.
+    """
+    texts = [[_cell(text) for text in row] for row in ([c.title for c in columns], *rows)]
+    widths = [
+        max(3 if column.align == "left" else 4, *(cell_len(row[i]) for row in texts))
+        for i, column in enumerate(columns)
+    ]
 
     def line(cells: Sequence[str]) -> str:
-        padded = [
-            cell.ljust(width) if column.align == "left" else cell.rjust(width)
-            for cell, width, column in zip(cells, widths, columns, strict=True)
-        ]
+        padded = []
+        for cell, width, column in zip(cells, widths, columns, strict=True):
+            space = " " * (width - cell_len(cell))
+            padded.append(cell + space if column.align == "left" else space + cell)
         return f"| {' | '.join(padded)} |"
 
     yield line(texts[0])
@@ -36,8 +46,13 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Iterator[
         for width, column in zip(widths, columns, strict=True)
     ]
     yield f"| {' | '.join(rules)} |"
-    for row in rows:
+    for row in texts[1:]:
         yield line(row)
+
+
+def _cell(text: str) -> str:
+    """A text that stays within its cell: one line, every pipe escaped once."""
+    return re.sub(r"(\\*)\|", lambda found: found[1] * 2 + r"\|", " ".join(text.split()))
 
 
 def interval(compared: Comparison, scale: float = 100.0, digits: int = 2) -> list[str]:

@@ -14,6 +14,7 @@ from cl_bench.data.tokens import encode_examples
 from cl_bench.training.memory import full_cost, masked_cost
 from cl_bench.training.shapes import shapes_of
 from tests.e2e.conftest import Bench
+from tests.rendered import must_render
 from tests.tiny import byte_tokenizer, tiny_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -82,6 +83,7 @@ def test_gradient_checkpointing_is_counted_and_offered(bench: Bench) -> None:
 def test_tables_fit_a_terminal(bench: Bench, config: str) -> None:
     _, out, _ = bench.run("plan", f"configs/{config}")
     assert all(len(line) <= 100 for line in out.splitlines() if line.startswith("|"))
+    assert len(must_render(out)) in (0, 2)  # none where the shapes are not known
 
 
 def test_generals_protocol_and_limits_are_shown(bench: Bench) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Bench, fingerprints, write_task
+from tests.rendered import must_render
 
 
 def run(bench: Bench, *more: str) -> str:
@@ -56,6 +57,7 @@ def test_a_run_writes_what_the_design_says_and_reports_it(bench: Bench) -> None:
     assert list(base["trace"]) == ["trace_fomc", "trace_numglue_ds"]
     assert "| ori (base model)" in out and "| fggm" in out and "| FOMC " in out
     assert (bench.results / "report.md").read_text().strip() == out.strip()
+    assert len(must_render(out)) >= 8
 
 
 def test_a_finished_run_is_not_run_again(bench: Bench) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from markdown_it import MarkdownIt
+from rich.cells import cell_len
 
 from cl_bench.report.cells import _above
 from cl_bench.report.tables import Column, number, table
+from tests.rendered import must_render
 
 
 @pytest.mark.parametrize(
@@ -51,3 +54,26 @@ def test_above_needs_more_than_the_error(
     after: dict[str, float], reference: float, expected: str
 ) -> None:
     assert _above(after, reference, 0.0) == expected
+
+
+ODD = ["FGGM | replay", "new\nline", "a\\|b", "|", "\\", "`x|y`", "日本", "plain", "", "tab\there"]
+
+
+def test_every_table_renders_whatever_is_in_its_cells() -> None:
+    """Narrow columns (a rule of one colon is no table) and pipes, line ends, backslashes."""
+    columns = [Column("Δ"), Column("n", "left"), Column("x|y"), Column("method", "left")]
+    rows = [[odd, "1", "", odd] for odd in ODD]
+    lines = list(table(columns, rows))
+    (found,) = must_render("\n".join(lines))
+    assert [len(row) for row in found] == [4] * (len(ODD) + 1)
+    assert len({cell_len(line) for line in lines}) == 1
+    for rule in lines[1].strip("|").split("|"):
+        assert rule.count("-") >= 3
+
+
+def test_a_cell_reads_as_it_was_given() -> None:
+    for text in ("a|b", "a\\|b", "a||b"):
+        lines = "\n".join(table([Column("t", "left")], [[text]]))
+        tokens = MarkdownIt("commonmark").enable("table").parse(lines)
+        shown = [child.content for token in tokens for child in token.children or ()]
+        assert "".join(shown) == "t" + text
