@@ -1,7 +1,8 @@
 """From text to token ids, the same way for training and for scoring.
 
 A prompt gets what lm-evaluation-harness's `HFLM.tok_encode` gives it: the tokenizer's own special
-tokens, unless its text begins with the BOS (or, without one, the EOS) already.
+tokens, unless its text begins with the BOS (or, without one, the EOS) already. Those that a
+tokenizer puts behind a text (an EOS, a SEP) are left out: an answer, or a choice, comes next.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cl_bench.data.special_tokens import added_tokens
 from cl_bench.data.truncation import Truncation, instruction_and_cue, truncate_prompt
 from cl_bench.errors import UserError
 
@@ -61,10 +63,11 @@ def encode_prompts(
             Prompt(ids, len(full) - len(kept))
             for ids, full, kept in zip(with_bos, whole, cut, strict=True)
         ]
-    encoded = _encode(tokenizer, prompts)
+    texts = _own_prefix(tokenizer, prompts)
+    encoded = _encode(tokenizer, texts)
     return [
         _within(tokenizer, text, ids, max_prompt_tokens, truncation)
-        for text, ids in zip(prompts, encoded, strict=True)
+        for text, ids in zip(texts, encoded, strict=True)
     ]
 
 
@@ -80,15 +83,16 @@ def encode_pairs(
     continuation, both are encoded as one text, and the continuation is what comes after as many
     tokens as the context alone has. `trace` is `left` here: TRACE scores no choices.
     """
-    moved = [_move_spaces(context, continuation) for context, continuation in pairs]
+    given = _own_prefix(tokenizer, [context for context, _ in pairs])
+    moved = [_move_spaces(text, rest) for text, (_, rest) in zip(given, pairs, strict=True)]
     contexts = _encode(tokenizer, [context for context, _ in moved])
     wholes = _encode(tokenizer, [context + continuation for context, continuation in moved])
     alone = _encode(tokenizer, [text for context, text in pairs if not context], special=False)
     without_context = iter(alone)
     mode: Truncation = "left" if truncation == "trace" else truncation
     encoded = []
-    for (given, _), (context, _), ids, whole in zip(pairs, moved, contexts, wholes, strict=True):
-        if given:
+    for (text, _), (context, _), ids, whole in zip(pairs, moved, contexts, wholes, strict=True):
+        if text:
             prompt = _within(tokenizer, context, ids, max_prompt_tokens, mode)
             encoded.append((prompt, whole[len(ids) :]))
         else:
@@ -217,8 +221,17 @@ def _encode(tokenizer: Any, texts: Sequence[str], special: bool = True) -> list[
     encoded: dict[str, list[int]] = {}
     for add, group in groups.items():
         ids = tokenizer(group, add_special_tokens=add, return_attention_mask=False, verbose=False)
-        encoded.update(zip(group, ids["input_ids"], strict=True))
+        rows = ids["input_ids"]
+        if add and (added := added_tokens(tokenizer)).after:
+            rows = [added.without_end(row) for row in rows]
+        encoded.update(zip(group, rows, strict=True))
     return [encoded[text] for text in texts]
+
+
+def _own_prefix(tokenizer: Any, texts: Sequence[str]) -> list[str]:
+    """Texts whose own BOS stands behind spaces begin with it: one BOS is enough."""
+    added, prefix = added_tokens(tokenizer), tokenizer.decode([_prefix_token(tokenizer)])
+    return [added.own_prefix(text, prefix) for text in texts]
 
 
 def _gets_special_tokens(tokenizer: Any, text: str) -> bool:

@@ -11,6 +11,7 @@ from lm_eval import utils
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import has_bos_prefix, resolve_max_length
 
+from cl_bench.data.special_tokens import added_tokens
 from cl_bench.errors import UserError
 from cl_bench.evaluation.forward import Counters, PackedModel, evaluating
 from cl_bench.evaluation.generation import Room, generate_greedy
@@ -60,6 +61,7 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
         """
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
+        self._added = added_tokens(tokenizer)
         self.max_length = int(max_length or resolve_max_length(model.config, tokenizer))
         self.encode_prompts = encode_prompts
         self.progress = progress
@@ -99,17 +101,18 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **_: Any
     ) -> list[int]:
-        """Token ids; special tokens as the tokenizer adds them, but BOS never twice."""
+        """Token ids; special tokens as the tokenizer adds them in front, but BOS never twice."""
         prefix = self.prefix_token_id
         if add_special_tokens is None and prefix is not None:
             written = self.tokenizer.decode(prefix)
+            string = self._added.own_prefix(string, written)
             add_special_tokens = False if has_bos_prefix(string, written) else None
         return self._ids(string, add_special_tokens)
 
     def _ids(self, string: str, add_special_tokens: bool | None) -> list[int]:
         special = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
         ids: list[int] = self.tokenizer.encode(string, **special)
-        return ids
+        return ids if add_special_tokens is False else self._added.without_end(ids)
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
@@ -277,8 +280,9 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
             encoded = self.encode_prompts(texts)
         else:
             bos = self.tokenizer.bos_token
+            own = [self._added.own_prefix(text, bos or "") for text in texts]
             encoded = [
-                self._ids(text, False if has_bos_prefix(text, bos) else None) for text in texts
+                self._ids(text, False if has_bos_prefix(text, bos) else None) for text in own
             ]
         prompts = []
         for ids, rule in zip(encoded, rules, strict=True):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lm_eval.models.huggingface import HFLM
 
+from cl_bench.data.special_tokens import added_tokens
 from cl_bench.evaluation.counting import ROOM_OF_HFLM, Asked, score_counted
 from cl_bench.evaluation.engine import EncodePrompts
 
@@ -15,7 +16,8 @@ from cl_bench.evaluation.engine import EncodePrompts
 class TruncatingHFLM(HFLM):  # type: ignore[misc]
     """`HFLM` that cuts the prompts of generation requests as in training.
 
-    An empty continuation has (0.0, True), where `HFLM` fails.
+    An empty continuation has (0.0, True), where `HFLM` fails. What a tokenizer puts behind a text
+    is left out.
     """
 
     encode_prompts: EncodePrompts | None = None
@@ -23,6 +25,24 @@ class TruncatingHFLM(HFLM):  # type: ignore[misc]
     def __init__(self, pretrained: Any, **options: Any) -> None:
         super().__init__(pretrained=pretrained, **options)
         self.counters = Asked()
+        self._added = added_tokens(self.tokenizer)
+
+    def tok_encode(
+        self,
+        string: str,
+        add_special_tokens: bool | None = None,
+        left_truncate_len: int | None = None,
+        **options: Any,
+    ) -> list[int]:
+        """As `HFLM`, without an EOS behind the text and with one BOS."""
+        prefix = self.tokenizer.decode(self.prefix_token_id)
+        adds = add_special_tokens is not False
+        if add_special_tokens is None:
+            string = self._added.own_prefix(string, prefix)
+            adds = self.add_bos_token is not False and not string.startswith(prefix)
+        ids: list[int] = super().tok_encode(string, add_special_tokens, **options)
+        ids = self._added.without_end(ids) if adds else ids
+        return ids[-left_truncate_len:] if left_truncate_len else ids
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """As `HFLM`, counted."""
@@ -49,7 +69,10 @@ class TruncatingHFLM(HFLM):  # type: ignore[misc]
         truncation: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and mask [B, T], padded on the left."""
-        if self.encode_prompts is None:
+        encode = self.encode_prompts
+        if encode is None and self._added.after:
+            encode = self._encode_all
+        if encode is None:
             if left_truncate_len:
                 lengths = [len(self.tok_encode(string)) for string in strings]
                 self.counters.truncated += sum(length > left_truncate_len for length in lengths)
@@ -57,7 +80,7 @@ class TruncatingHFLM(HFLM):  # type: ignore[misc]
                 strings, padding_side, left_truncate_len, truncation
             )
             return encoded
-        rows = self.encode_prompts(strings)
+        rows = encode(strings)
         if left_truncate_len:
             self.counters.truncated += sum(len(row) > left_truncate_len for row in rows)
             rows = [row[-left_truncate_len:] for row in rows]
@@ -66,3 +89,6 @@ class TruncatingHFLM(HFLM):  # type: ignore[misc]
         ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
         return ids, mask
+
+    def _encode_all(self, strings: Sequence[str]) -> list[list[int]]:
+        return [self.tok_encode(string) for string in strings]

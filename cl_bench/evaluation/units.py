@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from cl_bench.config import TrainConfig
+from cl_bench.data.special_tokens import added_tokens
 from cl_bench.data.tokens import encode_prompts
 from cl_bench.evaluation.choice import Engine
 from cl_bench.evaluation.engine import EncodePrompts, Progress, SharedPrefixLM
@@ -113,6 +114,7 @@ def _named(what: str, progress: Progress | None) -> Progress | None:
 def _prompt_encoder(tokenizer: Any, unit: Unit) -> EncodePrompts | None:
     """How the prompts of generation requests become tokens; None: as lm-eval does it."""
     train = unit.train
+    added = added_tokens(tokenizer)
     rooms = [room for task in unit.tasks.values() if (room := _prompt_tokens(task)) is not None]
 
     def as_in_training(prompts: Sequence[str]) -> list[list[int]]:
@@ -121,7 +123,7 @@ def _prompt_encoder(tokenizer: Any, unit: Unit) -> EncodePrompts | None:
         return [prompt.ids for prompt in encoded]
 
     def cut(prompts: Sequence[str]) -> list[list[int]]:
-        return [tokenizer.encode(prompt)[-min(rooms) :] for prompt in prompts]
+        return [added.without_end(tokenizer.encode(prompt))[-min(rooms) :] for prompt in prompts]
 
     if train is not None:
         return as_in_training
