@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cl_bench.contents import adapter_bases, changed_files, model_contents, names, same_model
+from cl_bench.errors import UserError
 from cl_bench.store import (
+    MANIFEST,
     located,
     portable,
     publish_folder,
     read_json,
+    sha256_file,
     verify_folder,
     write_json,
 )
@@ -25,7 +30,8 @@ BASE = "base.json"
 def save_checkpoint(model: Any, tokenizer: Any, folder: Path, base: str) -> None:
     """Write an ordinary Hugging Face folder, or a PEFT adapter and where its base is, atomically.
 
-    `base` is the config's `model.path`, or the folder of an earlier stage's checkpoint.
+    `base` is the config's `model.path`, or the folder of an earlier stage's checkpoint; its
+    checksums are kept beside its place.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
     if temporary.exists():
@@ -34,7 +40,7 @@ def save_checkpoint(model: Any, tokenizer: Any, folder: Path, base: str) -> None
     model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
     if is_adapter(model):
-        write_json(temporary / BASE, {"base": portable(base, folder)})
+        write_json(temporary / BASE, {"base": portable(base, folder), **base_contents(base)})
     publish_folder(temporary, folder)
 
 
@@ -45,11 +51,58 @@ def is_adapter(model: Any) -> bool:
     return isinstance(model, PeftModel)
 
 
+def base_contents(base: str) -> dict[str, Any]:
+    """What identifies an adapter's base: `files` or `commit` of a model, or of a checkpoint of ours
+    its `fingerprint`, the checksum of its manifest."""
+    manifest = Path(base) / MANIFEST
+    if manifest.is_file():
+        return {"fingerprint": sha256_file(manifest)}
+    return model_contents(base)
+
+
 def adapter_base(folder: Path) -> str | None:
-    """What the adapter in `folder` belongs to; None if the folder holds a whole model."""
+    """What the adapter in `folder` belongs to; None if the folder holds a whole model.
+
+    The base is looked for where it was, and where the experiment has its model now; the first that
+    has the recorded checksums is taken. Raises UserError when none has.
+    """
     if not (folder / BASE).is_file():
         return None
-    return located(read_json(folder / BASE)["base"], folder)
+    record = read_json(folder / BASE)
+    recorded = located(record["base"], folder)
+    places = list(dict.fromkeys(adapter_bases(folder, recorded)))
+    if not record.keys() - {"base"} and not Path(recorded).is_absolute():
+        # An older version, which wrote some paths as they were: the folder that the experiment
+        # has under that name, not one of the current folder.
+        end = Path(recorded).parts
+        places.sort(key=lambda place: not _ends_with(Path(place), end))
+    faults = []
+    for place in places:
+        fault = _base_fault(place, record)
+        if fault is None:
+            return place
+        faults.append(fault)
+    raise UserError(
+        f"{folder}: the model that this adapter was trained on is not there: {'; '.join(faults)}. "
+        "Put it back, or give its new place as model.path: of the config and run that again"
+    )
+
+
+def _ends_with(folder: Path, end: tuple[str, ...]) -> bool:
+    return folder.is_absolute() and folder.is_dir() and folder.parts[-len(end) :] == end
+
+
+def _base_fault(place: str, record: Mapping[str, Any]) -> str | None:
+    """Why the model at `place` is not the one of the record, or None; older records have a name."""
+    if Path(place).is_absolute() and not Path(place).is_dir():
+        return f"{place} does not exist"
+    found = base_contents(place)
+    if "fingerprint" in record:
+        same = found.get("fingerprint") == record["fingerprint"]
+        return None if same else f"{place} is not that checkpoint ({MANIFEST} differs)"
+    if same_model(record, found) is False:
+        return f"{place} has other weights ({names(changed_files(record, found))})"
+    return None
 
 
 def load_checkpoint(

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from cl_bench.config import ExperimentConfig
 from cl_bench.errors import UserError, nearest
+from cl_bench.quickstart import QUICKSTART_MODEL
 from cl_bench.resources import resource
 
 
@@ -35,10 +36,19 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
     """
     file = find_config(path)
     data = _merge(_read_with_parents(file, ()), _parse_overrides(overrides, file))
+    data = _absolute_model(data)
     try:
         return ExperimentConfig.model_validate(data)
     except ValidationError as error:
         raise UserError(faults(error, ExperimentConfig, str(file))) from None
+
+
+def _absolute_model(data: dict[str, Any]) -> dict[str, Any]:
+    """A model that lies in the current folder only: found by every later command all the same."""
+    model = data.get("model")
+    if isinstance(model, dict) and isinstance(model.get("path"), str):
+        return {**data, "model": {**model, "path": _model_path(model["path"], Path.cwd())}}
+    return data
 
 
 def _read_with_parents(file: Path, children: tuple[Path, ...]) -> dict[str, Any]:
@@ -75,12 +85,25 @@ def _absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     if isinstance(data.get("task_paths"), list):
         data["task_paths"] = [str((folder / str(path)).resolve()) for path in data["task_paths"]]
     model = data.get("model")
-    if isinstance(model, dict) and str(model.get("path", "")).startswith(("./", "../")):
-        data["model"] = {**model, "path": str((folder / model["path"]).resolve())}
+    if isinstance(model, dict) and isinstance(model.get("path"), str):
+        data["model"] = {**model, "path": _model_path(model["path"], folder)}
     for key in ("methods", "stages"):
         if isinstance(data.get(key), list):
             data[key] = [_absolute_method_file(entry, folder) for entry in data[key]]
     return data
+
+
+def _model_path(path: str, folder: Path) -> str:
+    """A folder beside the file where there is one; else a hub id, or a fault that names the path.
+
+    What begins with a dot or `~` can be no hub id.
+    """
+    if path == QUICKSTART_MODEL or not path.strip():
+        return path
+    beside = folder / Path(path).expanduser()
+    if beside.is_dir() or path.startswith(("./", "../", "~")) or path in (".", ".."):
+        return str(beside.resolve())
+    return path
 
 
 def _absolute_method_file(entry: Any, folder: Path) -> Any:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 
 from cl_bench.config import ExperimentConfig
-from cl_bench.data.examples import Example
+from cl_bench.contents import model_contents
+from cl_bench.data.examples import Example, training_examples
 from cl_bench.data.tasks import canonical_name
 from cl_bench.disk import missing_bytes
 from cl_bench.errors import RunError, UserError
@@ -20,6 +20,17 @@ from cl_bench.evaluation.choice import Engine
 from cl_bench.evaluation.engines import Subject
 from cl_bench.evaluation.scores import general_mean
 from cl_bench.heap import keep_freed_memory
+from cl_bench.identity import (
+    Contents,
+    base_settings,
+    bound,
+    check_same,
+    contents,
+    of_base,
+    portable_model,
+    recorded,
+    run_settings,
+)
 from cl_bench.model_shapes import model_shapes
 from cl_bench.models import load_model
 from cl_bench.partial import drop_partial, finish_scores
@@ -28,7 +39,7 @@ from cl_bench.progress import Reporter
 from cl_bench.provenance import provenance
 from cl_bench.resolve import RunSpec, resolve_runs
 from cl_bench.stage import Workplace, run_stage, seed_everything, wait_for_everyone
-from cl_bench.store import RunFolder, locked, portable, read_json, sha256_of, write_json
+from cl_bench.store import RunFolder, locked, portable, sha256_of, write_json
 from cl_bench.suite import Suite
 from cl_bench.summary import write_summary
 from cl_bench.training.loop import Processes
@@ -60,11 +71,15 @@ def run_experiment(
         _run_all(work, runs, folder)
         return folder
     _check_disk(config, suite, folder, runs)
+    now = contents(suite, examples, model_path, reporter.line)
+    _check_identity(work, folder, now)  # before even the lock is written
     with locked(folder):
+        for line in _check_identity(work, folder, now):  # another process may have been at work
+            reporter.line(line)
         _open_experiment(config, folder)
         try:
-            _score_base(work, folder, model_path)
-            _adopt_runs(work, runs, folder)
+            now = _score_base(work, folder, model_path, now)
+            _adopt_runs(work, runs, folder, now)
             _run_all(work, runs, folder)
         except OSError as error:
             raise RunError(
@@ -103,6 +118,20 @@ def _check_disk(
         )
 
 
+def _check_identity(work: Workplace, folder: Path, now: Contents) -> list[str]:
+    """Raises UserError when the folder holds results that were made of other things than `now`.
+
+    Returns lines about what cannot be compared.
+    """
+    config, suite = work.config, work.suite
+    limits = {canonical_name(stage.task): stage.limit for stage in config.stages}
+
+    def rows(task: str, seed: int) -> Sequence[Example]:
+        return training_examples(suite.stage_tasks[task], limits[task], seed)
+
+    return check_same(folder, config, resolve_runs(config), now, rows)
+
+
 def _open_experiment(config: ExperimentConfig, folder: Path) -> None:
     """`experiment.json`: the config as read, and when it was last run."""
     data = config.model_dump(mode="json", exclude_unset=True)
@@ -116,116 +145,48 @@ def _open_experiment(config: ExperimentConfig, folder: Path) -> None:
     )
 
 
-def _adopt_runs(work: Workplace, runs: Sequence[RunSpec], folder: Path) -> None:
-    """Write every `run.json`, or refuse to mix two configs in one folder."""
-    record = provenance() | {"data": data_checksums(work.examples, work.suite)}
-    faults: list[str] = []
+def _adopt_runs(work: Workplace, runs: Sequence[RunSpec], folder: Path, now: Contents) -> None:
+    """Write the `run.json` of every run that holds no results yet, with what is there now."""
     for run in runs:
         place = RunFolder(folder / run.slug / f"seed-{run.seed}")
-        try:
-            place.adopt(
-                resolved_config(work.config, run, folder),
-                {"label": run.label, "order": run.order, **record},
-            )
-        except UserError as error:
-            faults += error.faults
-    if faults:
-        raise UserError(faults)
+        if bound(place.path):
+            continue
+        settings = run_settings(work.config, run, folder)
+        about = {"label": run.label, "order": run.order, **provenance()}
+        record = {"sha256": sha256_of(settings), "config": settings, **about}
+        names = {stage.folder for stage in run.stages}
+        for stage in place.stages():  # of a start with other stages that finished none
+            if stage.path.name not in names:
+                shutil.rmtree(stage.path)
+        write_json(place.path / "run.json", recorded(record, now))
 
 
-def portable_model(config: ExperimentConfig, folder: Path) -> dict[str, Any]:
-    """The model section with a local path made relative, so that results can be moved."""
-    path = portable(config.model.path, folder.resolve())
-    return config.model.model_dump(mode="json") | {"path": path}
+def _score_base(work: Workplace, folder: Path, model_path: str | Path, now: Contents) -> Contents:
+    """The base model's row (ORI): every stage task and General, once per experiment.
 
-
-def resolved_config(config: ExperimentConfig, run: RunSpec, folder: Path) -> dict[str, Any]:
-    """Everything that decides this run's numbers; where the data lies does not."""
-    evaluation = config.eval.model_dump(mode="json")
-    evaluation["general"] = {"after": config.eval.general.after, **config.eval.general.settings()}
-    unscored = [canonical_name(stage.task) for stage in config.stages if not stage.score]
-    return {
-        "experiment": config.name,
-        "label": run.label,
-        "seed": run.seed,
-        "model": portable_model(config, folder),
-        "eval": {key: value for key, value in evaluation.items() if value is not None},
-        **({"unscored": unscored} if unscored else {}),
-        "stages": [
-            {
-                "index": stage.index,
-                "tasks": list(stage.tasks),
-                "start": stage.start,
-                "epochs": stage.epochs,
-                "limit": stage.limit,
-                "test_limit": config.stages[stage.index - 1].test_limit,
-                "method": [
-                    {part.method.name: part.options.model_dump(mode="json", by_alias=True)}
-                    for part in stage.parts
-                ],
-                "train": stage.train.model_dump(mode="json"),
-                "origins": dict(stage.origins),
-            }
-            for stage in run.stages
-        ],
-    }
-
-
-def data_checksums(
-    examples: Mapping[tuple[str, int], Sequence[Example]], suite: Suite
-) -> dict[str, dict[str, str]]:
-    """sha256 of the training prompts and answers and of the scored documents, by task."""
-    checksums: dict[str, dict[str, str]] = {}
-    for (task, seed), items in examples.items():
-        rows = [[item.prompt, item.answer] for item in items]
-        checksums.setdefault(task, {})[f"train (seed {seed})"] = sha256_of(rows)
-    leaves = suite.leaves
-    for task, documents in suite.documents.items():
-        source = leaves[task]
-        scored = [str(source.eval_docs[i]) for i in documents]
-        checksums.setdefault(task, {})["test"] = sha256_of(scored)
-    return checksums
-
-
-def _score_base(work: Workplace, folder: Path, model_path: str | Path) -> None:
-    """The base model's row (ORI): every stage task and General, once per experiment."""
+    Returns `now`, with the weights of a hub model that had to be fetched first.
+    """
     config, place = work.config, folder / "base"
-    settings = base_settings(config, folder)
-    file = place / "scores.json"
-    if file.is_file():
-        if read_json(file)["settings"] != settings:
-            raise UserError(
-                f"{file}: was scored with other settings; use another name: or delete {place}"
-            )
+    if (place / "scores.json").is_file():
         drop_partial(place)
-        return
+        return now
+    settings = base_settings(config, folder)
     seed_everything(0)
     model, tokenizer = load_model(model_path, config.model.dtype, str(work.device))
+    now = {**now, "model": model_contents(model_path)}
     work.reporter.scoring("base model")
     names = [] if config.eval.trace.after == "never" else work.suite.columns
     units = work.suite.units(names, config.eval.general.after != "never", config.train)
-    basis = {"model": settings["model"]}
+    basis = {"model": {**(now["model"] or settings["model"]), "dtype": config.model.dtype}}
     reference = work.suite.reference(place / "kl", of_base=True)
     subject = Subject(model, tokenizer, Path(model_path))
     scores = work.suite.score(subject, units, place, basis, work.reporter, reference)
     general = {**scores["general"], "mean": general_mean(scores["general"])}
     data = {"stage": 0, "trace": scores["trace"], "general": general, "probes": scores["probes"]}
-    finish_scores(place, {**data, "settings": settings, "engine": str(work.suite.engine)})
-
-
-def base_settings(config: ExperimentConfig, folder: Path) -> dict[str, Any]:
-    """What the base model's scores depend on."""
-    train = config.train
-    return {
-        "model": portable_model(config, folder),
-        "stages": [
-            [canonical_name(stage.task), stage.test_limit] for stage in config.stages if stage.score
-        ],
-        "trace_limit": config.eval.trace.limit,
-        "general": config.eval.general.settings(),
-        "probes": config.eval.probes and config.eval.probes.model_dump(mode="json"),
-        "prompt": [train.max_prompt_tokens, train.max_answer_tokens, train.truncation],
-    }
+    data |= {"settings": settings, "engine": str(work.suite.engine)}
+    own = of_base(now, work.suite.columns, work.suite.general)
+    finish_scores(place, recorded(data, own))
+    return now
 
 
 def _run_all(work: Workplace, runs: Sequence[RunSpec], folder: Path) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cl_bench.checkpoints import load_checkpoint
 from cl_bench.config import ExperimentConfig, TrainConfig, slug
 from cl_bench.data.tasks import canonical_name
+from cl_bench.definitions import definition
+from cl_bench.differences import data_differences, definition_differences
 from cl_bench.errors import UserError
 from cl_bench.evaluation.choice import Engine
 from cl_bench.evaluation.code import sandbox_warnings
 from cl_bench.evaluation.engines import Subject
 from cl_bench.evaluation.scores import general_mean
 from cl_bench.heap import keep_freed_memory
+from cl_bench.identity import Contents, of_record, recorded, scored_data
 from cl_bench.partial import drop_partial, finish_scores
 from cl_bench.progress import Reporter
 from cl_bench.store import (
@@ -24,7 +28,7 @@ from cl_bench.store import (
     sha256_of,
     stage_number,
 )
-from cl_bench.suite import Suite, load_suite, scored_tasks
+from cl_bench.suite import Suite, chosen_documents, load_suite, scored_tasks
 
 
 @dataclass(frozen=True)
@@ -48,15 +52,56 @@ def rescore(experiment: Path, selection: Selection, reporter: Reporter) -> list[
     scored again, and an interrupted scoring goes on. Raises UserError when the stage was not
     trained.
     """
-    config = experiment_config(experiment, selection.data_root)
-    config, stage_names = _narrow(config, selection)
+    original = experiment_config(experiment, selection.data_root)
+    config, stage_names = _narrow(original, selection)
     suite = load_suite(config, selection.engine, selection.allow_code)
     for warning in sandbox_warnings(suite.leaves):
         reporter.line(warning)
-    written = []
-    for run in find_runs(experiment, selection.method, selection.seed):
-        written.append(_score_run(run, config, suite, stage_names, selection, reporter))
-    return written
+    runs = find_runs(experiment, selection.method, selection.seed)
+    now = _contents(original, suite, stage_names)
+    others = _other_rows(experiment, runs, now, selection)
+    for line in others:
+        reporter.line(f"{line}: scored and recorded as such")
+    return [
+        _score_run(run, config, suite, stage_names, selection, reporter, others) for run in runs
+    ]
+
+
+def _contents(original: ExperimentConfig, suite: Suite, stage_names: Sequence[str]) -> Contents:
+    """Of what is scored: the rows that the run's own limits choose, whatever `--limit` says."""
+    stages = {name: suite.stage_tasks[name] for name in stage_names}
+    wanted = set(original.eval.general.tasks)
+    general = {name: members for name, members in suite.general.items() if name in wanted}
+    documents = chosen_documents(original, stages, general)
+    tasks = {name: definition({name: task}) for name, task in stages.items()}
+    tasks |= {name: definition(members) for name, members in suite.general.items()}
+    return {"tasks": tasks, "data": scored_data(suite.leaves, documents)}
+
+
+def _other_rows(
+    experiment: Path, runs: Sequence[RunFolder], now: Contents, selection: Selection
+) -> list[str]:
+    """Lines about rows that differ from the runs', which an explicit `--data-root` may.
+
+    Raises UserError for task definitions that differ, and for rows without that option.
+    """
+    faults: dict[str, None] = {}
+    rows: dict[str, None] = {}
+    for run in runs:
+        record = of_record(read_json(run.path / "run.json"))
+        faults |= dict.fromkeys(definition_differences(record, now))
+        rows |= dict.fromkeys(data_differences(record, now))
+    if selection.data_root is None:
+        faults |= rows
+    if faults:
+        raise UserError(
+            [
+                *(f"{experiment}: {text} (since the run)" for text in faults),
+                f"{experiment}: its stages were scored otherwise: put back what differs, or name "
+                "other rows with --data-root",
+            ]
+        )
+    return list(rows)
 
 
 def experiment_config(experiment: Path, data_root: Path | None = None) -> ExperimentConfig:
@@ -101,6 +146,7 @@ def _score_run(
     stage_names: list[str],
     selection: Selection,
     reporter: Reporter,
+    other_rows: Sequence[str],
 ) -> Path:
     import torch
 
@@ -108,8 +154,8 @@ def _score_run(
     if folder is None or not folder.trained:
         there = [stage_number(s.path.name) for s in run.stages() if s.trained]
         raise UserError(f"{run.path}: stage {selection.stage} has no checkpoint (there: {there})")
-    stages = read_json(run.path / "run.json")["config"]["stages"]
-    train = TrainConfig.model_validate(stages[selection.stage - 1]["train"])
+    resolved = read_json(run.path / "run.json")["config"]
+    train = TrainConfig.model_validate(resolved["stages"][selection.stage - 1]["train"])
     units = suite.units(stage_names, True, train)
     basis = {"checkpoint": folder.fingerprint()}
     settings = {
@@ -127,12 +173,18 @@ def _score_run(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         keep_freed_memory()
-    model, tokenizer = load_checkpoint(folder.checkpoint, config.model.dtype, device, adapters=True)
+    dtype = resolved["model"]["dtype"]
+    model, tokenizer = load_checkpoint(folder.checkpoint, dtype, device, adapters=True)
     reporter.scoring(f"{run.path.parent.name}, stage {selection.stage}")
     reference = suite.reference(folder.base / "kl")
     subject = Subject(model, tokenizer, folder.checkpoint)
     scores = suite.score(subject, units, place, basis, reporter, reference)
     general = {**scores["general"], "mean": general_mean(scores["general"])}
-    result = {"stage": selection.stage, **scores, "general": general}
-    finish_scores(place, {**result, "settings": settings})
+    result = {"stage": selection.stage, **scores, "general": general, "settings": settings}
+    if other_rows:
+        result["other_rows"] = list(other_rows)
+    documents = {leaf: unit.documents[leaf] for unit in units for leaf in unit.tasks}
+    data = scored_data(suite.leaves, documents)
+    tasks = {unit.name: definition(unit.tasks) for unit in units}
+    finish_scores(place, recorded(result, {"tasks": tasks, "data": data}))
     return place / "scores.json"

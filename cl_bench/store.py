@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,52 +169,24 @@ class RunFolder:
         found = [path for path in self.path.glob("stage-*") if path.is_dir()]
         return [StageFolder(path) for path in sorted(found, key=lambda p: stage_number(p.name))]
 
-    def adopt(self, resolved: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-        """Write `run.json`, or check that the run already here has the same resolved config."""
-        file = self.path / "run.json"
-        if not file.is_file():
-            write_json(file, {"sha256": sha256_of(resolved), "config": resolved, **record})
-            return
-        before = read_json(file)
-        if before["sha256"] != sha256_of(resolved):
-            changed = ", ".join(differing_keys(before["config"], resolved)) or "(details)"
-            raise UserError(
-                f"{file}: was started with another config; changed: {changed}. "
-                "Use another name:, restore the config, or delete that folder"
-            )
-
 
 def portable(path: str, folder: Path) -> str:
-    """A path as results keep it: folders relative to `folder`, hub ids as they are."""
-    return os.path.relpath(path, folder) if Path(path).is_absolute() else path
+    """A path as results keep it: a folder relative to `folder`, from a dot on; hub ids stay."""
+    given = Path(path).expanduser()
+    if not given.is_absolute() and not given.is_dir():
+        return path
+    relative = os.path.relpath(given.resolve(), folder.resolve())
+    return relative if relative.startswith(os.curdir) else f"./{relative}"
 
 
 def located(path: str, folder: Path) -> str:
     """The path that `portable` was given."""
-    return str((folder / path).resolve()) if path.startswith("..") else path
+    return str((folder / path).resolve()) if path.startswith(os.curdir) else path
 
 
 def stage_number(name: str) -> int:
     """3 for `stage-3-trace_py150`."""
     return int(name.split("-")[1])
-
-
-def differing_keys(before: Any, after: Any, prefix: str = "") -> list[str]:
-    """Dotted keys at which two JSON values differ."""
-    if isinstance(before, Mapping) and isinstance(after, Mapping):
-        keys = sorted(before.keys() | after.keys())
-        return [
-            key
-            for name in keys
-            for key in differing_keys(before.get(name), after.get(name), f"{prefix}{name}.")
-        ]
-    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-        return [
-            key
-            for index, pair in enumerate(zip(before, after, strict=True))
-            for key in differing_keys(*pair, f"{prefix}{index}.")
-        ]
-    return [] if before == after else [prefix.rstrip(".")]
 
 
 @contextmanager

@@ -166,7 +166,6 @@ def load_suite(config: ExperimentConfig, engine: Engine, allow_code: bool = Fals
             f"{engine} loads checkpoints: use cl-bench or hf, or -o eval.within_stage=null"
         )
     stages = {canonical_name(stage.task): stage for stage in config.stages}
-    general = config.eval.general
     if unknown := _unknown_curve_tasks(config):
         raise UserError(unknown)
     benchmarks = _benchmarks(config)
@@ -181,22 +180,32 @@ def load_suite(config: ExperimentConfig, engine: Engine, allow_code: bool = Fals
     fewer = within.limit if within else None
     if faults := code_faults(loaded.tasks, allow_code):
         raise UserError(faults)
-    documents: dict[str, Sequence[int]] = {}
-    curve: dict[str, Sequence[int]] = {}
-    members: dict[str, dict[str, Any]] = {}
-    for name, task in benchmarks.items():
-        members[name] = {leaf: loaded.tasks[leaf] for leaf in loaded.members[task]}
-        limit = general.documents_of(name)
-        documents |= stratified_documents(members[name], limit)
-        curve |= stratified_documents(members[name], fewer or limit)
-    for name, stage in stages.items():
-        if not stage.score:
-            continue
-        limit = stage.test_limit or config.eval.trace.limit
-        documents[name] = sample_documents(loaded.tasks[name], limit, DOCUMENT_SEED)
-        curve[name] = sample_documents(loaded.tasks[name], fewer or limit, DOCUMENT_SEED)
     tasks = {name: loaded.tasks[name] for name in stages}
+    members = {
+        name: {leaf: loaded.tasks[leaf] for leaf in loaded.members[task]}
+        for name, task in benchmarks.items()
+    }
+    documents = chosen_documents(config, tasks, members)
+    curve = chosen_documents(config, tasks, members, fewer)
     return Suite(tasks, members, documents, curve, engine, config.eval.probes)
+
+
+def chosen_documents(
+    config: ExperimentConfig,
+    stage_tasks: Mapping[str, Any],
+    general: Mapping[str, Mapping[str, Any]],
+    at_most: int | None = None,
+) -> dict[str, Sequence[int]]:
+    """Document ids by leaf task, as the config's limits say, or another limit."""
+    found: dict[str, Sequence[int]] = {}
+    for name, members in general.items():
+        found |= stratified_documents(members, at_most or config.eval.general.documents_of(name))
+    for stage in config.stages:
+        name = canonical_name(stage.task)
+        if stage.score and name in stage_tasks:
+            limit = at_most or stage.test_limit or config.eval.trace.limit
+            found[name] = sample_documents(stage_tasks[name], limit, DOCUMENT_SEED)
+    return found
 
 
 def _benchmarks(config: ExperimentConfig) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,10 +16,7 @@ from cl_bench.evaluation.engines import Subject, counted, opened, requests_of
 from cl_bench.evaluation.guard import untouched
 from cl_bench.evaluation.harness import TaskResult, evaluate_tasks, group_json
 from cl_bench.evaluation.probing import Reference, probe_tasks
-from cl_bench.store import sha256_of
-
-WHERE_DATA_LIES = ("dataset_path", "dataset_name", "dataset_kwargs", "data_root", "config_source")
-"""Keys of a task's definition, or of its metadata, that hold paths."""
+from cl_bench.identity import scoring_depends_on
 
 
 @dataclass(frozen=True)
@@ -60,18 +56,10 @@ class Unit:
         Where data lies is no part.
         """
         train = self.train
-        return {
-            "documents": sha256_of(
-                {
-                    name: [[i, str(task.eval_docs[i])] for i in self.documents[name]]
-                    for name, task in self.tasks.items()
-                }
-            ),
-            "shots": sha256_of({name: _shots(task) for name, task in self.tasks.items()}),
-            "tasks": sha256_of({name: _definition(task) for name, task in self.tasks.items()}),
-            "prompt": train
-            and [train.max_prompt_tokens, train.max_answer_tokens, train.truncation],
-        }
+        prompt = None
+        if train is not None:
+            prompt = [train.max_prompt_tokens, train.max_answer_tokens, train.truncation]
+        return scoring_depends_on(self.tasks, self.documents, prompt)
 
 
 @contextmanager
@@ -136,16 +124,3 @@ def _prompt_tokens(task: Any) -> int | None:
     if window is None or task.OUTPUT_TYPE != "generate_until":
         return None
     return int(window) - int(task.config.generation_kwargs["max_gen_toks"])
-
-
-def _shots(task: Any) -> list[str]:
-    """The documents that few-shot examples are drawn from; none for tasks without shots."""
-    return [str(doc) for doc in task.fewshot_docs()] if task.config.num_fewshot else []
-
-
-def _definition(task: Any) -> str:
-    """What the YAML says, functions by their source and without their addresses in memory."""
-    config = {k: v for k, v in task.dump_config().items() if k not in WHERE_DATA_LIES}
-    metadata = config.pop("metadata", None) or {}
-    metadata = {k: v for k, v in metadata.items() if k not in WHERE_DATA_LIES}
-    return re.sub(r" at 0x[0-9a-f]+", "", str(sorted({**config, "metadata": metadata}.items())))

@@ -41,7 +41,7 @@ def test_protocols_are_recorded_reported_and_never_mixed(bench):
     general(bench, limit={"piqa": 4})
     code, _, err = bench.run("run", bench.config)
     assert code == 2
-    assert "was scored with other settings" in err
+    assert 'eval.general.protocol: was "opencompass-2023", is "lm-eval"' in err
 
 
 def test_the_report_says_what_was_recorded_not_what_is_installed(bench):

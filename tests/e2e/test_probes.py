@@ -75,7 +75,7 @@ def test_probes_can_be_switched_off(bench: Bench) -> None:
     assert not list(bench.results.rglob("*.probes.jsonl"))
     assert not (bench.results / "base" / "kl").exists()
     code, _, err = bench.run("run", "tiny.yaml", *SFT)
-    assert code == 2 and "other settings" in err
+    assert code == 2 and "eval.probes: was null" in err
 
 
 def test_without_texts_only_the_divergence_is_missing(bench: Bench) -> None:

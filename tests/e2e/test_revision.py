@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from cl_bench.config_file import load_config
-from cl_bench.experiment import base_settings, resolved_config
+from cl_bench.identity import base_settings, run_settings
 from cl_bench.resolve import resolve_runs
 from tests.e2e.conftest import Bench
 
@@ -25,7 +25,7 @@ def test_the_revision_is_part_of_what_a_folder_is_bound_to(bench: Bench) -> None
     config = load_config(str(bench.config))
     run = resolve_runs(config)[0]
     for record in (
-        resolved_config(config, run, bench.results),
+        run_settings(config, run, bench.results),
         base_settings(config, bench.results),
     ):
         assert record["model"]["revision"] == "v1"
