@@ -77,6 +77,9 @@ class StageConfig(Section):
     score: bool = Field(
         True, description="false: the stage only trains; its task is no column of the matrix"
     )
+    allow_unreachable: bool = Field(
+        False, description="true: run though gold answers would not get the task's full score"
+    )
     method: str | dict[str, Any] | None = Field(
         None, description="this stage's own method; only when `methods:` is absent"
     )
@@ -232,6 +235,7 @@ class ExperimentConfig(Section):
     stages: list[StageConfig] = Field(min_length=1)
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+    allow_unreachable: bool = Field(False, description="as in a stage, for all of them")
 
     @field_validator("name")
     @classmethod

@@ -76,7 +76,7 @@ def run_experiment(
     with locked(folder):
         for line in _check_identity(work, folder, now):  # another process may have been at work
             reporter.line(line)
-        _open_experiment(config, folder)
+        _open_experiment(config, folder, checked.notes)
         try:
             now = _score_base(work, folder, model_path, now)
             _adopt_runs(work, runs, folder, now)
@@ -132,8 +132,8 @@ def _check_identity(work: Workplace, folder: Path, now: Contents) -> list[str]:
     return check_same(folder, config, resolve_runs(config), now, rows)
 
 
-def _open_experiment(config: ExperimentConfig, folder: Path) -> None:
-    """`experiment.json`: the config as read, and when it was last run."""
+def _open_experiment(config: ExperimentConfig, folder: Path, notes: Sequence[str]) -> None:
+    """`experiment.json`: the config as read, when it was last run, and what was odd about it."""
     data = config.model_dump(mode="json", exclude_unset=True)
     if config.data_root is not None:
         data["data_root"] = portable(config.data_root, folder.resolve())
@@ -141,7 +141,11 @@ def _open_experiment(config: ExperimentConfig, folder: Path) -> None:
     data["model"] = portable_model(config, folder)
     write_json(
         folder / "experiment.json",
-        {"last_run": datetime.now(timezone.utc).isoformat(timespec="seconds"), "config": data},
+        {
+            "last_run": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "config": data,
+            "notes": list(notes),
+        },
     )
 
 

@@ -7,7 +7,7 @@ check is a function from `Preflight` to its faults; all faults come in one messa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from cl_bench.data.tasks import canonical_name
 from cl_bench.errors import UserError
 from cl_bench.evaluation.choice import Engine
 from cl_bench.evaluation.code import sandbox_warnings
+from cl_bench.evaluation.gold_check import check_answers
 from cl_bench.models import load_tokenizer, model_path_fault, resolve_model_path
 from cl_bench.resolve import RunSpec
 from cl_bench.suite import Suite, load_suite
@@ -35,10 +36,17 @@ class Preflight:
     tokenizer: Any
     say: Callable[[str], None]
     """Prints a line that is a warning, not a fault."""
+    notes: list[str] = field(default_factory=list)
+    """Warnings that the report repeats."""
+
+    def note(self, line: str) -> None:
+        """Say a warning, now and in the report."""
+        self.notes.append(line)
+        self.say(line)
 
 
 Check = Callable[[Preflight], Iterable[str]]
-CHECKS: tuple[Check, ...] = ()
+CHECKS: tuple[Check, ...] = (check_answers,)
 """In the order in which their faults are listed."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,6 +111,7 @@ def _train(
     trained = time.perf_counter()
     if work.first_process:
         save_tensors(place.method_state, state | _states(method))
+        stage.notes.update(_lost_ends(stage, batcher.encode))
         write_json(place.path / "notes.json", stage.notes)
         within = 0.0 if curve is None else curve.seconds
         timing = {
@@ -176,6 +177,16 @@ def _stage(
         all_reduce=work.processes.all_reduce,
     )
     return stage, batcher
+
+
+def _lost_ends(stage: Stage, encode: Callable[[Sequence[Example]], Any]) -> dict[str, Any]:
+    """Answers that were cut, and so trained without their end; nothing where there are none."""
+    lost = sum(one.truncated_answer_tokens > 0 for one in encode(stage.examples))
+    if not lost:
+        return {}
+    limit = stage.train.max_answer_tokens
+    found = {"answers": lost, "of": len(stage.examples), "max_answer_tokens": limit}
+    return {"answers_without_end": found}
 
 
 def _curve(

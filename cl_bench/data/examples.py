@@ -104,7 +104,7 @@ def training_faults(task: Any) -> list[str]:
 
 def answer_text(task: Any, doc: Any, target: str) -> str:
     """An answer as it follows the document's prompt, delimiter included."""
-    return _delimiter(task, task.doc_to_prefix(doc), target) + target
+    return delimiter(task, task.doc_to_prefix(doc), target) + target
 
 
 def gold_answer(task: Any, doc: Any) -> str | None:
@@ -112,7 +112,7 @@ def gold_answer(task: Any, doc: Any) -> str | None:
     if task.config.doc_to_target is None:
         return None
     try:
-        return answer_text(task, doc, _gold_text(task, doc))
+        return answer_text(task, doc, gold_text(task, doc))
     except _BadDocumentError:
         return None
 
@@ -141,11 +141,11 @@ def made_of_fields(task: Any) -> bool:
 def _example(task: Any, doc: Any, doc_id: int) -> Example:
     prompt = own_prompt(task, doc)
     kind: Kind = "generate" if task.config.output_type == "generate_until" else "choice"
-    answer = answer_text(task, doc, _gold_text(task, doc))
+    answer = answer_text(task, doc, gold_text(task, doc))
     return Example(prompt, answer, doc_id, task.task_name, kind)
 
 
-def _delimiter(task: Any, prefix: str | None, target: str) -> str:
+def delimiter(task: Any, prefix: str | None, target: str) -> str:
     """What scoring puts between context and target.
 
     A `loglikelihood` target is appended as it is. After a `gen_prefix` that a model continues,
@@ -158,7 +158,8 @@ def _delimiter(task: Any, prefix: str | None, target: str) -> str:
     return str(task.config.target_delimiter)
 
 
-def _gold_text(task: Any, doc: Any) -> str:
+def gold_text(task: Any, doc: Any) -> str:
+    """The gold target of a document as text, the first of several; ValueError where it has none."""
     target = task.doc_to_target(doc)
     if isinstance(target, (list, tuple)):
         if not target:

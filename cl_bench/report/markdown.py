@@ -14,7 +14,7 @@ from cl_bench.report.cells import labels_table, learned_table, short
 from cl_bench.report.curves import curve_lines, load_curves
 from cl_bench.report.general import entries, general_tables, made_with
 from cl_bench.report.probes import probes_section
-from cl_bench.report.requests import requests_section
+from cl_bench.report.requests import notes_section, requests_section
 from cl_bench.report.results import MethodResult, compare_last, load_results
 from cl_bench.report.tables import Column, interval, number, table
 from cl_bench.store import read_json, write_text
@@ -29,7 +29,8 @@ def write_report(experiment: Path) -> str:
 
 
 def _lines(experiment: Path) -> Iterator[str]:
-    config = read_json(experiment / "experiment.json")["config"]
+    opened = read_json(experiment / "experiment.json")
+    config = opened["config"]
     base_scores = read_json(experiment / "base" / "scores.json")
     results = load_results(experiment)
     tasks = list(base_scores["trace"])
@@ -54,6 +55,7 @@ def _lines(experiment: Path) -> Iterator[str]:
         yield from curve_lines(curves, draw_curves(curves, experiment))
     yield from labels_table(base_scores, results)
     yield from requests_section(base_scores, results)
+    yield from notes_section(opened.get("notes", []))
 
 
 def _about(

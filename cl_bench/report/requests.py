@@ -1,7 +1,8 @@
-"""Requests that were not answered as asked: cut to the model's window, empty, not shared."""
+"""What was odd about answers before the run, and requests that were not answered as asked."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -46,3 +47,16 @@ def _rows(scores: Mapping[str, Any]) -> Iterator[list[str]]:
         if counts and any(counts.get(name) for name in COUNTS):
             figures = [str(counts.get(name, "-")) for name in ("requests", *COUNTS)]
             yield [short(task), *figures, counts.get("reason", "")]
+
+
+def notes_section(notes: Sequence[str]) -> Iterator[str]:
+    """What was said of data and answers at the start of the last run; nothing without notes."""
+    if not notes:
+        return
+    yield ""
+    yield "## Said at the start"
+    yield ""
+    for note in notes:
+        # As code, since it quotes answers, whose signs are not to be read as Markdown.
+        fence = "`" * (1 + max(map(len, re.findall("`*", note))))
+        yield f"- {fence} {note} {fence}"
