@@ -1,9 +1,9 @@
 """Before a run: what its answers lose on their way through tokens, stop strings and metrics.
 
 Every stage task whose answers are generated passes its own gold answers through scoring. Where
-they would lose more than a tenth of the score (half of it, where a limit of tokens cuts them) the
-task is refused, unless `allow_unreachable` says otherwise; smaller losses and all else that is odd
-about answers is said, and is in the report.
+they would lose more than a tenth of the score (half of it, where a limit of tokens cuts them and
+leaves each a part) the task is refused, unless `allow_unreachable` says otherwise; smaller losses
+and all else that is odd about answers is said, and is in the report.
 """
 
 from __future__ import annotations

@@ -76,8 +76,12 @@ class Reach:
 
     @property
     def share_if_long_enough(self) -> float:
-        """The same if no answer were cut."""
-        cut = sum(loss.full - loss.score for loss in self.losses if loss.cause == "limit")
+        """The same if no answer were cut, but for those of which nothing is left."""
+        cut = sum(
+            loss.full - loss.score
+            for loss in self.losses
+            if loss.cause == "limit" and loss.score > 0
+        )
         return self.share + (cut / self.full if self.full > 0 else 0.0)
 
     @property
