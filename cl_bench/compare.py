@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cl_bench.errors import UserError, nearest
@@ -14,6 +14,7 @@ from cl_bench.metrics.uncertainty import (
     mean,
     sign_test,
 )
+from cl_bench.paired import of_all_documents, paired_values
 from cl_bench.places import Place, Records
 
 Key = tuple[str, int]
@@ -30,8 +31,9 @@ class Pair:
 
     @property
     def change(self) -> float:
-        """Score of B minus that of A, -1 to 1."""
-        return float(self.after["score"] - self.before["score"])
+        """Score of B minus that of A, -1 to 1; 0 where single documents have none."""
+        ours, theirs = self.before["score"], self.after["score"]
+        return 0.0 if ours is None or theirs is None else float(theirs - ours)
 
     @property
     def same_answer(self) -> bool | None:
@@ -61,11 +63,15 @@ class TaskDiff:
     """Of B minus A."""
     pairs: Sequence[Pair]
     members: dict[str, TaskDiff] = field(default_factory=dict)
+    of_all: bool = False
+    """Whether the score is a number of all documents together."""
 
     @property
     def graded(self) -> bool:
         """Whether scores lie between right and wrong."""
-        return any(side["score"] not in (0, 1) for p in self.pairs for side in (p.before, p.after))
+        return any(
+            side["score"] not in (0, 1, None) for p in self.pairs for side in (p.before, p.after)
+        )
 
     @property
     def forgotten(self) -> list[Pair]:
@@ -100,6 +106,7 @@ class TaskDiff:
             "a": self.before,
             "b": self.after,
             "graded": self.graded,
+            "of_all_documents": self.of_all,
             "difference": self.comparison.to_json(),
             "sign_test_p": self.p_value,
             "forgotten": [list(pair.key) for pair in self.forgotten],
@@ -131,11 +138,23 @@ def compare_places(first: Place, second: Place, chosen: Sequence[str] = ()) -> l
     loaded = []
     for task in [] if faults else wanted:
         a, b = first.records(ours[task]), second.records(theirs[task])
-        faults += _mismatches(task, a, b)
+        faults += _mismatches(task, a, b) + _other_metric(task, first, second)
         loaded.append((task, a, b))
     if faults:
         raise UserError(faults)
-    return [_compare(task, a, b) for task, a, b in loaded]
+    return [_compare(task, a, b, (first, second)) for task, a, b in loaded]
+
+
+def _other_metric(task: str, first: Place, second: Place) -> list[str]:
+    """That the scores of A and B are not the same metric; scores of old do not say."""
+    ours, theirs = (
+        tuple(place.entry(task).get(key) for key in ("metric", "filter", "aggregation", "scale"))
+        for place in (first, second)
+    )
+    if ours == theirs or ours[0] is None or theirs[0] is None:
+        return []
+    names = [", ".join(str(part) for part in side if part is not None) for side in (ours, theirs)]
+    return [f"{task}: not the same metric: {names[0]} in A, {names[1]} in B"]
 
 
 def _mismatches(task: str, a: Records, b: Records) -> list[str]:
@@ -158,23 +177,27 @@ def _list(keys: Sequence[Key]) -> str:
     return ", ".join(f"{leaf} {document}" for leaf, document in keys[:5]) + more
 
 
-def _compare(task: str, a: Records, b: Records) -> TaskDiff:
+def _compare(task: str, a: Records, b: Records, places: tuple[Place, Place]) -> TaskDiff:
     pairs = [Pair(key, a[key], b[key]) for key in a]
     members: dict[str, list[Pair]] = {}
     for pair in pairs:
         members.setdefault(pair.key[0], []).append(pair)
     inner = {}
     if len(members) > 1:
-        inner = {name: _diff(name, {name: own}, own) for name, own in members.items()}
-    return _diff(task, members, pairs, inner)
+        inner = {name: _diff(name, {name: own}, own, places) for name, own in members.items()}
+    return _diff(task, members, pairs, places, inner)
 
 
 def _diff(
     task: str,
     members: dict[str, list[Pair]],
     pairs: Sequence[Pair],
+    places: tuple[Place, Place],
     inner: dict[str, TaskDiff] | None = None,
 ) -> TaskDiff:
+    entries = [place.entry(task) for place in places]
+    if any(map(of_all_documents, entries)):
+        return _diff_of_all(task, members, pairs, entries, inner)
     before, after = (
         {
             name: [(pair.key, float(getattr(pair, side)["score"])) for pair in own]
@@ -184,6 +207,27 @@ def _diff(
     )
     comparison = compare_paired(after, before)
     return TaskDiff(task, _score(before), _score(after), comparison, pairs, inner or {})
+
+
+def _diff_of_all(
+    task: str,
+    members: dict[str, list[Pair]],
+    pairs: Sequence[Pair],
+    entries: Sequence[Mapping[str, Any]],
+    inner: dict[str, TaskDiff] | None,
+) -> TaskDiff:
+    """Of a metric of all documents together: paired over their resamples."""
+    before, after = (
+        paired_values(
+            entry,
+            {leaf: [getattr(pair, side) for pair in own] for leaf, own in members.items()},
+        )
+        for entry, side in zip(entries, ("before", "after"), strict=True)
+    )
+    compared = compare_paired({task: after}, {task: before})
+    compared = replace(compared, n={task: len(pairs)})
+    scores = [float(entry["score"]) for entry in entries]
+    return TaskDiff(task, scores[0], scores[1], compared, pairs, inner or {}, of_all=True)
 
 
 def _score(members: Documents) -> float:

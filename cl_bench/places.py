@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cl_bench.errors import UserError, nearest
 from cl_bench.evaluation.probe_scores import PROBES
+from cl_bench.paired import entry_of
 from cl_bench.store import latest_experiment, read_json, read_records
 from cl_bench.summary import leaves
 
@@ -32,6 +34,11 @@ class Place:
         found = {task: names for task, names in named.items() if written.issuperset(names)}
         alone = written - {leaf for names in found.values() for leaf in names}
         return found | {leaf: [leaf] for leaf in sorted(alone)}
+
+    def entry(self, task: str) -> Mapping[str, Any]:
+        """What `scores.json` has of a task, benchmark or member; empty if nothing."""
+        file = self.path / "scores.json"
+        return entry_of(read_json(file), task) if file.is_file() else {}
 
     def records(self, names: list[str]) -> Records:
         """The documents of some leaves. Raises RunError when a file is damaged."""

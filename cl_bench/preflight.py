@@ -20,6 +20,7 @@ from cl_bench.evaluation.code import sandbox_warnings
 from cl_bench.evaluation.gold_check import check_answers
 from cl_bench.models import load_tokenizer, model_path_fault, resolve_model_path
 from cl_bench.resolve import RunSpec
+from cl_bench.score_checks import score_faults
 from cl_bench.suite import Suite, load_suite
 
 
@@ -46,7 +47,7 @@ class Preflight:
 
 
 Check = Callable[[Preflight], Iterable[str]]
-CHECKS: tuple[Check, ...] = (check_answers,)
+CHECKS: tuple[Check, ...] = (score_faults, check_answers)
 """In the order in which their faults are listed."""
 
 

@@ -15,6 +15,7 @@ from cl_bench.errors import UserError
 from cl_bench.evaluation.choice import Engine
 from cl_bench.evaluation.code import sandbox_warnings
 from cl_bench.evaluation.engines import Subject
+from cl_bench.evaluation.headline import headline_faults
 from cl_bench.evaluation.scores import general_mean
 from cl_bench.heap import keep_freed_memory
 from cl_bench.identity import Contents, of_record, recorded, scored_data
@@ -57,6 +58,8 @@ def rescore(experiment: Path, selection: Selection, reporter: Reporter) -> list[
     suite = load_suite(config, selection.engine, selection.allow_code)
     for warning in sandbox_warnings(suite.leaves):
         reporter.line(warning)
+    if unscorable := list(headline_faults(suite.scored.values())):
+        raise UserError(unscorable)
     runs = find_runs(experiment, selection.method, selection.seed)
     now = _contents(original, suite, stage_names)
     others = _other_rows(experiment, runs, now, selection)

@@ -48,6 +48,11 @@ class Suite:
         return {**self.stage_tasks, **dict(members)}
 
     @property
+    def scored(self) -> dict[str, Any]:
+        """The leaf tasks that have documents to score."""
+        return {name: task for name, task in self.leaves.items() if name in self.documents}
+
+    @property
     def columns(self) -> list[str]:
         """The stage tasks that are scored, in order."""
         return [name for name in self.stage_tasks if name in self.documents]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.evaluation.scores import Cell, Summary, summarise
+from cl_bench.paired import entry_of, paired_values
 from cl_bench.store import RunFolder, read_json, read_records, write_json
 
 
@@ -52,19 +53,18 @@ def cells(entries: Mapping[str, Any]) -> dict[str, Cell | None]:
 
 
 def documents(predictions: Path, names: Mapping[str, list[str]]) -> dict[str, list[Any]]:
-    """Per-document scores for paired comparisons: benchmark -> [(document, score)].
+    """Values for paired comparisons: benchmark -> [(document or resample, score)].
 
     `names` gives the leaf tasks of each benchmark; benchmarks without predictions are left out.
     """
+    file = predictions.parent / "scores.json"
+    scores = read_json(file) if file.is_file() else {}
     found: dict[str, list[Any]] = {}
     for name, leaves in names.items():
         files = [predictions / f"{leaf}.jsonl" for leaf in leaves]
         if all(file.is_file() for file in files):
-            found[name] = [
-                (f"{file.stem}/{record['doc_id']}", record["score"])
-                for file in files
-                for record in read_records(file)
-            ]
+            records = {file.stem: read_records(file) for file in files}
+            found[name] = paired_values(entry_of(scores, name), records)
     return found
 
 

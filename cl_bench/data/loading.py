@@ -207,5 +207,8 @@ def _load_into(suite: Suite, manager: Any, name: str, spec: str | dict[str, Any]
     return []
 
 
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+def _one_line(error: BaseException) -> str:
+    """Type and message, and those of what caused it: `datasets` says only that it failed."""
+    text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    cause = error.__cause__
+    return text if cause is None else f"{text}; caused by {_one_line(cause)}"

@@ -17,6 +17,7 @@ from cl_bench.data.examples import Example, seeded_subset
 from cl_bench.data.special_tokens import SpecialTokens, added_tokens, named
 from cl_bench.data.tasks import canonical_name, defining_file
 from cl_bench.data.tokens import encode_answers, encode_prompts
+from cl_bench.errors import UserError
 from cl_bench.evaluation.perfect import Generator, generator, model_eos
 from cl_bench.evaluation.reachable import Gold, Loss, Reach, gold_of, reach
 from cl_bench.suite import cells_to_score
@@ -157,6 +158,8 @@ def _unreachable(
     test = _golds(task, task.eval_docs, islice(dict.fromkeys(ids), MOST))
     try:
         reached = reach(task, test, perfect)
+    except UserError:  # it has no score: `score_checks` says so
+        return None
     except Exception as error:
         said = " ".join(f"{type(error).__name__}: {error}".split())
         return f"{name}: its metric fails on gold answers ({said})"

@@ -12,8 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from cl_bench.evaluation.aggregates import aggregated_elsewhere
 from cl_bench.evaluation.answer_form import kind_of, labels_of
 from cl_bench.evaluation.cells import Cell, stratified_mean, weighted_mean
+from cl_bench.evaluation.headline import headline_of
+from cl_bench.evaluation.metric_values import (
+    MetricSummary,
+    constant_answer,
+    score_of,
+    summarise_metrics,
+)
 from cl_bench.evaluation.probe_scores import DocumentProbe
 from cl_bench.evaluation.whole_prompt import whole_prompts
 
@@ -25,8 +33,8 @@ class TaskResult:
     """One task's score: the cell for the tables and a record for every document."""
 
     cell: Cell
-    metrics: dict[str, float]
-    """Every metric of the task on its own scale, the mean over documents."""
+    metrics: dict[str, float | None]
+    """Every metric of the task on its own scale, as lm-eval aggregates it; None: not computed."""
     labels: dict[str, float] | None = None
     """Shares of the predicted labels (closed label sets only); `other` for anything else."""
     majority: float | None = None
@@ -34,6 +42,12 @@ class TaskResult:
     records: list[dict[str, Any]] = field(default_factory=list)
     headline: str = "score"
     """The metric that the cell holds; with several filters, the filter's name behind a comma."""
+    how: Mapping[str, Any] = field(default_factory=dict)
+    """`metric`, `filter`, `aggregation` of the cell and, unless it is 1, `scale`."""
+    summary: MetricSummary = field(default_factory=lambda: MetricSummary({}))
+    """`metrics` with their uncertainty."""
+    resamples: Sequence[float] = ()
+    """The cell's score over resampled documents, of a metric of all documents together."""
     samples: list[Mapping[str, Any]] = field(default_factory=list, repr=False)
     """What lm-eval has of every record's document: `doc`, `arguments` of its requests, ..."""
     probes: list[DocumentProbe] = field(default_factory=list)
@@ -48,7 +62,8 @@ class TaskResult:
         }
         if self.majority is not None:
             data |= {"majority": self.majority, "labels": self.labels}
-        return data
+        data |= {**self.how, **self.summary.to_json()}
+        return data | {"resamples": list(self.resamples)} if self.resamples else data
 
 
 def evaluate_tasks(
@@ -71,7 +86,11 @@ def evaluate_tasks(
     level = quiet.level
     quiet.setLevel(logging.ERROR)
     try:
-        with capped(tasks.values(), max_new_tokens), whole_prompts(lm):
+        with (
+            capped(tasks.values(), max_new_tokens),
+            whole_prompts(lm),
+            aggregated_elsewhere(tasks),
+        ):
             results = evaluate(
                 lm=lm,
                 task_dict=dict(tasks),
@@ -101,12 +120,15 @@ def group_json(members: Mapping[str, TaskResult], sizes: Mapping[str, int]) -> d
     whole = [replace(result.cell, n=sizes[name]) for name, result in members.items()]
     metrics = [result.metrics for result in members.values()]
     shared = [name for name in metrics[0] if all(name in each for each in metrics)]
+    hows = [result.how for result in members.values()]
+    keys = dict.fromkeys(key for how in hows for key in how)
     return {
         "score": mean.score,
         "stderr": mean.stderr,
         "n": mean.n,
-        "metrics": {name: fmean(each[name] for each in metrics) for name in shared},
+        "metrics": {name: _mean_of([each[name] for each in metrics]) for name in shared},
         "weighted": weighted_mean(whole).score,
+        **{key: "/".join(dict.fromkeys(str(how.get(key, 1)) for how in hows)) for key in keys},
         "members": {name: result.to_json() for name, result in members.items()},
     }
 
@@ -129,24 +151,34 @@ def capped(tasks: Iterable[Any], max_new_tokens: int | None) -> Iterator[None]:
 
 
 def summarise_task(task: Any, samples: Sequence[Mapping[str, Any]]) -> TaskResult:
-    """Cell, metric means and records from lm-eval's per-document samples."""
-    headline, wanted_filter = _headline(task, samples)
-    kept = [sample for sample in samples if sample["filter"] == wanted_filter]
-    scores = [float(sample[headline]) for sample in kept]
+    """Cell, metrics and records from lm-eval's per-document samples.
+
+    Raises UserError when the task has no score, or a document has a value that is none.
+    """
+    headline = headline_of(task, list(samples[0]["metrics"]))
+    wanted = headline.filter or samples[0]["filter"]
+    kept = [sample for sample in samples if sample["filter"] == wanted]
+    summary = summarise_metrics(task, samples, headline.metric)
+    cell, scores, resamples = score_of(task, headline, kept, summary)
     records = [
-        _record(sample, score) | _picked(task, sample, headline)
+        _record(sample, score) | _picked(task, sample, headline.metric)
         for sample, score in zip(kept, scores, strict=True)
     ]
-    shares, majority = _labels(task, records)
-    means = _means(samples)
-    named = f"{headline},{wanted_filter}"
+    if headline.corpus:
+        shares, majority = constant_answer(task, headline, kept)
+    else:
+        shares, majority = _labels(task, records)
+    named = f"{headline.metric},{wanted}"
     return TaskResult(
-        Cell.from_documents(scores),
-        means,
+        cell,
+        summary.values,
         shares,
         majority,
         records,
-        named if named in means else headline,
+        named if named in summary.values else headline.metric,
+        {"metric": headline.metric, "filter": wanted, **headline.how(task)},
+        summary,
+        resamples,
         kept,
     )
 
@@ -170,32 +202,12 @@ def _labels(
     return shares, max(gold.values()) / len(records)
 
 
-def _headline(task: Any, samples: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """The metric (scale 0-1) and filter that are the task's score.
-
-    `metadata: {headline, filter}` of the YAML says it; else `score`, else the first metric listed.
-    """
-    metadata = task.config.metadata or {}
-    names = list(samples[0]["metrics"])
-    default = "score" if "score" in names else names[0]
-    filters = [sample["filter"] for sample in samples]
-    return metadata.get("headline", default), metadata.get("filter", filters[0])
+def _mean_of(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if len(known) == len(values) else None
 
 
-def _means(samples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Mean of every numeric metric; with several filters the filter's name is part of the key."""
-    several = len({sample["filter"] for sample in samples}) > 1
-    values: dict[str, list[float]] = {}
-    for sample in samples:
-        for name in sample["metrics"]:
-            value = sample[name]
-            if name != "score" and (isinstance(value, int | float) or hasattr(value, "item")):
-                key = f"{name},{sample['filter']}" if several else name
-                values.setdefault(key, []).append(float(value))
-    return {name: sum(each) / len(each) for name, each in values.items()}
-
-
-def _record(sample: Mapping[str, Any], score: float) -> dict[str, Any]:
+def _record(sample: Mapping[str, Any], score: float | None) -> dict[str, Any]:
     """A line of `predictions/<task>.jsonl`."""
     responses = sample["filtered_resps"]
     record: dict[str, Any] = {
@@ -208,7 +220,9 @@ def _record(sample: Mapping[str, Any], score: float) -> dict[str, Any]:
     record |= {name: sample[name] for name in sample["metrics"] if isinstance(sample[name], str)}
     if responses and isinstance(responses[0], str):
         return record | {"prediction": responses[0]}
-    return record | {"loglikelihoods": [float(response[0]) for response in responses]}
+    # A text as a whole (`loglikelihood_rolling`) has no word on whether it was the likeliest.
+    values = [each[0] if isinstance(each, list | tuple) else each for each in responses]
+    return record | {"loglikelihoods": [float(value) for value in values]}
 
 
 def _picked(task: Any, sample: Mapping[str, Any], headline: str) -> dict[str, Any]:

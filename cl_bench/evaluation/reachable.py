@@ -14,7 +14,8 @@ from typing import Any
 
 from cl_bench.data.examples import answer_text, delimiter, gold_text
 from cl_bench.data.special_tokens import SpecialTokens, named
-from cl_bench.evaluation.harness import _headline
+from cl_bench.evaluation.aggregates import aggregation_name, aggregation_of
+from cl_bench.evaluation.headline import headline_of
 from cl_bench.evaluation.perfect import Generator, only_takes_first, through_filters
 
 MOST_SCORED = 150
@@ -22,6 +23,8 @@ MOST_SCORED = 150
 CHUNK = 50
 FIRST = 20
 """Documents whose metrics are computed even though their texts come back as they are."""
+OF_ONE_TEXT = ("bleu", "chrf", "chrf++", "ter")
+"""lm-eval's aggregations of all documents that mean something for one of them."""
 LEAST = 1e-6
 """A score that is lower by less is the same."""
 
@@ -142,7 +145,7 @@ class Judge:
     def __init__(self, task: Any) -> None:
         self.task = task
         self.plain = only_takes_first(task)
-        self.metric, self.filter = "score", ""
+        self.metric, self.filter = "", ""
 
     def full(self, golds: Sequence[Gold]) -> list[float]:
         """The score of each answer itself: as the metric reads it, or through the filters."""
@@ -177,8 +180,8 @@ class Judge:
             wanted = (self.task.config.metadata or {}).get("filter", names[0])
             self.filter = wanted if wanted in names else names[0]
         result = self.task.process_results(doc, [answers[self.filter]])
-        samples = [{"metrics": list(result), "filter": self.filter}]
-        self.metric = _headline(self.task, samples)[0]
+        if not self.metric:
+            self.metric = headline_of(self.task, list(result)).metric
         return self._number(result[self.metric])
 
     def _number(self, value: Any) -> float:
@@ -186,9 +189,10 @@ class Judge:
         if hasattr(value, "item"):
             value = value.item()
         if isinstance(value, tuple | list) and len(value) == 2:
-            try:
-                value = float(self.task.aggregation()[self.metric]([value]))
-            except Exception:  # one that needs several documents
+            function = aggregation_of(self.task, self.metric)
+            if aggregation_name(function) in OF_ONE_TEXT:
+                value = float(function([value]))
+            else:  # one that needs several documents
                 value = float(str(value[0]) == str(value[1]))
         return -float(value or 0) if self.lower_is_better else float(value or 0)
 

@@ -87,13 +87,17 @@ def labels_table(base: Entry, results: Sequence[MethodResult]) -> Iterator[str]:
         yield ""
         yield "## Classification cells"
         yield ""
-        yield "constant: accuracy of the best constant answer. A cell near it has learned nothing."
+        accuracy = all(
+            entry.get("aggregation", "mean") == "mean" for entry in base["trace"].values()
+        )
+        what = "accuracy" if accuracy else "score"
+        yield f"constant: {what} of the best constant answer. A cell near it has learned nothing."
         yield ""
         columns = [
             Column("task", "left"),
             Column("after", "left"),
             Column("n"),
-            Column("accuracy"),
+            Column(what),
             Column("constant"),
             Column("predicted labels, %", "left"),
         ]

@@ -26,6 +26,11 @@ def diff_lines(first: Place, second: Place, diffs: Sequence[TaskDiff], show: int
         "rose). B - A over the same documents with its 95 % interval; p: exact sign test. "
         "other: answered otherwise. log-lik.: largest difference in nats."
     )
+    if of_all := [diff.task for diff in diffs if diff.of_all]:
+        yield (
+            f"{', '.join(of_all)}: a number of all documents together; its interval is from the "
+            "same resampled documents on both sides. forgotten and learned count single answers."
+        )
     for diff in diffs:
         if diff.members and len(diffs) == 1:
             yield ""
@@ -85,7 +90,8 @@ def _document(pair: Pair) -> Iterator[str]:
     leaf, document = pair.key
     yield f"{leaf} {document}: target {_short(pair.before['target'])}"
     for name, record in (("A", pair.before), ("B", pair.after)):
-        yield f"  {name} ({100 * record['score']:.0f}): {_answer(record)}"
+        score = "-" if record["score"] is None else f"{100 * record['score']:.0f}"
+        yield f"  {name} ({score}): {_answer(record)}"
 
 
 def _answer(record: dict[str, Any]) -> str:

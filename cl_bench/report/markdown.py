@@ -17,6 +17,7 @@ from cl_bench.report.probes import probes_section
 from cl_bench.report.requests import notes_section, requests_section
 from cl_bench.report.results import MethodResult, compare_last, load_results
 from cl_bench.report.tables import Column, interval, number, table
+from cl_bench.report.task_metrics import metrics_section
 from cl_bench.store import read_json, write_text
 from cl_bench.summary import base_summary, cells, documents, leaves
 
@@ -54,6 +55,7 @@ def _lines(experiment: Path) -> Iterator[str]:
 
         yield from curve_lines(curves, draw_curves(curves, experiment))
     yield from labels_table(base_scores, results)
+    yield from metrics_section(base_scores, results)
     yield from requests_section(base_scores, results)
     yield from notes_section(opened.get("notes", []))
 

@@ -49,6 +49,9 @@ def test_a_classification_cell_has_shares_and_the_best_constant_answer() -> None
         "metrics": {"accuracy": 0.5},
         "majority": 0.75,
         "labels": {"A": 0.25, "B": 0.5, "C": 0.0, "other": 0.25},
+        "metric": "score",
+        "filter": "none",
+        "aggregation": "mean",
     }
     assert [record["doc_id"] for record in result.records] == [0, 3, 5, 9]
     assert summarise_task(task("unknown"), samples).majority is None
@@ -71,7 +74,12 @@ def test_a_yaml_can_name_the_headline_and_the_filter() -> None:
     loose = sample(0, "1", "2", 0.0) | {"filter": "loose"}
     result = summarise_task(task("x", headline="accuracy", filter="loose"), [strict, loose])
     assert result.cell.score == 0.0
-    assert result.metrics == {"accuracy,strict": 1.0, "accuracy,loose": 0.0}
+    assert result.metrics == {
+        "accuracy,strict": 1.0,
+        "score,strict": 1.0,
+        "accuracy,loose": 0.0,
+        "score,loose": 0.0,
+    }
     assert result.headline == "accuracy,loose"
 
 
