@@ -18,4 +18,4 @@ def score_faults(found: Preflight) -> Iterator[str]:
     yield from faults
     if not faults:
         for note in headline_notes(tasks):
-            found.say(note)
+            found.note(note)

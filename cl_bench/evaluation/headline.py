@@ -140,13 +140,13 @@ class Metric:
         return next(faults, None) or self._which_way(better.get(self.name))
 
     def _which_way(self, declared: Any) -> str | None:
-        """Where no one says which way is better, gold answers must have more than wrong ones."""
+        """Where no one says which way is better: that wrong answers have more than gold ones."""
         gold, other = (side.get(self.name, []) for side in (self.trial.gold, self.trial.other))
         if declared is not None or not gold or not other:
             return None
-        if sum(map(float, gold)) / len(gold) > sum(map(float, other)) / len(other):
+        if sum(map(float, gold)) / len(gold) >= sum(map(float, other)) / len(other):
             return None
-        return "its YAML does not say `higher_is_better: true`"
+        return "wrong answers have more than gold ones, and no `higher_is_better` says otherwise"
 
 
 def task_metrics(task: Any, names: Iterable[str] = ()) -> list[Metric]:
