@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Callable
 
 import typer
 
@@ -16,6 +17,8 @@ from cl_bench.commands.report import report
 from cl_bench.commands.run import run
 from cl_bench.commands.score import score
 from cl_bench.errors import RunError, UserError
+from cl_bench.processes import SilentExitError
+from cl_bench.terminal import finish_output, print_anything, say
 
 app = typer.Typer(
     name="cl-bench",
@@ -58,47 +61,65 @@ def main() -> None:
     """Run the command. Exit codes: 0 done, 1 the run failed, 2 wrong input, 130 interrupted."""
     os.environ.setdefault("TQDM_DISABLE", "1")  # one progress display: ours
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    print_anything()
     arguments = [word for word in sys.argv[1:] if word != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
-    sys.exit(run_command(arguments, debug))
+    sys.exit(finish_output(run_command(arguments, debug)))
 
 
 def run_command(arguments: list[str], debug: bool = False) -> int:
     """The exit code of `cl-bench ARGUMENTS...`; failures go to stderr."""
-    try:
+
+    def command() -> int:
         result = app(args=arguments, standalone_mode=False)
         # Typer answers Ctrl-C with 130 itself, `typer.Exit` with its code, else nothing.
         return _interrupted() if result == 130 else int(result or 0)
-    except typer.Abort:
+
+    return failures_reported(command, debug)
+
+
+def failures_reported(command: Callable[[], int], debug: bool = False) -> int:
+    """The exit code of `command()`, or the one of its failure, which is printed."""
+    try:
+        return command()
+    except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
-    except KeyboardInterrupt:
-        return _interrupted()
+    except SilentExitError as error:
+        return error.code
     except UserError as error:
         _complain("error", error.faults, debug)
         return 2
     except RunError as error:
         _complain("failed", [str(error)], debug)
         return 1
+    except BrokenPipeError:
+        return 1
+    except OSError as error:
+        named = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        _complain("failed", [named], debug)
+        return 1
     except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # its making has printed the help
+            return 0
         if hasattr(error, "format_message"):  # Click's own usage errors
             _complain("error", [error.format_message()], debug)
             return 2
         _complain("failed", [f"{type(error).__name__}: {error}"], debug)
         if not debug:
-            print("run again with --debug for the traceback", file=sys.stderr)
+            say("run again with --debug for the traceback")
         return 1
 
 
 def _interrupted() -> int:
-    print("\ninterrupted; what is complete is kept: run again to go on", file=sys.stderr)
+    say("\ninterrupted; what is complete is kept: run again to go on")
     return 130
 
 
 def _complain(kind: str, lines: list[str], debug: bool) -> None:
     if debug:
-        traceback.print_exc()
+        say(traceback.format_exc())
     for line in lines:
-        print(f"cl-bench: {kind}: {line}", file=sys.stderr)
+        say(f"cl-bench: {kind}: {line}")
 
 
 if __name__ == "__main__":

@@ -7,9 +7,6 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-import torch
-from accelerate import Accelerator
-
 from cl_bench.config import ExperimentConfig
 from cl_bench.contents import model_contents
 from cl_bench.data.examples import Example, training_examples
@@ -35,14 +32,14 @@ from cl_bench.model_shapes import model_shapes
 from cl_bench.models import load_model
 from cl_bench.partial import drop_partial, finish_scores
 from cl_bench.preflight import preflight
+from cl_bench.processes import join
 from cl_bench.progress import Reporter
 from cl_bench.provenance import provenance
 from cl_bench.resolve import RunSpec, resolve_runs
-from cl_bench.stage import Workplace, run_stage, seed_everything, wait_for_everyone
+from cl_bench.stage import Workplace, run_stage, seed_everything
 from cl_bench.store import RunFolder, locked, portable, sha256_of, write_json
 from cl_bench.suite import Suite
 from cl_bench.summary import write_summary
-from cl_bench.training.loop import Processes
 
 
 def run_experiment(
@@ -58,16 +55,18 @@ def run_experiment(
     Everything that can be wrong with the input is found before the first batch (UserError).
     """
     runs = resolve_runs(config, only)
-    checked = preflight(config, runs, engine, allow_code, reporter.line)
-    suite, examples, model_path = checked.suite, checked.examples, checked.model_path
     folder = results / config.name
-    processes, device = _processes()
+    processes, device = join()
+    reporter.enabled = processes.first
+    if processes.world > 1:
+        reporter.line(f"{processes.world} processes on {device.type}")
+    with processes.first_goes_first():
+        checked = preflight(config, runs, engine, allow_code, reporter.line)
+    suite, examples, model_path = checked.suite, checked.examples, checked.model_path
     if device.type == "cpu":
         keep_freed_memory()
-    first = processes.rank == 0
-    reporter.enabled = first
     work = Workplace(config, suite, examples, device, processes, reporter)
-    if not first:
+    if not processes.first:
         _run_all(work, runs, folder)
         return folder
     _check_disk(config, suite, folder, runs)
@@ -86,18 +85,6 @@ def run_experiment(
                 f"{folder}: {error}; what is complete is kept: run the same command to go on"
             ) from error
     return folder
-
-
-def _processes() -> tuple[Processes, torch.device]:
-    """This process among those of `accelerate launch` or `torchrun`; alone otherwise."""
-    accelerator = Accelerator()
-
-    def all_reduce(tensor: torch.Tensor) -> None:
-        if accelerator.num_processes > 1:
-            torch.distributed.all_reduce(tensor)
-
-    processes = Processes(accelerator.process_index, accelerator.num_processes, all_reduce)
-    return processes, accelerator.device
 
 
 def _check_disk(
@@ -194,7 +181,7 @@ def _score_base(work: Workplace, folder: Path, model_path: str | Path, now: Cont
 
 
 def _run_all(work: Workplace, runs: Sequence[RunSpec], folder: Path) -> None:
-    wait_for_everyone(work.processes)
+    work.processes.wait()
     total = sum(len(run.stages) for run in runs)
     done = 0
     for run in runs:

@@ -29,12 +29,14 @@ from cl_bench.methods.base import Method, Stage
 from cl_bench.methods.compose import Composite
 from cl_bench.models import load_model, resolve_model_path
 from cl_bench.partial import drop_partial, finish_scores, scoring_seconds
+from cl_bench.peak_memory import peak_memory_mb
+from cl_bench.processes import Processes
 from cl_bench.progress import Reporter
 from cl_bench.resolve import RunSpec, StageSpec
 from cl_bench.seeds import derive_seed
 from cl_bench.store import RunFolder, StageFolder, read_json, write_json
 from cl_bench.suite import Suite, cells_to_score, general_after, scored_tasks
-from cl_bench.training.loop import Batcher, Processes, train_stage
+from cl_bench.training.loop import Batcher, train_stage
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,12 @@ def run_stage(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -
     spec = run.stages[position]
     place = folder.stage(spec.folder)
     label = f"{run.label}, seed {run.seed}, stage {spec.index}/{len(run.stages)} {spec.tasks[0]}"
-    if place.complete:
+    complete, trained = _agreed(work.processes, place)
+    if complete:
         if work.first_process:
             drop_partial(place.path)
         return
-    if place.trained:
+    if trained:
         model, tokenizer = load_checkpoint(
             place.checkpoint, work.config.model.dtype, work.device, adapters=True
         )
@@ -72,13 +75,13 @@ def run_stage(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -
         model, tokenizer = _train(work, run, folder, position, label)
     if work.first_process:
         _score(work, spec, place, model, tokenizer, label)
-    wait_for_everyone(work.processes)
+    work.processes.wait()
 
 
-def wait_for_everyone(processes: Processes) -> None:
-    """Until the first process has written what the others read."""
-    if processes.world > 1:
-        torch.distributed.barrier()
+def _agreed(processes: Processes, place: StageFolder) -> tuple[bool, bool]:
+    """Complete, trained: as the first process sees it, which may be writing by now."""
+    seen = processes.agreed(2 * place.complete + place.trained)
+    return seen >= 2, seen % 2 == 1
 
 
 def _train(
@@ -88,7 +91,7 @@ def _train(
     place = folder.stage(spec.folder)
     if work.first_process:
         place.restart()
-    wait_for_everyone(work.processes)
+    work.processes.wait()
     began = time.perf_counter()
     method = spec.build_method()
     model, tokenizer, base, state = _start(work, run, folder, position)
@@ -118,10 +121,11 @@ def _train(
             "train_seconds": round(trained - began - within, 2),
             "curve_seconds": round(within, 2),
             "peak_memory_mb": peak_memory_mb(),
+            "processes": work.processes.world,
         }
         write_json(place.path / "timing.json", timing)
         save_checkpoint(stage.model, tokenizer, place.checkpoint, base)
-    wait_for_everyone(work.processes)
+    work.processes.wait()
     return stage.model, tokenizer
 
 
@@ -269,12 +273,3 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-
-
-def peak_memory_mb() -> int:
-    """Largest resident size of the process so far, or what the accelerator allocated."""
-    import resource
-
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated() // 2**20)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

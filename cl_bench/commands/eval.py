@@ -28,8 +28,10 @@ def evaluate(
     import sys
 
     from cl_bench.evaluation.choice import choose_engine
+    from cl_bench.processes import refuse_several
     from cl_bench.store import find_experiment
 
+    refuse_several("eval")
     chosen = choose_engine(engine, engine_args)
     folder = find_experiment(experiment, results)
     if experiment is None:

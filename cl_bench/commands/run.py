@@ -21,6 +21,24 @@ def run(
     allow_code_execution: bool = typer.Option(False, help=ALLOW_CODE_HELP),
 ) -> None:
     """Train every stage with every method and score after each; goes on where it stopped."""
+    from cl_bench.processes import one_voice, place
+    from cl_bench.terminal import say
+
+    if place() == 0:  # at once: what follows takes seconds before it has anything to say
+        say(f"{config}: reading config, tasks and data")
+    with one_voice():
+        _run(config, override, method, results, engine, engine_args, allow_code_execution)
+
+
+def _run(
+    config: str,
+    override: list[str],
+    method: list[str],
+    results: Path,
+    engine: str,
+    engine_args: str | None,
+    allow_code: bool,
+) -> None:
     from cl_bench.evaluation.choice import choose_engine
     from cl_bench.resolve import resolve_file
 
@@ -32,6 +50,6 @@ def run(
     from cl_bench.report.markdown import write_report
 
     with Reporter() as reporter:
-        folder = run_experiment(loaded, results, method, chosen, reporter, allow_code_execution)
+        folder = run_experiment(loaded, results, method, chosen, reporter, allow_code)
     if reporter.enabled:
         print(write_report(folder))

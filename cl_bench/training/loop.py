@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from cl_bench.data.batches import collate, epoch_batches, for_process, micro_batches
 from cl_bench.errors import RunError
 from cl_bench.methods.base import Method, Phase, Stage, Step
+from cl_bench.processes import Processes
 from cl_bench.training.engine import SelectiveUpdate
 from cl_bench.training.loss import answer_loss
 from cl_bench.training.plan import UpdatePlan
@@ -21,16 +22,6 @@ if TYPE_CHECKING:
     from cl_bench.config import TrainConfig
     from cl_bench.data.examples import Example
     from cl_bench.data.tokens import Encoded
-
-
-@dataclass(frozen=True)
-class Processes:
-    """This process among all; with one process nothing is communicated."""
-
-    rank: int
-    world: int
-    all_reduce: Callable[[Tensor], None]
-    """Sums over processes, in place."""
 
 
 @dataclass(frozen=True)

@@ -1,36 +1,162 @@
-"""Two processes (gloo) must do what one does."""
+"""Two real processes (gloo) do what one does, stop as one, and go on as one.
+
+A launcher that starts one process, or two that do not know of each other, must fail these tests:
+the run itself records how many processes it was, and the method of this file asks torch.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 from safetensors.torch import load_file
 
 from tests.e2e.conftest import Bench
+from tests.launching import launched
+
+AGEM = '''
+from pathlib import Path
+
+import torch
+
+from cl_bench.methods.base import Method
+
+
+class AGEM(Method):
+    """Projects the gradient off the one of an earlier task, whichever way it points."""
+
+    name = "agem"
+
+    def prepare(self, stage):
+        self.stage = stage
+        shared = torch.distributed.is_initialized()
+        stage.notes["world"] = torch.distributed.get_world_size() if shared else 1
+        self.last = shared and torch.distributed.get_rank() == 1
+
+    def before_step(self, step):
+        if step.number == 2 and self.stage.index == 2 and self.last and Path("fails").exists():
+            raise RuntimeError("invented")
+        if self.stage.earlier:
+            past = step.gradient_of(self.stage.batches(self.stage.earlier[0][1][:5]))
+            product = sum(float((step.grads[name] * past[name]).sum()) for name in past)
+            size = sum(float(past[name].square().sum()) for name in past)
+            self.stage.notes.setdefault("products", []).append(product)
+            for name in past:
+                step.grads[name].sub_(past[name] * product / size)
+'''
+METHODS = {
+    "sft": "sft",
+    "fggm": {"name": "fggm", "alpha": 0.5},
+    "migu": "migu",
+    "ewc": {"name": "ewc", "lambda": 1000},
+    "lora": {"name": "lora", "dropout": 0, "lr": 1e-3},
+    "replay": {"name": "replay", "ratio": 0.5},
+    "both": {"compose": [{"name": "fggm", "alpha": 0.5}, "replay"], "label": "both"},
+    "agem": {"file": "agem.py"},
+}
+
+
+def torchrun(bench: Bench, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command that README gives for CPUs."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return subprocess.run(
+        [*launch, "--nproc_per_node", "2", "-m", "cl_bench", "run", "tiny.yaml", *arguments],
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def stage_of(bench: Bench, name: str, method: str, number: int = 2) -> Path:
+    (found,) = (bench.root / "results" / name / method / "seed-1").glob(f"stage-{number}-*")
+    return found
 
 
 def test_two_processes_train_like_one(bench: Bench) -> None:
+    (bench.root / "agem.py").write_text(AGEM)
     bench.write_config(
         model={"path": "./model", "dtype": "float64"},
-        methods=["sft", "fggm", "migu"],
-        eval={"trace": {"limit": 2}, "general": {"tasks": []}},
+        methods=list(METHODS.values()),
+        stages=[{"task": "FOMC", "limit": 6}, {"task": "trace_numglue_ds", "limit": 7}],
+        train={
+            "lr": 1e-3,
+            "batch_size": 4,
+            "micro_batch_size": 1,
+            "max_prompt_tokens": 64,
+            "max_answer_tokens": 4,
+        },
+        eval={
+            "trace": {"limit": 1},
+            "general": {"tasks": []},
+            "probes": False,
+            "within_stage": {"every": "epoch", "limit": 1},
+        },
     )
-    code, _, err = bench.run("run", "tiny.yaml", "-o", "name=one", "-o", "train.micro_batch_size=1")
-    assert code == 0, err
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    command = [*launch, "--num_machines", "1", "--mixed_precision", "no", "-m", "cl_bench", "run"]
-    done = subprocess.run(
-        [*command, "tiny.yaml", "-o", "name=two", "-o", "train.micro_batch_size=1"],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
+    bench.must("run", "tiny.yaml", "-o", "name=one")
+
+    (bench.root / "fails").touch()  # the second process fails in the last method's second stage
+    broken = torchrun(bench, "-o", "name=two")
+    said = [line for line in broken.stderr.splitlines() if line.startswith("cl-bench:")]
+    assert broken.returncode == 1 and said == ["cl-bench: failed: RuntimeError: invented"], (
+        broken.stderr
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("| ori (base model)") == 1, "one process reports"
-    for method in ("sft", "fggm", "migu"):
-        path = f"{method}/seed-1/stage-2-trace_numglue_ds/checkpoint/model.safetensors"
-        one, two = (load_file(bench.root / "results" / name / path) for name in ("one", "two"))
-        for name, value in one.items():
-            assert float((value - two[name]).abs().max()) < 1e-8, f"{method}: {name}"
+    assert "2 processes on cpu" in broken.stderr
+    assert stage_of(bench, "two", "agem", 1).joinpath("scores.json").is_file()
+    assert not stage_of(bench, "two", "agem").joinpath("scores.json").exists()
+    (bench.root / "fails").unlink()
+    resumed = torchrun(bench, "-o", "name=two")
+    assert resumed.returncode == 0, resumed.stderr
+    assert len(re.findall(r": training$", resumed.stderr, re.M)) == 1, "the rest is not repeated"
+    assert resumed.stdout.count("| ori (base model)") == 1, "one process reports"
+
+    for method in METHODS:
+        compare(bench, method)
+    notes = json.loads((stage_of(bench, "two", "agem") / "notes.json").read_text())
+    assert notes["world"] == 2 and all(notes["products"])
+
+
+def compare(bench: Bench, method: str) -> None:
+    """Weights, losses, curves and scores of both stages; and that there were two processes."""
+    for number in (1, 2):
+        one, two = (stage_of(bench, name, method, number) for name in ("one", "two"))
+        timing = [json.loads((stage / "timing.json").read_text()) for stage in (one, two)]
+        assert [kept["processes"] for kept in timing] == [1, 2], "launched as another number"
+        (file,) = (one / "checkpoint").glob("*.safetensors")
+        left, right = (load_file(stage / "checkpoint" / file.name) for stage in (one, two))
+        for name, value in left.items():
+            assert float((value - right[name]).abs().max()) < 1e-8, f"{method}: {name}"
+        logs = [(stage / "train.jsonl").read_text().splitlines() for stage in (one, two)]
+        assert len(logs[0]) == len(logs[1])
+        for a, b in zip(*(map(json.loads, log) for log in logs), strict=True):
+            assert a == pytest.approx(b, abs=1e-8), method
+        assert (one / "curve.jsonl").read_text() == (two / "curve.jsonl").read_text()
+        scores = [json.loads((stage / "scores.json").read_text()) for stage in (one, two)]
+        assert scores[0]["trace"] == scores[1]["trace"]
+
+
+def test_wrong_input_of_several_processes_is_said_once(bench: Bench) -> None:
+    """Found by all before they are connected; by all after; by the first alone."""
+    from cl_bench.cli import run_command
+
+    bench.write_config(methods=["sft"], eval={"trace": {"limit": 2}, "general": {"tasks": []}})
+    bench.must("run", "tiny.yaml")
+    cases = {
+        "train.lrr": ["run", "tiny.yaml", "-o", "train.lrr=1"],
+        "model.path": ["run", "tiny.yaml", "-o", "model.path=./nowhere"],
+        "another config": ["run", "tiny.yaml", "-o", "train.lr=0.5"],
+    }
+    for expected, arguments in cases.items():
+        ended = launched(
+            bench.root,
+            lambda rank, arguments=arguments: run_command(arguments),
+            environment={"ACCELERATE_USE_CPU": "true"},
+        )
+        said = [line for one in ended for line in one.err.splitlines() if "cl-bench: " in line]
+        assert len(said) == 1 and said[0].startswith("cl-bench: error: ") and expected in said[0]
+        assert ended[0].code == 2, ended

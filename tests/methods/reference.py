@@ -16,7 +16,8 @@ from cl_bench.data.batches import epoch_batches
 from cl_bench.data.examples import Example
 from cl_bench.data.tokens import Encoded, encode_examples, pad_id
 from cl_bench.methods.base import Method, Stage
-from cl_bench.training.loop import Batcher, Processes, train_stage
+from cl_bench.processes import Processes
+from cl_bench.training.loop import Batcher, train_stage
 from tests.tiny import byte_tokenizer
 
 Gradients = dict[str, Tensor]
