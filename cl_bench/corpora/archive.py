@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from cl_bench.corpora.checksums import checksum_of_bytes, examples_digest
-from cl_bench.corpora.registry import LIMA, SPLITS, TASKS, versions_of
-from cl_bench.corpora.rows import MAX_FILE, parse_rows
+from cl_bench.corpora.registry import LIMA, SPLITS, TASKS, VARIANTS, versions_of
 from cl_bench.corpora.storage import check_overwrite, check_room, holds_bytes, replace_all, writing
+from cl_bench.data.rows import MAX_FILE, parse_trace
 from cl_bench.errors import RunError, UserError, nearest
 
 MAX_TOTAL = 2 * 2**30
@@ -105,7 +105,7 @@ def _stage(
         where = f"{source}: {member}"
         try:
             data = members[member][1]()
-            rows = parse_rows(data, where)
+            rows = parse_trace(data, where)
         except UserError as error:
             faults += error.faults
             continue
@@ -142,10 +142,17 @@ def _benchmark_folder(source: Path, members: Members, variant: str | None) -> Pu
             f"{source}: holds no <Task>/train.json of TRACE (tasks: {', '.join(TASKS)})"
         )
     names = ", ".join(name or "one that no LLM-CL-Benchmark_ folder names" for name in folders)
+    usable = {name: found for name, found in folders.items() if name in ("", *VARIANTS)}
+    if not usable:
+        raise UserError(
+            f"{source}: holds only the variant {names}, whose answers are not those that TRACE "
+            f"trains on and scores; cl-bench reads the variants {', '.join(VARIANTS)}"
+        )
     if variant is None:
-        if "5000" not in folders and len(folders) > 1:
-            raise UserError(f"{source}: holds several variants, say --variant: {names}")
-        variant = "5000" if "5000" in folders else next(iter(folders))
+        if "5000" not in usable and len(usable) > 1:
+            named = ", ".join(name or "one that no folder names" for name in usable)
+            raise UserError(f"{source}: holds several variants, say --variant: {named}")
+        variant = "5000" if "5000" in usable else next(iter(usable))
     if variant not in folders:
         raise UserError(f"{source}: has no variant {variant}; it holds: {names}")
     if len(folders[variant]) > 1:

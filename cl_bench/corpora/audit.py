@@ -15,9 +15,10 @@ from pathlib import Path
 from statistics import median
 
 from cl_bench.corpora.registry import SPLITS, TASKS
-from cl_bench.corpora.rows import Row, read_rows
 from cl_bench.corpora.tokens import Cut, TextLengths, TokenBudget
 from cl_bench.corpora.verify import trace_folder
+from cl_bench.data.rows import Row, trace_rows
+from cl_bench.data.sources import trace_file
 from cl_bench.errors import UserError
 
 PERCENTILES = (50, 90, 95, 99, 100)
@@ -251,11 +252,11 @@ def _read_task(folder: Path) -> dict[str, list[Row]]:
     splits: dict[str, list[Row]] = {}
     faults: list[str] = []
     for split in SPLITS:
-        path = folder / f"{split}.json"
+        path = trace_file(folder, split)
         if split == "eval" and not path.exists():
             continue
         try:
-            splits[split] = read_rows(path)
+            splits[split] = trace_rows(path)
         except UserError as error:
             faults += error.faults
     if faults:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cl_bench.corpora.rows import Row
+from cl_bench.data.rows import Row
 from cl_bench.errors import UserError, missing_dependency, nearest
 from cl_bench.quickstart import QUICKSTART_MODEL, quickstart_model
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from cl_bench.corpora.rows import MAX_FILE
+from cl_bench.data.rows import MAX_FILE
 
 _BLOCK = 1 << 18
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,7 +9,20 @@ from typing import Any
 
 from cl_bench.corpora.checksums import checksum_of_file, examples_digest
 from cl_bench.corpora.registry import LIMA, SPLITS, TASKS, KnownFile, known_files, versions_of
-from cl_bench.corpora.rows import FieldCheck, read_json_lines, read_rows, text_fault
+from cl_bench.data.rows import (
+    BbhExamples,
+    BbhRow,
+    BoolqRow,
+    BoolqSentence,
+    Gsm8kRow,
+    MmluRow,
+    PiqaRow,
+    RowModel,
+    TydiqaRow,
+    read_rows,
+    trace_rows,
+)
+from cl_bench.data.sources import trace_file
 from cl_bench.errors import UserError, nearest
 
 
@@ -87,7 +99,7 @@ def _verify_trace(folder: Path, result: Verification) -> None:
 def _verify_task(folder: Path, result: Verification) -> str:
     checks: dict[str, FileCheck] = {}
     for split in SPLITS:
-        path = folder / f"{split}.json"
+        path = trace_file(folder, split)
         if path.is_file():
             versions = versions_of(f"trace/{folder.name}/{split}.json")
             checks[split] = _check_trace_file(path, versions, result)
@@ -102,7 +114,7 @@ def _verify_task(folder: Path, result: Verification) -> str:
 def _check_trace_file(path: Path, versions: Sequence[KnownFile], result: Verification) -> FileCheck:
     file, size = versions[0].file, path.stat().st_size
     try:
-        rows = read_rows(path)
+        rows = trace_rows(path)
     except UserError as error:
         result.faults += error.faults
         return FileCheck(file, "faulty", None, size)
@@ -150,49 +162,21 @@ def _variant_in_words(checks: dict[str, FileCheck]) -> str:
     return f"mixed: {', '.join(parts)}"
 
 
-def _number_fault(value: Any) -> str | None:
-    return None if isinstance(value, int) and not isinstance(value, bool) else "not a whole number"
-
-
-def _one_of(*allowed: Any) -> FieldCheck:
-    def check(value: Any) -> str | None:
-        fits = any(value == option and type(value) is type(option) for option in allowed)
-        return None if fits else f"not one of {', '.join(repr(option) for option in allowed)}"
-
-    return check
-
-
-def _answers_fault(value: Any) -> str | None:
-    if not isinstance(value, list) or not value:
-        return "not a list of answers"
-    good = all(isinstance(item, dict) and text_fault(item.get("text")) is None for item in value)
-    return None if good else "an answer without a 'text' string"
-
-
-def _final_answer_fault(value: Any) -> str | None:
-    fault = text_fault(value)
-    return fault or (None if re.search(r"#### \S", value) else "no final answer after '#### '")
-
-
-def _fields(*texts: str, **others: FieldCheck) -> dict[str, FieldCheck]:
-    return {**dict.fromkeys(texts, text_fault), **others}
-
-
-GENERAL_FIELDS: dict[str, dict[str, FieldCheck]] = {
-    "bbh": _fields("task", "input", "target"),
-    "bbh/dev": _fields("task", "cot_prompt"),
-    "boolq": _fields("question", "passage", label=_one_of("true", "false")),
-    "boolq/dev": _fields("sentence", label=_one_of("True", "False")),
-    "gsm8k": _fields("question", answer=_final_answer_fault),
-    "mmlu": _fields("subject", "question", "A", "B", "C", "D", answer=_one_of(*"ABCD")),
-    "piqa": _fields("goal", "sol1", "sol2", label=_one_of(0, 1)),
-    "tydiqa": _fields("language", "question", "context", answers=_answers_fault),
+GENERAL_ROWS: dict[str, type[RowModel]] = {
+    "bbh": BbhRow,
+    "bbh/dev": BbhExamples,
+    "boolq": BoolqRow,
+    "boolq/dev": BoolqSentence,
+    "gsm8k": Gsm8kRow,
+    "mmlu": MmluRow,
+    "piqa": PiqaRow,
+    "tydiqa": TydiqaRow,
 }
-"""Fields of `general/<name>/*.jsonl`; `<name>/<split>` where a split has another form."""
+"""Rows of `general/<name>/*.jsonl`; `<name>/<split>` where a split has another form."""
 
 
 def _verify_general(folder: Path, result: Verification) -> None:
-    names = [name for name in GENERAL_FIELDS if "/" not in name]
+    names = [name for name in GENERAL_ROWS if "/" not in name]
     for entry in sorted(folder.iterdir()):
         if not entry.is_dir():
             continue
@@ -206,9 +190,9 @@ def _verify_general(folder: Path, result: Verification) -> None:
 def _check_general_file(path: Path, result: Verification) -> FileCheck:
     name, size = path.parent.name, path.stat().st_size
     file = f"general/{name}/{path.name}"
-    fields = GENERAL_FIELDS.get(f"{name}/{path.stem}", GENERAL_FIELDS[name])
+    model = GENERAL_ROWS.get(f"{name}/{path.stem}", GENERAL_ROWS[name])
     try:
-        rows = len(read_json_lines(path, fields))
+        rows = len(read_rows(path, model))
     except UserError as error:
         result.faults += error.faults
         return FileCheck(file, "faulty", None, size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cl_bench.data.sources import capped
+from cl_bench.data.rows import capped, json_type
 from cl_bench.errors import UserError
 from cl_bench.seeds import derive_seed
 
@@ -120,8 +120,13 @@ def gold_answer(task: Any, doc: Any) -> str | None:
 def own_prompt(task: Any, doc: Any) -> str:
     """A document's 0-shot prompt, with description and `gen_prefix`; the gold one of several.
 
-    Raises ValueError when the gold one is not among them.
+    Raises ValueError when the gold one is not among them, and for a prompt that is no text.
     """
+    column = task.config.doc_to_text
+    if isinstance(column, str) and column in task.features:
+        value = doc[column]
+        if value is None or isinstance(value, dict):
+            raise _BadDocumentError(f"its prompt ('{column}') is {json_type(value)}, not a text")
     context = task.fewshot_context(doc=doc, num_fewshot=0, gen_prefix=task.doc_to_prefix(doc))
     if isinstance(context, list):
         gold = task.doc_to_text(doc)
@@ -165,9 +170,11 @@ def gold_text(task: Any, doc: Any) -> str:
         if not target:
             raise _BadDocumentError("its list of targets is empty")
         target = target[0]
-    if target is None:
-        raise _BadDocumentError("its target is null")
+    if target is None or isinstance(target, dict):
+        raise _BadDocumentError(f"its target is {json_type(target)}, not a text")
     if task.config.doc_to_choice is None or task.multiple_input:
+        if isinstance(target, bool):  # "True" is Python's word for it, the file says true
+            raise _BadDocumentError("its target is true/false, not a text")
         return str(target)
     choices = task.doc_to_choice(doc)
     if isinstance(target, str) and target in choices:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.data.examples import training_faults
+from cl_bench.data.local_files import beside_yaml, find_files_beside_yamls
 from cl_bench.data.sources import resolve_data_root
 from cl_bench.data.tasks import (
     canonical_name,
@@ -126,6 +127,7 @@ def _manager(
             include_defaults=False,
             metadata=metadata,
         )
+        find_files_beside_yamls(manager)
         missing = _undefined(manager.task_index, wanted)
         more = {path.parent for path in packaged_files(missing).values()} - set(packaged)
         if not more:
@@ -189,7 +191,7 @@ def _without_test(manager: Any, name: str) -> str | dict[str, Any]:
     splits = [config.get(f"{split}_split") for split in ("test", "validation", "training")]
     if splits[0] or splits[1] or not splits[2]:
         return name
-    return {**config, "validation_split": splits[2]}
+    return beside_yaml({**config, "validation_split": splits[2]}, Path(path).parent)
 
 
 def _load_into(suite: Suite, manager: Any, name: str, spec: str | dict[str, Any]) -> list[str]:

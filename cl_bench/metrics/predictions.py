@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from cl_bench.data.rows import ranges
 from cl_bench.errors import UserError, nearest
 from cl_bench.metrics.similarity import BACKENDS, Backend
 from cl_bench.metrics.trace import TASKS, CorpusScore, canonical_name, score_corpus
@@ -57,18 +58,21 @@ def score_file(task: str, file: str, backend: str = "difflib") -> CorpusScore:
 def read_predictions(stream: BinaryIO, name: str, *, needs_input: bool) -> Predictions:
     """Read `prediction`, `reference` and, if needed, `input` of every line that is not blank.
 
+    `target` is read where there is no `reference`: files that a run of ours leaves are named so.
     Other fields are ignored. Raises UserError with every fault (the first 20, and how many more) as
-    `name:line: field: what is wrong`, and when there is no line at all.
+    `name:line: field: what is wrong`, equal ones together, and when there is no line at all.
     """
     fields = ("prediction", "reference", "input") if needs_input else ("prediction", "reference")
     rows: list[list[str]] = []
-    faults: list[str] = []
+    found: dict[str, list[int]] = {}
     for number, line in enumerate(_lines(stream), start=1):
         if not line.strip():
             continue
-        row = _Row(number, fields).read(line)
-        faults += [f"{name}:{fault}" for fault in row.faults]
+        row = _Row(fields).read(line)
+        for fault in row.faults:
+            found.setdefault(fault, []).append(number)
         rows.append(row.values)
+    faults = [f"{name}:{ranges(lines)}: {fault}" for fault, lines in found.items()]
     if len(faults) > MAX_FAULTS:
         faults[MAX_FAULTS:] = [f"{name}: and {len(faults) - MAX_FAULTS} more faults"]
     if not rows:
@@ -83,7 +87,6 @@ def read_predictions(stream: BinaryIO, name: str, *, needs_input: bool) -> Predi
 class _Row:
     """One line: the values of its fields, or what is wrong with it."""
 
-    number: int
     fields: Sequence[str]
     values: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
@@ -104,6 +107,8 @@ class _Row:
             return self._fault(broken or f"not JSON: {error}")
         if not isinstance(record, dict):
             return self._fault(f"an object is needed, not {_type_name(record)}")
+        if "reference" not in record and "target" in record:
+            record["reference"] = record["target"]
         for key in self.fields:
             self._read_field(key, record, bool(broken))
         return self._fault(broken) if broken and not self.faults else self
@@ -123,7 +128,7 @@ class _Row:
             self.values.append(value)
 
     def _fault(self, what: str) -> _Row:
-        self.faults.append(f"{self.number}: {what}")
+        self.faults.append(what)
         return self
 
 

@@ -25,7 +25,7 @@ def method_lines() -> Iterator[str]:
 
 def task_lines(task_paths: Sequence[str], data_root: Path | None) -> Iterator[str]:
     """Every task of ours and of `task_paths`, and whether its data files are there."""
-    from cl_bench.data.sources import resolve_data_root
+    from cl_bench.data.sources import resolve_data_root, trace_file
     from cl_bench.data.tasks import known_task_names
     from cl_bench.metrics.trace import TASKS
 
@@ -35,7 +35,7 @@ def task_lines(task_paths: Sequence[str], data_root: Path | None) -> Iterator[st
         if trace is None:
             yield name
             continue
-        there = (root / "trace" / trace.trace_name / "train.json").is_file()
+        there = trace_file(root / "trace" / trace.trace_name, "train").is_file()
         status = "data there" if there else f"no data in {root} (cl-bench data get trace)"
         yield f"{name}  ({trace.trace_name}, {trace.headline})  {status}"
 

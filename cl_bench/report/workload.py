@@ -9,7 +9,8 @@ from statistics import fmean
 from typing import Any
 
 from cl_bench.config import ExperimentConfig, ModelConfig, TrainConfig
-from cl_bench.data.sources import PROMPT_ANSWER, Row, read_json, resolve_data_root
+from cl_bench.data.rows import TraceRow, read_rows
+from cl_bench.data.sources import resolve_data_root, trace_file
 from cl_bench.metrics.trace import TASKS
 from cl_bench.model_shapes import model_file
 
@@ -36,7 +37,7 @@ class Workloads:
     def __init__(self, config: ExperimentConfig) -> None:
         self._root = resolve_data_root(config.data_root)
         self._count = token_counter(config.model)
-        self._rows: dict[str, list[Row] | None] = {}
+        self._rows: dict[str, list[TraceRow] | None] = {}
         self._means: dict[tuple[str, int, int], float] = {}
 
     def of(self, tasks: Sequence[str], limit: int | None, train: TrainConfig) -> Workload | None:
@@ -66,19 +67,19 @@ class Workloads:
             self._means[key] = fmean(_tokens(row, self._count, train) for row in sample)
         return Workload(examples, self._means[key], exact=True)
 
-    def _rows_of(self, task: str) -> list[Row] | None:
+    def _rows_of(self, task: str) -> list[TraceRow] | None:
         if task not in self._rows:
             trace = TASKS.get(task)
-            path = self._root / "trace" / trace.trace_name / "train.json" if trace else None
+            path = trace_file(self._root / "trace" / trace.trace_name, "train") if trace else None
             there = path is not None and path.is_file()
-            self._rows[task] = read_json(path, PROMPT_ANSWER) if path and there else None
+            self._rows[task] = read_rows(path, TraceRow) if path and there else None
         return self._rows[task] or None
 
 
-def _tokens(row: Row, count: Callable[[str], int], train: TrainConfig) -> int:
+def _tokens(row: TraceRow, count: Callable[[str], int], train: TrainConfig) -> int:
     """Tokens of a training example: prompt and answer within their limits, and EOS."""
-    answer = min(count(row["answer"]) + 1, train.max_answer_tokens + 1)
-    return min(count(row["prompt"]), train.max_prompt_tokens) + answer
+    answer = min(count(row.answer) + 1, train.max_answer_tokens + 1)
+    return min(count(row.prompt), train.max_prompt_tokens) + answer
 
 
 def token_counter(model: ModelConfig) -> Callable[[str], int] | None:

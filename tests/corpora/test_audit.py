@@ -19,9 +19,9 @@ from cl_bench.corpora.audit import (
     read_tasks,
     repetition,
 )
-from cl_bench.corpora.rows import Row
 from cl_bench.corpora.tables import findings
 from cl_bench.corpora.tokens import TokenBudget, token_budget
+from cl_bench.data.rows import Row
 from cl_bench.errors import UserError
 from tests.corpora.conftest import write_rows
 from tests.tiny import byte_tokenizer

@@ -112,8 +112,18 @@ def test_a_variant_that_is_not_there(zipped: Path, tmp_path: Path) -> None:
 
 def test_several_variants_need_a_choice(unpacked: Path, tmp_path: Path) -> None:
     shutil.rmtree(unpacked / f"{TOP}5000")
+    shutil.copytree(unpacked / f"{TOP}500", unpacked / f"{TOP}1000")
     (fault,) = faults_of(unpacked, tmp_path / "root")
-    assert "say --variant: 500, Reasoning" in fault
+    assert fault.endswith("say --variant: 1000, 500")
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_reasoning_is_not_what_trace_scores(unpacked: Path, tmp_path: Path, inside: bool) -> None:
+    for variant in ("500", "5000"):
+        shutil.rmtree(unpacked / f"{TOP}{variant}")
+    source = unpacked / f"{TOP}Reasoning" if inside else unpacked
+    (fault,) = faults_of(source, tmp_path / "root")
+    assert "holds only the variant Reasoning" in fault and not (tmp_path / "root").exists()
 
 
 def test_the_same_variant_twice_is_ambiguous(unpacked: Path, tmp_path: Path) -> None:
@@ -137,8 +147,10 @@ def test_everything_missing_or_faulty_is_listed_and_nothing_is_imported(
     (bench / "ScienceQA/eval.json").write_bytes(b'[{"prompt": "\xff"}]')
     faults = faults_of(unpacked, tmp_path / "root", tasks=["C-STANCE", "ScienceQA"])
     assert len(faults) == 2
-    assert faults[0].endswith("C-STANCE/train.json: row 1: field 'answer': missing")
-    assert faults[1].endswith("ScienceQA/eval.json: byte 13 (line 1) is not UTF-8: 0xff")
+    assert faults[0].endswith(
+        "C-STANCE/train.json: row 1: field 'answer': missing (the row has prompt)"
+    )
+    assert "ScienceQA/eval.json: byte 13 (line 1) is not UTF-8: 0xff" in faults[1]
 
 
 @pytest.mark.parametrize(

@@ -90,10 +90,10 @@ def test_every_fault_of_every_file_is_listed(fomc: Path) -> None:
     result = verify(fomc.parents[1])
     assert sorted(fault.removeprefix(str(fomc.parent)) for fault in result.faults) == [
         "/FOMC/test.json: missing",
-        "/FOMC/train.json: row 1: field 'answer': missing",
+        "/FOMC/train.json: row 1: field 'answer': missing (the row has prompt)",
         "/FOMC/train.json: row 1: field 'prompt': a number, not a string",
         "/MeetingBnak: not a task of TRACE (did you mean 'MeetingBank'?)",
-        "/Py150/test.json: byte 1 (line 1) is not UTF-8: 0xff",
+        "/Py150/test.json: byte 1 (line 1) is not UTF-8: 0xff; save it as UTF-8",
         "/Py150/train.json: missing",
     ]
     assert result.tasks["FOMC"] == "faulty"
@@ -151,7 +151,10 @@ def test_fields_of_the_general_sets_are_checked(tmp_path: Path) -> None:
     bad = {
         "bbh": {"task": "t", "input": "i", "target": None},
         "gsm8k": {"question": "q", "answer": "no mark"},
-        "tydiqa": {"language": "l", "question": "q", "context": "c", "answers": [{"text": 1}]},
+        "tydiqa": {
+            **dict.fromkeys(("id", "title", "language", "question", "context"), "x"),
+            "answers": [{"text": 1}],
+        },
         "mmlu": {**dict.fromkeys(("subject", "question", *"ABCD"), "x"), "answer": "E"},
         "boolq": {"question": "q", "passage": "p", "label": True},
     }
@@ -162,7 +165,7 @@ def test_fields_of_the_general_sets_are_checked(tmp_path: Path) -> None:
     assert faults == {
         "bbh/test.jsonl: line 1: field 'target': null, not a string",
         "gsm8k/test.jsonl: line 1: field 'answer': no final answer after '#### '",
-        "tydiqa/test.jsonl: line 1: field 'answers': an answer without a 'text' string",
+        "tydiqa/test.jsonl: line 1: field 'answers.0.text': a number, not a string",
         "mmlu/test.jsonl: line 1: field 'answer': not one of 'A', 'B', 'C', 'D'",
         "boolq/test.jsonl: line 1: field 'label': not one of 'true', 'false'",
     }

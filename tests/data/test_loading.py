@@ -162,8 +162,7 @@ def test_a_general_file_with_faults_is_not_replaced_by_the_hub(tmp_path):
     (folder / "test.jsonl").write_text(json.dumps(row))
     (fault,) = faults(["general_boolq"], tmp_path)
     assert fault == (
-        f"general_boolq: {folder / 'test.jsonl'}: line 1: 'label' must be the string "
-        '"true" or "false", found true'
+        f"general_boolq: {folder / 'test.jsonl'}: line 1: field 'label': not one of 'true', 'false'"
     )
 
 

@@ -117,7 +117,7 @@ def test_a_missing_or_wrong_benchmark_file_is_named(bench, monkeypatch):
     file.write_text(json.dumps({"goal": "g", "sol1": "a", "label": 2}) + "\n")
     code, _, err = bench.run("run", bench.config)
     assert code == 2
-    assert "line 1: 'sol2' is missing" in err
+    assert "line 1: field 'sol2': missing" in err
     assert "line 1: 'label' must be 0 or 1" in err
     file.unlink()
     code, _, err = bench.run("run", bench.config)

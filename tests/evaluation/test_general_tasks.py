@@ -160,7 +160,7 @@ def test_wrong_fields_are_named_with_their_line(tmp_path):
     text = str(error.value)
     assert "test.jsonl" in text
     assert "line 2: 'answer' must be one of the letters" in text
-    assert "line 3: 'question' is missing" in text
+    assert "line 3: field 'question': missing" in text
 
 
 def test_an_incomplete_folder_is_an_error_not_a_download(tmp_path):

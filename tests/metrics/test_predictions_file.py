@@ -96,9 +96,17 @@ def test_a_line_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert faults_of(b"x" * (5 << 20) + b"\n[]")[1] == "F:2: an object is needed, not a list"
 
 
+def test_files_of_our_own_runs_are_read() -> None:
+    line = b'{"doc_id": 0, "prompt_hash": "x", "target": "A", "score": 1.0, "prediction": "B"}\n'
+    data = read_predictions(io.BytesIO(line), "F", needs_input=False)
+    assert (data.predictions, data.references) == (("B",), ("A",))
+
+
 def test_many_faults_are_counted() -> None:
-    found = faults_of(b"[]\n" * (MAX_FAULTS + 5))
-    assert len(found) == MAX_FAULTS + 1 and found[-1] == "F: and 5 more faults"
+    assert faults_of(b"[]\n" * 3 + b"{}\n[]\n")[0] == "F:1-3, 5: an object is needed, not a list"
+    columns = (b'{"x%d": 1}\n' % i for i in range(MAX_FAULTS // 2 + 5))
+    found = faults_of(b"".join(columns))
+    assert len(found) == MAX_FAULTS + 1 and found[-1] == "F: and 10 more faults"
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n"])

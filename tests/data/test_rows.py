@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cl_bench.corpora.checksums import examples_digest
-from cl_bench.corpora.rows import MAX_FIELD, Row, parse_rows, read_json_lines, read_rows, text_fault
+from cl_bench.data.rows import MAX_FIELD, PiqaRow, Row, parse_trace, read_rows, trace_rows
 from cl_bench.errors import UserError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -28,7 +28,7 @@ JSON = st.recursive(
 def faults_of(content: bytes | str) -> list[str]:
     data = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
     with pytest.raises(UserError) as refusal:
-        parse_rows(data, "f.json")
+        parse_trace(data, "f.json")
     return refusal.value.faults
 
 
@@ -38,21 +38,21 @@ def test_any_valid_text_survives(
 ) -> None:
     items = [{"answer": answer, "prompt": prompt, "extra": 1} for prompt, answer in rows]
     data = json.dumps(items, indent=indent, ensure_ascii=ascii_only).encode()
-    parsed = parse_rows(data, "f.json")
+    parsed = parse_trace(data, "f.json")
     assert parsed == rows
-    assert parse_rows(b"\xef\xbb\xbf" + data, "f.json") == rows  # with a byte order mark
+    assert parse_trace(b"\xef\xbb\xbf" + data, "f.json") == rows  # with a byte order mark
     assert examples_digest(parsed) == examples_digest(rows)
 
 
 @given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
 def test_arbitrary_input_gives_rows_or_a_user_error(data: bytes) -> None:
     try:
-        rows = parse_rows(data, "f.json")
+        rows = parse_trace(data, "f.json")
     except UserError as error:
         assert error.faults
         assert all(fault.startswith("f.json: ") for fault in error.faults)
     else:
-        assert all(isinstance(row, Row) and text_fault(row.prompt) is None for row in rows)
+        assert all(isinstance(row, Row) and row.prompt.encode() is not None for row in rows)
 
 
 @given(ROWS, st.data())
@@ -85,21 +85,22 @@ def test_every_fault_is_told_with_its_row_and_field() -> None:
         "f.json: row 3: field 'answer': null, not a string",
         "f.json: row 4: field 'prompt': missing (did you mean 'Prompt'?)",
         "f.json: row 5: field 'answer': true/false, not a string",
-        "f.json: row 6: a string, not an object with prompt and answer",
+        "f.json: row 6: a string, not an object with prompt, answer",
         "f.json: row 7: field 'answer': a list, not a string",
-        "f.json: row 8, 10-11: field 'answer': missing",
-        "f.json: row 9: field 'prompt': empty",
+        "f.json: row 8, 10-11: field 'answer': missing (the row has prompt)",
     ]
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b'[\n{"prompt": "\xff', "f.json: byte 14 (line 2) is not UTF-8: 0xff"),
-        (b'[{"prompt": "p",\n}]', "f.json: line 2 column 1: not JSON"),
-        (b"", "f.json: line 1 column 1: not JSON"),
+        (b'[\n{"prompt": "\xff', "f.json: byte 14 (line 2) is not UTF-8: 0xff; save it as UTF-8"),
+        (b'[{"prompt": "p",\n}]', "f.json: line 2, column 1: not JSON"),
+        (b"", "f.json: no examples"),
         (b"[]", "f.json: no examples"),
-        (b'{"prompt": "p"}', "f.json: an object, not a list of examples"),
+        (b"7", "f.json: a number, not a list of rows or one object a line"),
+        (b'{"data": [\n]}', "f.json: one object (with data), not a list of rows"),
+        ("[]".encode("utf-16"), "f.json: UTF-16; save it as UTF-8"),
         (b"[" * 100_000, "f.json: not JSON that can be read"),
         (b'[{"prompt": "p", "answer": ' + b"9" * 5000 + b"}]", "f.json: not JSON that can be"),
         (b'[{"prompt": "a\\ud800", "answer": ""}]', "lone surrogate at character 1"),
@@ -119,22 +120,63 @@ def test_a_10_megabyte_text_is_refused() -> None:
 
 def test_json_lines_tell_line_and_field(tmp_path: Path) -> None:
     path = tmp_path / "test.jsonl"
-    good = b'{"goal": "g"}'
-    lines = [good, b"", b'{"goal": 3}', b"{", b'{"goal": "' + b"x" * 10 * 2**20 + b'"}']
-    path.write_bytes(b"\n".join([*lines, b'{"goal": "\xc3"}', b"[]", b'{"gaol": 1}', good, b""]))
+    good = b'{"goal": "g", "sol1": "a", "sol2": "b", "label": 1}'
+    wrong = [good.replace(b'"g"', b"3"), b"{", b'{"goal": "' + b"x" * 10 * 2**20 + b'"}', b"[]"]
+    wrong += [
+        good.replace(b"goal", b"gaol"),
+        good.replace(b'"a"', b'""'),
+        good.replace(b"1}", b"2}"),
+    ]
+    wrong += [good.replace(b"1}", b"true}"), b"[" * 100_000]
+    path.write_bytes(b"\n".join([good, b"", *wrong, good, b""]))
     with pytest.raises(UserError) as refusal:
-        read_json_lines(path, {"goal": text_fault})
-    faults = [fault.removeprefix(f"{path}: ") for fault in refusal.value.faults]
-    assert [fault.split(": ")[0] for fault in faults] == [
-        "line 4", "line 5", "line 6", "line 3", "line 7", "line 8",
-    ]  # fmt: skip
-    assert faults[1] == "line 5: 10,485,772 bytes, limit 4,194,304"
-    assert faults[3] == "line 3: field 'goal': a number, not a string"
-    assert faults[5] == "line 8: field 'goal': missing (did you mean 'gaol'?)"
+        read_rows(path, PiqaRow)
+    faults = {fault.removeprefix(f"{path}: ") for fault in refusal.value.faults}
+    assert faults == {
+        "line 3: field 'goal': a number, not a string",
+        "line 4: not JSON (column 2: Expecting property name enclosed in double quotes)",
+        "line 5: 10,485,772 characters, limit 4,194,304",
+        "line 6: a list, not an object with goal, sol1, sol2, label",
+        "line 7: field 'goal': missing (did you mean 'gaol'?)",
+        "line 8: field 'sol1': empty",
+        "line 9-10: field 'label': not one of 0, 1",
+        "line 11: not JSON that can be read "
+        "(maximum recursion depth exceeded while decoding a JSON array from a unicode string)",
+    }
+    path.write_text('\ufeff{"goal": "a\u2028b", "sol1": "a", "sol2": "b", "label": 0}\r\n')
+    assert [row.goal for row in read_rows(path, PiqaRow)] == ["a\u2028b"]
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_json_lines_and_lists_are_the_same_rows(mark: bytes) -> None:
+    rows = [{"prompt": "p", "answer": "a"}, {"prompt": "", "answer": "[1]", "id": 3}]
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    expected = [("p", "a"), ("", "[1]")]
+    assert parse_trace(mark + lines, "f") == parse_trace(mark + json.dumps(rows).encode(), "f")
+    assert parse_trace(mark + lines, "f") == expected
+    assert parse_trace(mark + lines[: lines.index(b"\n")], "f") == expected[:1]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (
+            {"instruction": "i", "input": "", "output": "o"},
+            "(the row has instruction, input, output)",
+        ),
+        ({"messages": []}, "(the row has messages)"),
+        ({"Prompt": "p", "answer": "a"}, "(did you mean 'Prompt'?)"),
+        ({"prompt": "p", "label": "A"}, "field 'answer': missing (the row has prompt, label)"),
+    ],
+)
+def test_other_columns_are_named_once(row: dict[str, object], said: str) -> None:
+    faults = faults_of(json.dumps([row] * 30))
+    assert len(faults) == 2 - ("answer" in row or "prompt" in row)
+    assert said in faults[0] and faults[0].startswith("f.json: row 1-30: ")
 
 
 def test_unreadable_files_are_faults(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read: No such file"):
-        read_rows(tmp_path / "absent.json")
+        trace_rows(tmp_path / "absent.json")
     with pytest.raises(UserError, match="cannot be read: Is a directory"):
-        read_rows(tmp_path)
+        trace_rows(tmp_path)

@@ -1,0 +1,381 @@
+"""Rows of data files: what each kind of file holds, and the one reader that says what is wrong.
+
+`run`, `plan` and every `cl-bench data` command read through here, so that they agree on what a file
+is: a JSON list of objects or JSON lines, whatever its ending says, in UTF-8 with or without a byte
+order mark.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from cl_bench.errors import UserError, nearest
+
+MAX_FIELD = 2_000_000
+"""Characters in one text. TRACE's longest prompt has 373,826; beyond this a file is not TRACE's."""
+MAX_LINE = 4 * 2**20
+"""Bytes in one line of JSON lines."""
+MAX_FILE = 512 * 2**20
+"""Bytes in one file. The whole TRACE archive is smaller."""
+MAX_FAULTS = 20
+"""Faults listed for one file; the rest are counted."""
+
+
+def _whole(text: str) -> str:
+    """What keeps a text from a tokenizer is a ValueError; its message is the fault."""
+    if len(text) > MAX_FIELD:
+        raise ValueError(f"{len(text):,} characters, more than the {MAX_FIELD:,} allowed")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        message = f"lone surrogate at character {error.start} (not valid Unicode)"
+        raise ValueError(message) from error
+    return text
+
+
+def _with_final_answer(text: str) -> str:
+    if not re.search(r"#### \S", text):
+        raise ValueError("no final answer after '#### '")
+    return text
+
+
+def _filled(text: str) -> str:
+    if not text:
+        raise ValueError("empty")
+    return text
+
+
+def _binary(value: Any) -> int:
+    if type(value) is not int or value not in (0, 1):
+        raise ValueError("not one of 0, 1")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_whole)]
+
+
+Filled = Annotated[Text, AfterValidator(_filled)]
+
+
+class RowModel(BaseModel):
+    """A row of some file; fields that are not named are left out, values are not converted."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+class TraceRow(RowModel):
+    """`trace/<Task>/*.json`."""
+
+    prompt: Text
+    answer: Text
+
+
+class Row(NamedTuple):
+    """One example of a TRACE file."""
+
+    prompt: str
+    answer: str
+
+
+class BbhRow(RowModel):
+    """`general/bbh/test.jsonl`."""
+
+    task: Text
+    input: Text
+    target: Text
+
+
+class BbhExamples(RowModel):
+    """`general/bbh/dev.jsonl`: the worked examples of one problem, as their authors wrote them."""
+
+    task: Text
+    cot_prompt: Text
+
+
+class BoolqRow(RowModel):
+    """`general/boolq/test.jsonl`."""
+
+    question: Text
+    passage: Text
+    label: Literal["true", "false"]
+
+
+class BoolqSentence(RowModel):
+    """`general/boolq/dev.jsonl`."""
+
+    sentence: Text
+    label: Literal["True", "False"]
+
+
+class Gsm8kRow(RowModel):
+    """`general/gsm8k/*.jsonl`."""
+
+    question: Text
+    answer: Annotated[Text, AfterValidator(_with_final_answer)]
+
+
+class MmluRow(RowModel):
+    """`general/mmlu/*.jsonl`."""
+
+    subject: Text
+    question: Text
+    A: Text
+    B: Text
+    C: Text
+    D: Text
+    answer: Literal["A", "B", "C", "D"]
+
+
+class PiqaRow(RowModel):
+    """`general/piqa/test.jsonl`."""
+
+    goal: Text
+    sol1: Filled
+    sol2: Filled
+    label: Annotated[int, BeforeValidator(_binary)]
+
+
+class AcceptedAnswer(RowModel):
+    """One of TyDiQA's accepted answers."""
+
+    text: Text
+
+
+class TydiqaRow(RowModel):
+    """`general/tydiqa/*.jsonl`."""
+
+    id: Text
+    title: Text
+    language: Text
+    context: Text
+    question: Text
+    answers: Annotated[list[AcceptedAnswer], Field(min_length=1)]
+
+
+class HumanevalRow(RowModel):
+    """`code/humaneval/test.jsonl`."""
+
+    task_id: Text
+    prompt: Text
+    entry_point: Text
+    canonical_solution: Text
+    test: Text
+
+
+R = TypeVar("R", bound=RowModel)
+
+
+class Numbered(NamedTuple):
+    """A value of a file and where it stands: its row or line, from 1."""
+
+    number: int
+    value: Any
+
+
+def trace_rows(path: Path) -> list[Row]:
+    """The examples of a TRACE file. Raises UserError with every fault; none at all is one."""
+    return parse_trace(read_bytes(path), str(path))
+
+
+def parse_trace(data: bytes, where: str) -> list[Row]:
+    """The examples of a TRACE file's bytes. Raises UserError as `trace_rows` does."""
+    rows = [Row(row.prompt, row.answer) for row in parse_rows(data, where, TraceRow)]
+    if not rows:
+        raise UserError(f"{where}: no examples")
+    return rows
+
+
+def read_rows(path: Path, model: type[R]) -> list[R]:
+    """The rows of a file. Raises UserError with every fault; a file may have no rows."""
+    return parse_rows(read_bytes(path), str(path), model)
+
+
+def parse_rows(data: bytes, where: str, model: type[R]) -> list[R]:
+    """The rows of a file's bytes; `where` names the file in faults.
+
+    Raises UserError: what is no JSON, and every faulty row, rows with the same fault together.
+    """
+    unit, values, faults = parse_objects(data, where)
+    good: list[R] = []
+    found: dict[str, list[int]] = {}
+    for number, value in values:
+        try:
+            good.append(model.model_validate(value))
+        except ValidationError as error:
+            for fault in _row_faults(value, model, error):
+                found.setdefault(fault, []).append(number)
+    faults += [f"{where}: {unit} {ranges(rows)}: {fault}" for fault, rows in found.items()]
+    if faults:
+        raise UserError(capped(faults, where))
+    return good
+
+
+def parse_objects(data: bytes, where: str) -> tuple[str, list[Numbered], list[str]]:
+    """What numbers count (`row` of a list, `line` of JSON lines), the values, lines that are none.
+
+    Raises UserError when the whole is neither a JSON list nor JSON lines.
+    """
+    text = decode(data, where)
+    start = text.lstrip()[:1]
+    if not start:
+        return "line", [], []
+    if start not in ("{", "["):
+        found = json_type(_loads(text, where))
+        raise UserError(f"{where}: {found}, not a list of rows or one object a line")
+    if start == "[" and not _is_lines(text):
+        items = _loads(text, where)
+        return "row", [Numbered(i, item) for i, item in enumerate(items, 1)], []
+    if start == "{" and (keys := _one_object(text)):
+        raise UserError(f"{where}: one object (with {', '.join(keys[:8])}), not a list of rows")
+    return _lines(text, where)
+
+
+def _is_lines(text: str) -> bool:
+    """Whether what begins like a list is lines of lists: a fault to name line by line."""
+    first, _, rest = text.strip().partition("\n")
+    try:
+        json.loads(first)
+    except (RecursionError, ValueError):
+        return False
+    return bool(rest)
+
+
+def _one_object(text: str) -> list[str]:
+    """Keys of a file that is one object: over several lines, or with the rows under a key."""
+    try:
+        value = json.loads(text)
+    except (RecursionError, ValueError):
+        return []
+    holds_rows = any(isinstance(each, list) and each for each in value.values())
+    return list(value) if holds_rows or "\n" in text.strip() else []
+
+
+def _lines(text: str, where: str) -> tuple[str, list[Numbered], list[str]]:
+    values: list[Numbered] = []
+    faults: list[str] = []
+    # Not splitlines: texts may hold other characters that it takes for the end of a line.
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        if len(line) > MAX_LINE:
+            faults.append(f"{where}: line {number}: {len(line):,} characters, limit {MAX_LINE:,}")
+            continue
+        try:
+            values.append(Numbered(number, json.loads(line)))
+        except json.JSONDecodeError as error:
+            faults.append(f"{where}: line {number}: not JSON (column {error.colno}: {error.msg})")
+        except (RecursionError, ValueError) as error:
+            faults.append(f"{where}: line {number}: not JSON that can be read ({error})")
+    return "line", values, faults
+
+
+def _loads(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise UserError(f"{where}: {place}: not JSON ({error.msg})") from error
+    except (RecursionError, ValueError) as error:
+        raise UserError(f"{where}: not JSON that can be read ({error})") from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's bytes. Raises UserError when it cannot be read or is no data file by its size."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_FILE:
+            raise UserError(f"{path}: {size:,} bytes, more than the {MAX_FILE:,} allowed")
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def decode(data: bytes, where: str) -> str:
+    """Text of UTF-8 bytes, without their byte order mark. Raises UserError with what to do."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UserError(f"{where}: UTF-16; save it as UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{where}: byte {error.start} (line {line}) is not UTF-8: 0x{data[error.start]:02x}; "
+            "save it as UTF-8"
+        ) from error
+
+
+def capped(faults: Sequence[str], where: str) -> list[str]:
+    """The first faults of one place, and how many more there are."""
+    more = len(faults) - MAX_FAULTS
+    if more <= 0:
+        return list(faults)
+    return [*faults[:MAX_FAULTS], f"{where}: and {more} more faults"]
+
+
+def _row_faults(value: Any, model: type[RowModel], error: ValidationError) -> list[str]:
+    """What pydantic found, in the words of a data file."""
+    if not isinstance(value, dict):
+        return [f"{json_type(value)}, not an object with {', '.join(model.model_fields)}"]
+    faults: list[str] = []
+    for one in error.errors():
+        name = ".".join(str(part) for part in one["loc"])
+        if one["type"] == "missing" and len(one["loc"]) == 1:
+            faults.append(f"field '{name}': missing{_instead(name, value, model.model_fields)}")
+        else:
+            faults.append(f"field '{name}': {_value_fault(one)}")
+    return faults
+
+
+def _instead(name: str, value: Mapping[str, Any], known: Iterable[str]) -> str:
+    """The column that was meant, or those that are there."""
+    others = [key for key in value if key not in known]
+    hint = nearest(name, others) if others else ""
+    if "did you mean" in hint:
+        return hint
+    there = ", ".join(list(value)[:8]) or "nothing"
+    return f" (the row has {there})"
+
+
+_EXPECTED = {
+    "string_type": "a string",
+    "int_type": "a whole number",
+    "list_type": "a list",
+    "model_type": "an object",
+    "missing": "there",
+}
+
+
+def _value_fault(one: Mapping[str, Any]) -> str:
+    kind = one["type"]
+    if kind == "value_error":
+        return str(one["ctx"]["error"])
+    if kind in _EXPECTED:
+        return f"{json_type(one['input'])}, not {_EXPECTED[kind]}"
+    if kind == "literal_error":
+        return f"not one of {one['ctx']['expected'].replace(' or ', ', ')}"
+    return f"{json_type(one['input'])}: {one['msg']}"
+
+
+def json_type(value: Any) -> str:
+    """`an object`, `null`, ...: what JSON calls a value."""
+    names = {dict: "an object", list: "a list", str: "a string", bool: "true/false"}
+    names |= {int: "a number", float: "a number", type(None): "null"}
+    return names.get(type(value), type(value).__name__)
+
+
+def ranges(numbers: list[int]) -> str:
+    """`1-3, 7` for 1, 2, 3, 7."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
