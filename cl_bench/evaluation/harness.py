@@ -194,7 +194,7 @@ def _labels(
     labels = labels_of(task, answers)
     length = 1 if kind_of(task) == "choice_with_reasoning" else None
     gold = Counter(answer[:length] for answer in answers)
-    if not labels:
+    if not labels or any("prediction" not in record for record in records):
         return None, None
     given = [record["prediction"][:length] for record in records]
     predicted = Counter(label if label in labels else "other" for label in given)

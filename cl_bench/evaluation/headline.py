@@ -117,7 +117,10 @@ class Metric:
             return None if odd is None else f"{what}the mean"
         labels = _labels(self.task, values)
         if self.aggregation == "f1" and labels > 2:
-            return f"lm-eval's f1 is for two labels, and the task has {labels}"
+            return (
+                f"lm-eval's f1 is for two labels, and the task has {labels} (an `aggregation: "
+                "!function` can do it)"
+            )
         return value_of(self.function, values)[1]
 
     @cached_property

@@ -119,6 +119,8 @@ def test_the_record_says_which_choice_was_picked(headline: str, choice: int) -> 
     }
     (record,) = summarise_task(multiple, [scored]).records
     assert record["choice"] == choice
+    multiple.config.metadata["labels"] = ["a", "bcde"]
+    assert summarise_task(multiple, [scored]).majority is None, "labels are of generated answers"
     assert record["loglikelihoods"] == given + alone
 
 
