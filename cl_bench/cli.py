@@ -16,7 +16,7 @@ from cl_bench.commands.inspect import doctor, methods, plan, tasks
 from cl_bench.commands.report import report
 from cl_bench.commands.run import run
 from cl_bench.commands.score import score
-from cl_bench.errors import RunError, UserError
+from cl_bench.errors import RunError, UserError, said_once
 from cl_bench.processes import SilentExitError
 from cl_bench.terminal import finish_output, print_anything, say
 
@@ -87,7 +87,7 @@ def failures_reported(command: Callable[[], int], debug: bool = False) -> int:
     except SilentExitError as error:
         return error.code
     except UserError as error:
-        _complain("error", error.faults, debug)
+        _complain("error", said_once(error.faults), debug)
         return 2
     except RunError as error:
         _complain("failed", [str(error)], debug)

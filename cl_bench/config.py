@@ -6,25 +6,40 @@ same value is in `resolve.py`. Nothing here imports torch: a wrong config must f
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from cl_bench.data.tasks import canonical_name
 from cl_bench.errors import nearest
 from cl_bench.evaluation.budgets import Budget, documents_of
+from cl_bench.strict import Strict
 
 PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 TRACE_GENERAL = ["mmlu", "bbh", "tydiqa", "boolq", "piqa", "gsm8k"]
 Protocol = Literal["lm-eval", "opencompass-2023"]
 METHOD_KEYS = {"name", "compose", "file", "label"}
 
 
-class Section(BaseModel):
-    """A part of the file: unknown keys are errors, values do not change after reading."""
+WINDOWS_DEVICES = {
+    "con",
+    "prn",
+    "aux",
+    "nul",
+    *(f"{d}{n}" for d in ("com", "lpt") for n in "123456789"),
+}
+"""Names that no file or folder can have on Windows, whatever comes after a dot."""
+LONGEST_NAME = 200
+"""Characters of a name or label that becomes a folder; file systems allow 255 bytes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+class Section(Strict):
+    """A part of the file: unknown keys are errors, values do not change after reading."""
 
 
 class ModelConfig(Section):
@@ -61,14 +76,14 @@ class TrainConfig(Section):
     max_answer_tokens: PositiveInt = Field(512, description="also caps generation")
     truncation: Literal["left", "keep_instruction", "trace"] = "left"
     max_grad_norm: PositiveFloat = Field(1.0, description="clipped after masking, before the step")
-    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW; weight decay is always 0")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.95), description="AdamW; weight decay is always 0")
     gradient_checkpointing: bool = False
 
 
 class StageConfig(Section):
     """One task of the sequence. Keys of `train:` and of the methods' options are taken too."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
 
     task: str
     epochs: PositiveInt = 1
@@ -177,13 +192,15 @@ class EvalConfig(Section):
     trace: TraceEval = TraceEval()
     general: GeneralEval = GeneralEval()
     within_stage: WithinStage | None = Field(
-        None, description="`epoch`, a number of updates, or {every:, tasks:, limit:}"
+        None, description="`epoch`, a number of updates, or {every:, tasks:, limit:}; false: none"
     )
     probes: ProbesEval | None = Field(ProbesEval(), description="false: none")
 
     @field_validator("within_stage", mode="before")
     @classmethod
     def _in_short(cls, value: Any) -> Any:
+        if value is False:
+            return None
         return {"every": value} if isinstance(value, str | int) else value
 
     @field_validator("probes", mode="before")
@@ -192,10 +209,10 @@ class EvalConfig(Section):
         return {True: ProbesEval(), False: None}[value] if isinstance(value, bool) else value
 
 
-class MethodEntry(BaseModel):
+class MethodEntry(Strict):
     """One entry of `methods:`; keys beyond these are options or keys of `train:`."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
 
     name: str | None = None
     compose: list[str | dict[str, Any]] | None = Field(None, min_length=1)
@@ -224,7 +241,7 @@ class ExperimentConfig(Section):
 
     name: str
     model: ModelConfig
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [42], min_length=1)
+    seeds: list[Seed] = Field(default_factory=lambda: [42], min_length=1)
     task_paths: list[str] = Field(
         default_factory=list, description="more folders of lm-evaluation-harness YAMLs"
     )
@@ -242,6 +259,8 @@ class ExperimentConfig(Section):
     def _folder_name(cls, value: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
             raise ValueError(f"'{value}' names a folder: use letters, digits, '.', '_' and '-'")
+        if fault := folder_fault(value):
+            raise ValueError(fault)
         return value
 
     @field_validator("seeds")
@@ -254,10 +273,16 @@ class ExperimentConfig(Section):
     @field_validator("stages")
     @classmethod
     def _distinct_tasks(cls, value: list[StageConfig]) -> list[StageConfig]:
-        tasks = [stage.task for stage in value]
-        twice = sorted({task for task in tasks if tasks.count(task) > 1})
+        spellings: dict[str, list[str]] = {}
+        for stage in value:
+            spellings.setdefault(canonical_name(stage.task), []).append(stage.task)
+        twice = [
+            f"{' and '.join(same)} are one task" if len(set(same)) > 1 else f"{same[0]} twice"
+            for same in spellings.values()
+            if len(same) > 1
+        ]
         if twice:
-            raise ValueError(f"listed twice: {', '.join(twice)}; a task can be one stage only")
+            raise ValueError(f"{'; '.join(twice)}: a task can be one stage only")
         return value
 
     @model_validator(mode="after")
@@ -271,5 +296,21 @@ class ExperimentConfig(Section):
 
 
 def slug(label: str) -> str:
-    """A folder name for a label: `FGGM w/o IA` becomes `fggm-w-o-ia`."""
-    return re.sub(r"[^a-z0-9.]+", "-", label.lower()).strip("-.") or "method"
+    """A folder name for a label: `FGGM w/o IA` becomes `fggm-w-o-ia`.
+
+    Labels with letters or signs beyond ASCII, and labels of signs alone, carry a checksum behind
+    what is left of them, so that two of them never share a folder.
+    """
+    plain = re.sub(r"[^a-z0-9.]+", "-", label.lower()).strip("-.")
+    if plain and label.isascii():
+        return plain
+    return f"{plain or 'method'}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
+
+
+def folder_fault(name: str) -> str | None:
+    """Why a name cannot be a folder on some file system; None when it can be one on all."""
+    if len(name.encode()) > LONGEST_NAME:
+        return f"{len(name)} characters name a folder: at most {LONGEST_NAME}"
+    if name.lower().partition(".")[0] in WINDOWS_DEVICES:
+        return f"'{name}' cannot be a folder on Windows: use another name"
+    return f"'{name}' names a folder and ends in a dot" if name.endswith(".") else None

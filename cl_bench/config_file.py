@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from cl_bench.config import ExperimentConfig
 from cl_bench.errors import UserError, nearest
+from cl_bench.overrides import apply_overrides, merge
 from cl_bench.quickstart import QUICKSTART_MODEL
 from cl_bench.resources import resource
+from cl_bench.yaml_text import parse
 
 
 def find_config(path: str) -> Path:
@@ -34,9 +36,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
     `overrides` are `dotted.key=value` strings, values read as YAML; paths there are relative to
     the current folder. Raises UserError with every fault, each with its file and key.
     """
-    file = find_config(path)
-    data = _merge(_read_with_parents(file, ()), _parse_overrides(overrides, file))
-    data = _absolute_model(data)
+    file, data = read_config(path, overrides)
     try:
         return ExperimentConfig.model_validate(data)
     except ValidationError as error:
@@ -51,6 +51,15 @@ def _absolute_model(data: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
+def read_config(path: str, overrides: Sequence[str] = ()) -> tuple[Path, dict[str, Any]]:
+    """The file and its merged keys, not validated; see `load_config`."""
+    file = find_config(path)
+    data = apply_overrides(
+        _read_with_parents(file, ()), overrides, partial(_absolute_paths, folder=Path.cwd())
+    )
+    return file, _absolute_model(data)
+
+
 def _read_with_parents(file: Path, children: tuple[Path, ...]) -> dict[str, Any]:
     if file.resolve() in children:
         raise UserError(f"{file}: extends: goes round in a circle")
@@ -61,17 +70,24 @@ def _read_with_parents(file: Path, children: tuple[Path, ...]) -> dict[str, Any]
     parent_file = file.parent / str(parent)
     if not parent_file.is_file():
         raise UserError(f"{file}: extends: no such file: {parent_file}")
-    merged: dict[str, Any] = _merge(
-        _read_with_parents(parent_file, (*children, file.resolve())), data
-    )
+    try:
+        merged: dict[str, Any] = merge(
+            _read_with_parents(parent_file, (*children, file.resolve())), data
+        )
+    except UserError as error:
+        begins = str(parent_file), str(file)
+        raise UserError(
+            [f if f.startswith(begins) else f"{file}: {f}" for f in error.faults]
+        ) from None
     return merged
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not readable as YAML: {error}") from None
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not readable as YAML: {error}; save it as UTF-8") from None
+    data = parse(text, str(file))
     if not isinstance(data, dict):
         raise UserError(f"{file}: expected keys and values at the top, found {type(data).__name__}")
     return data
@@ -83,7 +99,9 @@ def _absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     if isinstance(data.get("data_root"), str):
         data["data_root"] = str((folder / Path(data["data_root"]).expanduser()).resolve())
     if isinstance(data.get("task_paths"), list):
-        data["task_paths"] = [str((folder / str(path)).resolve()) for path in data["task_paths"]]
+        data["task_paths"] = [
+            str((folder / Path(str(path)).expanduser()).resolve()) for path in data["task_paths"]
+        ]
     model = data.get("model")
     if isinstance(model, dict) and isinstance(model.get("path"), str):
         data["model"] = {**model, "path": _model_path(model["path"], folder)}
@@ -119,45 +137,6 @@ def _absolute_method_file(entry: Any, folder: Path) -> Any:
     return entry
 
 
-def _merge(base: Any, over: Any) -> Any:
-    """Mappings merge key by key; everything else is replaced.
-
-    A mapping of positions changes single items of a list: `-o stages.0.epochs=1`.
-    """
-    if isinstance(base, dict) and isinstance(over, dict):
-        merged = dict(base)
-        for key, value in over.items():
-            merged[key] = _merge(base[key], value) if key in base else value
-        return merged
-    if isinstance(base, list) and isinstance(over, dict):
-        positions = {int(key): value for key, value in over.items() if str(key).isdigit()}
-        if len(positions) == len(over) and all(index < len(base) for index in positions):
-            return [_merge(old, positions.get(i, old)) for i, old in enumerate(base)]
-    return over
-
-
-def _parse_overrides(overrides: Iterable[str], file: Path) -> dict[str, Any]:
-    merged: dict[str, Any] = {}
-    wrong = []
-    for text in overrides:
-        key, separator, value = text.partition("=")
-        parts = key.strip().split(".")
-        if not separator or not all(parts):
-            wrong.append(f"-o {text}: expected key=value, for example -o train.lr=1e-6")
-            continue
-        try:
-            nested: Any = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            wrong.append(f"-o {text}: the value is not YAML: {error}")
-            continue
-        for part in reversed(parts):
-            nested = {part: nested}
-        merged = _merge(merged, _absolute_paths(nested, Path.cwd()))
-    if wrong:
-        raise UserError(wrong)
-    return merged
-
-
 def faults(error: ValidationError, model: type[BaseModel], where: str) -> list[str]:
     """One line for each fault pydantic found: file, key, what is wrong, the nearest known key."""
     lines: list[str] = []
@@ -170,11 +149,22 @@ def faults(error: ValidationError, model: type[BaseModel], where: str) -> list[s
         elif item["type"] == "missing":
             text = "is required"
         else:
-            text = f"{item['msg'].removeprefix('Value error, ')} (got {item['input']!r:.80})"
+            got = _got(item["input"]) if location else ""
+            text = f"{item['msg'].removeprefix('Value error, ')}{got}"
         line = f"{where}: {key}: {text}"
         if line not in lines:
             lines.append(line)
     return lines
+
+
+def _got(value: Any) -> str:
+    """What was found instead, as far as it can be shown in a few words."""
+    if isinstance(value, dict):
+        return f" (got the keys {', '.join(map(str, value))})" if value else " (got {})"
+    if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        return ""
+    shown = repr(value)
+    return f" (got {shown if len(shown) <= 80 else shown[:77] + '...'})"
 
 
 def _is_union_tag(part: int | str) -> bool:

@@ -39,6 +39,18 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (known: {', '.join(options)})" if options else ""
 
 
+def said_once(faults: Iterable[str]) -> list[str]:
+    """The faults with every list of known names (`nearest`) in full once only."""
+    seen: set[str] = set()
+    lines: list[str] = []
+    for fault in faults:
+        start, known, names = fault.rpartition(" (known: ")
+        again = known and names.count(",") > 2 and names in seen
+        seen.add(names)
+        lines.append(f"{start} (known: as above)" if again else fault)
+    return lines
+
+
 def missing_dependency(feature: str, package: str) -> UserError:
     """The one message for an optional package that is not installed."""
     return UserError(f"{feature} needs the package '{package}': pip install '{package}'")

@@ -14,9 +14,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from cl_bench.config import ExperimentConfig, MethodEntry, StageConfig, TrainConfig, slug
-from cl_bench.config_file import faults, load_config
+from cl_bench.config_file import faults, read_config
+from cl_bench.data.task_names import name_faults
 from cl_bench.data.tasks import canonical_name
 from cl_bench.errors import UserError, nearest
+from cl_bench.further_faults import sound_part
+from cl_bench.labels import label_faults
 from cl_bench.methods.base import Method, Options
 from cl_bench.methods.compose import Composite
 from cl_bench.methods.registry import BASE_ROW, method_class, method_from_file
@@ -74,12 +77,27 @@ class RunSpec:
 def resolve_file(
     path: str, overrides: Sequence[str] = (), only: Sequence[str] = ()
 ) -> tuple[ExperimentConfig, list[RunSpec]]:
-    """Read a config and resolve its runs; every fault names the file."""
-    config = load_config(path, overrides)
+    """Read a config and resolve its runs; every fault names the file, all come together."""
+    file, data = read_config(path, overrides)
+    found: list[str] = []
+    config: ExperimentConfig | None
     try:
-        return config, resolve_runs(config, only)
-    except UserError as error:
-        raise UserError([f"{path}: {fault}" for fault in error.faults]) from None
+        config = ExperimentConfig.model_validate(data)
+    except ValidationError as error:
+        found = faults(error, ExperimentConfig, str(file))
+        config = sound_part(data)
+        if any(item["loc"][:1] == ("methods",) for item in error.errors()):
+            only = ()
+    runs: list[RunSpec] = []
+    if config is not None:
+        try:
+            runs = resolve_runs(config, only)
+        except UserError as error:
+            found += [f"{path}: {fault}" for fault in error.faults]
+        found += [f"{path}: {fault}" for fault in name_faults(config)]
+    if found or config is None:
+        raise UserError(list(dict.fromkeys(found)))
+    return config, runs
 
 
 def resolve_runs(config: ExperimentConfig, only: Sequence[str] = ()) -> list[RunSpec]:
@@ -113,18 +131,19 @@ def _entries(config: ExperimentConfig, problems: list[str]) -> list[tuple[str, l
     """(label, one entry per stage) for each run; `ori` is not a run."""
     if config.methods is None:
         own = [_stage_entry(stage, i, problems) for i, stage in enumerate(config.stages)]
-        names = list(dict.fromkeys(_default_label(entry) for entry in own))
-        return [(" then ".join(names), own)]
+        label = " then ".join(dict.fromkeys(_default_label(entry) for entry in own))
+        problems += label_faults([label])
+        return [(label, own)]
     found = [
         (_default_label(entry), [entry] * len(config.stages))
         for entry in config.methods
         if entry.name != BASE_ROW
     ]
-    labels = [label for label, _ in found]
-    for label in sorted({slug(name) for name in labels}):
-        same = [name for name in labels if slug(name) == label]
-        if len(same) > 1:
-            problems.append(f"methods: {' and '.join(same)}: give each its own label:")
+    for entry in config.methods:
+        if entry.name == BASE_ROW and (entry.label or entry.overrides):
+            given = ["label"] * (entry.label is not None) + list(entry.overrides)
+            problems.append(f"methods: {BASE_ROW}: the base model takes no {', '.join(given)}")
+    problems += label_faults([label for label, _ in found])
     return found
 
 
@@ -137,7 +156,7 @@ def _stage_entry(stage: StageConfig, index: int, problems: list[str]) -> MethodE
 
 
 def _default_label(entry: MethodEntry) -> str:
-    if entry.label:
+    if entry.label is not None:
         return entry.label
     if entry.compose:
         parts = [p if isinstance(p, str) else str(p.get("name", "file")) for p in entry.compose]
@@ -189,11 +208,17 @@ def _classes(
     for part in parts:
         try:
             given = part if isinstance(part, MethodEntry) else MethodEntry.model_validate(part)
+            if given is not entry and (given.compose or given.label is not None):
+                what = "compose: [...]" if given.compose else "a label:"
+                raise UserError(f"compose: {what} inside of a composition: name its methods alone")
             path = given.file
             cls = method_from_file(Path(path)) if path else method_class(str(given.name))
             found.append((cls, {} if given is entry else given.overrides))
-        except (UserError, ValidationError) as error:
-            problems.append(f"methods: {label}: {error}")
+        except UserError as error:
+            problems += [f"methods: {label}: {fault}" for fault in error.faults]
+            return None
+        except ValidationError as error:
+            problems += faults(error, MethodEntry, f"methods: {label}: compose")
             return None
     if len({cls.name for cls, _ in found}) != len(found):
         problems.append(f"methods: {label}: compose: a method is listed twice")

@@ -62,7 +62,7 @@ def task_folders(task_paths: Iterable[str | Path] = ()) -> list[Path]:
 
 def known_task_names(task_paths: Iterable[str | Path] = ()) -> list[str]:
     """Tasks and groups that the shipped folder and `task_paths` define, sorted."""
-    return sorted({name for name, _ in _defined_in(task_folders(task_paths))})
+    return sorted({name for name, _ in defined_in(task_folders(task_paths))})
 
 
 def unknown_task(name: str, task_paths: Iterable[str | Path] = ()) -> str | None:
@@ -70,6 +70,9 @@ def unknown_task(name: str, task_paths: Iterable[str | Path] = ()) -> str | None
     known = known_task_names(task_paths)
     if canonical_name(name) in known or name in packaged_files([name]):
         return None
+    for found, path in defined_in(task_folders(task_paths), ".yml"):
+        if found == name:
+            return f"unknown task '{name}': {path} defines it, but only .yaml is read: rename it"
     hint = nearest(name, [*known, *_trace_names()])
     if "did you mean" not in hint:
         close = difflib.get_close_matches(name, _packaged(), n=1, cutoff=0.8)
@@ -87,7 +90,7 @@ def packaged_files(names: Iterable[str]) -> dict[str, Path]:
         return {}
     folders = sorted(path for path in _packaged_folder().iterdir() if path.is_dir())
     likely = [folder for folder in folders if any(n.startswith(folder.name) for n in wanted)]
-    found = {name: path for name, path in _defined_in(likely) if name in wanted}
+    found = {name: path for name, path in defined_in(likely) if name in wanted}
     for name in wanted - found.keys():
         if name in _packaged():
             found[name] = _packaged()[name]
@@ -97,12 +100,12 @@ def packaged_files(names: Iterable[str]) -> dict[str, Path]:
 @functools.cache
 def _packaged() -> Mapping[str, Path]:
     """Every packaged name and its YAML; the files of an installed package do not change."""
-    return dict(_defined_in([_packaged_folder()]))
+    return dict(defined_in([_packaged_folder()]))
 
 
 def defining_file(name: str, task_paths: Iterable[str | Path] = ()) -> Path | None:
     """The YAML in the shipped folder or in `task_paths` that defines a name; the last one wins."""
-    files = [path for found, path in _defined_in(task_folders(task_paths)) if found == name]
+    files = [path for found, path in defined_in(task_folders(task_paths)) if found == name]
     return files[-1] if files else None
 
 
@@ -112,12 +115,13 @@ def _packaged_folder() -> Path:
     return Path(next(iter(locations))) / "tasks"
 
 
-def _defined_in(folders: Iterable[Path]) -> Iterator[tuple[str, Path]]:
+def defined_in(folders: Iterable[Path], suffix: str = ".yaml") -> Iterator[tuple[str, Path]]:
+    """Names of tasks and groups and the files under some folders that define them."""
     for folder in folders:
         for parent, subfolders, files in os.walk(folder):
             subfolders[:] = sorted(s for s in subfolders if s not in ("__pycache__", ".git"))
             for file in sorted(files):
-                if file.endswith(".yaml"):
+                if file.endswith(suffix):
                     path = Path(parent, file)
                     text = path.read_text(encoding="utf-8", errors="replace")
                     yield from ((name, path) for name in _NAME.findall(text))

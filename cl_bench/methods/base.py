@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from cl_bench.strict import Strict
 
 if TYPE_CHECKING:
     import torch
@@ -33,10 +33,8 @@ if TYPE_CHECKING:
     from cl_bench.training.shapes import Shapes
 
 
-class Options(BaseModel):
-    """A method's own options; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Options(Strict):
+    """A method's own options; unknown keys are errors, and so are booleans for numbers."""
 
 
 @dataclass

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from cl_bench.errors import UserError
 from cl_bench.methods.registry import METHODS, method_class
 from cl_bench.provenance import PACKAGES
 from cl_bench.resources import user_cache
@@ -24,11 +25,17 @@ def method_lines() -> Iterator[str]:
 
 
 def task_lines(task_paths: Sequence[str], data_root: Path | None) -> Iterator[str]:
-    """Every task of ours and of `task_paths`, and whether its data files are there."""
+    """Every task of ours and of `task_paths`, and whether its data files are there.
+
+    Raises UserError for paths that are no folders.
+    """
     from cl_bench.data.sources import resolve_data_root, trace_file
     from cl_bench.data.tasks import known_task_names
     from cl_bench.metrics.trace import TASKS
 
+    paths = [Path(path).expanduser() for path in task_paths]
+    if missing := [f"--task-path {path}: is not a folder" for path in paths if not path.is_dir()]:
+        raise UserError(missing)
     root = resolve_data_root(data_root)
     for name in known_task_names(task_paths):
         trace = TASKS.get(name)
