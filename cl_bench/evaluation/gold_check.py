@@ -25,7 +25,7 @@ from cl_bench.suite import cells_to_score
 if TYPE_CHECKING:
     from cl_bench.preflight import Preflight
 
-MOST = 2000
+MOST = 1000
 """Documents of a split that are looked at, a seeded sample."""
 MOST_PROMPTS = 100
 """Prompts that are encoded to see whether they lose their BOS."""
