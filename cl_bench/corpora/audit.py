@@ -14,6 +14,7 @@ from math import ceil
 from pathlib import Path
 from statistics import median
 
+from cl_bench.corpora.oddities import Oddities, oddities
 from cl_bench.corpora.registry import SPLITS, TASKS
 from cl_bench.corpora.tokens import Cut, TextLengths, TokenBudget
 from cl_bench.corpora.verify import trace_folder
@@ -111,6 +112,7 @@ class TaskAudit:
     prompt_lengths: dict[str, dict[str, int]]
     answer_lengths: dict[str, dict[str, int]]
     truncation: dict[str, Truncation] = field(default_factory=dict)
+    oddities: dict[str, Oddities] = field(default_factory=dict)
 
 
 def read_tasks(root: Path, tasks: Sequence[str]) -> dict[str, dict[str, list[Row]]]:
@@ -164,6 +166,7 @@ def audit_task(
         truncation={
             split: truncation(cuts) for split, (_, cuts) in measured.items() if cuts is not None
         },
+        oddities={split: oddities(rows, budget) for split, rows in splits.items()},
     )
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from cl_bench.corpora.archive import Imported
 from cl_bench.corpora.audit import TaskAudit
 from cl_bench.corpora.download import Outcome
+from cl_bench.corpora.oddities import oddity_findings
 from cl_bench.corpora.registry import Licence
 from cl_bench.corpora.verify import Verification
 
@@ -150,6 +151,8 @@ def findings(audit: TaskAudit) -> list[str]:
         for split, conflict in audit.conflicts.items()
         if conflict.prompts
     ]
+    for split, odd in audit.oddities.items():
+        found += oddity_findings(split, audit.repetition[split].rows, odd)
     return found + _truncation_findings(audit)
 
 
@@ -166,7 +169,8 @@ def _truncation_findings(audit: TaskAudit) -> list[str]:
             found.append(f"{share:.1%} of {split} prompts lose their middle")
         if cut.answers:
             what = "answers are cut" if split == "train" else "answers are too long to be generated"
-            found.append(f"{cut.answers_share:.1%} of {split} {what}")
+            lost = f"{cut.answers:,} of {audit.repetition[split].rows:,} lose their end"
+            found.append(f"{cut.answers_share:.1%} of {split} {what} ({lost})")
     return found
 
 
