@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from cl_bench.contents import names
 from cl_bench.errors import UserError, nearest
 from cl_bench.metrics.uncertainty import (
     Comparison,
@@ -16,7 +17,10 @@ from cl_bench.metrics.uncertainty import (
 )
 from cl_bench.paired import of_all_documents, paired_values
 from cl_bench.places import Place, Records
+from cl_bench.same_documents import made_of
 
+HOW_SCORED = ("metric_list", "process_results", "filter_list", "output_type", "class")
+"""Keys of a task's definition that make scores of other kinds of equal answers."""
 Key = tuple[str, int]
 """Leaf task and document id."""
 
@@ -138,7 +142,11 @@ def compare_places(first: Place, second: Place, chosen: Sequence[str] = ()) -> l
     loaded = []
     for task in [] if faults else wanted:
         a, b = first.records(ours[task]), second.records(theirs[task])
-        faults += _mismatches(task, a, b) + _other_metric(task, first, second)
+        faults += (
+            _mismatches(task, a, b)
+            or _other_metric(task, first, second)
+            or _made_otherwise(task, ours[task], first, second)
+        )
         loaded.append((task, a, b))
     if faults:
         raise UserError(faults)
@@ -170,6 +178,27 @@ def _mismatches(task: str, a: Records, b: Records) -> list[str]:
         return []
     what = "; ".join(found) or "none at all"
     return [f"{task}: not the same documents: {what}; score both with the same limit and data"]
+
+
+def _made_otherwise(task: str, leaves: Sequence[str], first: Place, second: Place) -> list[str]:
+    """What the records of the two sides say where their prompts and targets are equal."""
+    a, b = made_of(first.path), made_of(second.path)
+    rows = [leaf for leaf in leaves if _other_test_rows(leaf, a, b)]
+    if rows:
+        return [
+            f"{task}: not the same documents: prompts and targets are equal, but other fields of "
+            f"the rows differ ({names(rows)})"
+        ]
+    ours, theirs = (side.get("tasks", {}).get(task, {}) for side in (a, b))
+    if not ours or not theirs:
+        return []
+    keys = [key for key in HOW_SCORED if ours.get(key) != theirs.get(key)]
+    return [f"{task}: not scored alike: {names(keys)} of its definition differ"] if keys else []
+
+
+def _other_test_rows(leaf: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    ours, theirs = (side.get("data", {}).get(leaf, {}).get("test") for side in (a, b))
+    return None not in (ours, theirs) and ours != theirs
 
 
 def _list(keys: Sequence[Key]) -> str:

@@ -18,6 +18,7 @@ from cl_bench.report.requests import notes_section, requests_section
 from cl_bench.report.results import MethodResult, compare_last, load_results
 from cl_bench.report.tables import Column, interval, number, table
 from cl_bench.report.task_metrics import metrics_section
+from cl_bench.same_documents import left_out_line, mixed_prompts, other_data
 from cl_bench.store import read_json, write_text
 from cl_bench.summary import base_summary, cells, documents, leaves
 
@@ -38,6 +39,7 @@ def _lines(experiment: Path) -> Iterator[str]:
     yield f"# {config['name']}"
     yield ""
     yield from _about(config, base_scores, results)
+    yield from _data(experiment, results)
     yield ""
     yield from _method_table(experiment, tasks, results)
     finished = [result for result in results if result.complete]
@@ -63,7 +65,7 @@ def _lines(experiment: Path) -> Iterator[str]:
 def _about(
     config: Mapping[str, Any], base: Mapping[str, Any], results: Sequence[MethodResult]
 ) -> Iterator[str]:
-    model = config["model"]["path"]
+    model = _model_name(config["model"]["path"])
     only = [canonical_name(s["task"]) for s in config["stages"] if not s.get("score", True)]
     more = f" ({len(only)} only trained on: {', '.join(map(short, only))})" if only else ""
     revision = config["model"].get("revision")
@@ -81,9 +83,48 @@ def _about(
     sizes = ", ".join(f"{name} ({entry['n']})" for name, entry in benchmarks.items())
     yield (
         f"General: unweighted mean of {sizes or 'nothing: not measured'} [documents], "
-        f"{made_with(benchmarks)}, engine `{base['engine']}`."
+        f"{made_with(benchmarks)}, {_engines(base, results)}."
     )
     yield "Scores are percentages, ± is one standard error over documents."
+
+
+def _model_name(path: str) -> str:
+    """A hub id as it is; of a folder, which is recorded relative to the results, its name."""
+    return Path(path).name if path.startswith(".") or Path(path).is_absolute() else path
+
+
+def _engines(base: Mapping[str, Any], results: Sequence[MethodResult]) -> str:
+    """The engine that answered; of several which one where, as every `scores.json` records it."""
+    found: dict[str, list[str]] = {base["engine"]: ["base model"]}
+    for result in results:
+        for run in result.runs:
+            for stage in run.stages():
+                if stage.scored:
+                    engine = read_json(stage.scores_file)["engine"]
+                    number = stage.path.name.split("-")[1]
+                    found.setdefault(engine, []).append(f"{result.name(run)} stage {number}")
+    if len(found) == 1:
+        return f"engine `{base['engine']}`"
+    where = [f"`{engine}` ({', '.join(places)})" for engine, places in found.items()]
+    return f"engines: {'; '.join(where)}"
+
+
+def _data(experiment: Path, results: Sequence[MethodResult]) -> Iterator[str]:
+    """What to know where the rows of a table are not of the same data."""
+    runs = [run for result in results for run in result.runs]
+    lines = list(other_data(experiment, runs))
+    if "inputs" not in read_json(experiment / "base" / "scores.json"):
+        for run in runs:
+            mixed = mixed_prompts(experiment, run)
+            counts = ", ".join(f"{leaf} {count}" for leaf, count in mixed.items())
+            if mixed:
+                who = f"{run.path.parent.name}/{run.path.name}"
+                lines.append(f"data: {who} was asked other documents than base: {counts}")
+    if lines:
+        yield ""
+        yield "**Not one set of data: what differs cannot be compared across the tables below.**"
+        yield ""
+        yield from (f"- {line}" for line in lines)
 
 
 def _seeds(results: Sequence[MethodResult]) -> str:
@@ -150,11 +191,19 @@ def _comparisons(base: Mapping[str, Any], results: Sequence[MethodResult]) -> It
         "OP final": {name: [name] for name in base["trace"]},
     }
     rows = []
+    left_out: dict[str, int] = {}
     for what, names in groups.items():
         for first, second in combinations(results, 2):
-            compared = compare_last(first, second, partial(documents, names=names))
+            compared, others = compare_last(first, second, partial(documents, names=names), names)
+            left_out |= {task: max(n, left_out.get(task, 0)) for task, n in others.items()}
             if compared is not None:
                 rows.append([what, f"{first.label} - {second.label}", *interval(compared)])
+    if line := left_out_line(left_out):
+        yield line
+        yield ""
+    if not rows and left_out:
+        yield "No pair of methods has documents in common."
+        return
     if not rows:
         yield "Not shown: the records of single documents (predictions/) are not in this folder."
         return

@@ -13,6 +13,7 @@ from cl_bench.evaluation.probe_scores import probe_values
 from cl_bench.evaluation.scores import compare_paired
 from cl_bench.report.results import MethodResult, compare_last
 from cl_bench.report.tables import Column, interval, number, table
+from cl_bench.same_documents import left_out_line, pair
 from cl_bench.store import read_json
 from cl_bench.summary import leaves
 
@@ -110,10 +111,11 @@ def _change(predictions: Path, before: Path | None, names: Mapping[str, list[str
     """The paired change of the NLL; `-` for the base model and without records of documents."""
     if before is None:
         return "-"
-    now, base = (probe_values(folder, names, "nll") for folder in (predictions, before))
-    if not now or now.keys() != base.keys():
+    read = partial(probe_values, names=names, key="nll")
+    paired = pair([predictions, before], read, names)
+    if paired is None or not paired.sides[0]:
         return "-"
-    compared = compare_paired(now, base)
+    compared = compare_paired(*paired.sides)
     return _with_error(compared.difference, compared.stderr, digits=3, sign="+")
 
 
@@ -127,12 +129,19 @@ def _comparisons(base: Entry, results: Sequence[MethodResult]) -> Iterator[str]:
         ("TRACE NLL", "nll", {task: [task] for task in base["trace"]}),
     ]
     rows = []
+    left_out: dict[str, int] = {}
     for what, key, names in groups:
         for first, second in combinations(results, 2):
-            compared = compare_last(first, second, partial(probe_values, names=names, key=key))
+            compared, others = compare_last(
+                first, second, partial(probe_values, names=names, key=key), names
+            )
+            left_out |= others
             if compared is not None:
                 shown = interval(compared, scale=1.0, digits=4)
                 rows.append([what, f"{first.label} - {second.label}", *shown])
+    if line := left_out_line(left_out):
+        yield ""
+        yield line
     if rows:
         yield ""
         yield "After the last stage, paired over the same documents; nats, lower is better."

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cl_bench.evaluation.scores import Comparison, Documents, Summary, compare_seeds
+from cl_bench.same_documents import pair
 from cl_bench.store import RunFolder, find_runs, read_json
 from cl_bench.summary import summarise_run
 
@@ -49,17 +50,22 @@ def load_results(experiment: Path) -> list[MethodResult]:
 
 
 def compare_last(
-    first: MethodResult, second: MethodResult, read: Callable[[Path], Documents]
-) -> Comparison | None:
+    first: MethodResult,
+    second: MethodResult,
+    read: Callable[[Path], Documents],
+    names: Mapping[str, Sequence[str]],
+) -> tuple[Comparison | None, Mapping[str, int]]:
     """Two methods after their last stages; `read` gives the values in a `predictions` folder.
+    `names` are the leaves of its tasks.
 
-    None when the seeds or the tasks of the two differ, or nothing can be read.
+    With it the documents of each task that are not the same everywhere and so were left out. None
+    when the seeds or the tasks of the two differ, or nothing can be read or is the same.
     """
-    sides = [
-        [read(run.stages()[-1].path / "predictions") for run in result.runs]
-        for result in (first, second)
-    ]
-    same = all(side.keys() == sides[0][0].keys() for group in sides for side in group)
-    if len(sides[0]) != len(sides[1]) or not same or not sides[0][0]:
-        return None
-    return compare_seeds(sides[0], sides[1])
+    if len(first.runs) != len(second.runs):
+        return None, {}
+    runs = [*first.runs, *second.runs]
+    paired = pair([run.stages()[-1].path / "predictions" for run in runs], read, names)
+    if paired is None or not paired.sides[0]:
+        return None, {} if paired is None else paired.left_out
+    half = len(first.runs)
+    return compare_seeds(paired.sides[:half], paired.sides[half:]), paired.left_out
