@@ -184,6 +184,40 @@ def test_only_narrows_methods_and_ori_is_no_run(tmp_path: Path) -> None:
         resolve_runs(config, ["fgm"])
 
 
+def test_a_fault_in_any_entry_is_found_whatever_is_chosen(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, methods=["sft", {"name": "fggm", "alpha": 7}, {"name": "ewc", "lmbda": 1}]
+    )
+    with pytest.raises(UserError) as caught:
+        resolve_file(path, only=["sft"])
+    joined = "\n".join(caught.value.faults)
+    assert "methods: fggm: alpha" in joined and "lmbda: unknown key" in joined
+
+
+def test_a_model_folder_beside_the_file_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (
+        here / "owner/name",
+        there / "owner/name",
+        there / "owner/only",
+        here / "smollm2-135m",
+    ):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(there)
+
+    def path_of(given: str, *overrides: str) -> str:
+        return load_config(write(here, model={"path": given}), overrides).model.path
+
+    assert path_of("owner/name") == str(here / "owner/name")
+    assert path_of("./owner/name") == path_of("../here/owner/name") == str(here / "owner/name")
+    assert path_of("x/y", "model.path=owner/name") == str(there / "owner/name")
+    assert path_of("owner/only") == str(there / "owner/only")
+    assert path_of("owner/hub") == "owner/hub" and path_of("smollm2-135m") == "smollm2-135m"
+    assert path_of("./gone") == str(here / "gone")
+
+
 def test_a_method_for_each_stage_makes_one_run(tmp_path: Path) -> None:
     stages = [
         {"task": "mini_fomc", "method": "lora"},

@@ -179,35 +179,14 @@ def test_a_file_of_the_hub_is_known_by_its_name(tmp_path: Path) -> None:
 def test_code_is_known_by_what_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Comments and docstrings are no part; a helper file beside it is."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    found = []
-    for name, text, helper in (
-        (
-            "one",
-            "from {h} import up\n\ndef f(x):\n    return up(x)\n",
-            "def up(x):\n    return 1\n",
-        ),
-        ("two", "from {h} import up\n# why\ndef f(x):\n    '''F.'''\n    return up(x)\n", None),
-        (
-            "six",
-            "from {h} import up\n\ndef f(x):\n    return up(x)\n",
-            "def up(x):\n    return 2\n",
-        ),
-    ):
-        folder = tmp_path / name
-        folder.mkdir()
-        monkeypatch.syspath_prepend(str(folder))
-        helper = helper or "def up(x):\n    return 1\n"
-        (folder / f"helper_{name}.py").write_text(helper)
-        (folder / f"marks_{name}.py").write_text(text.format(h=f"helper_{name}"))
-        module = __import__(f"marks_{name}")
-        found.append(code_of(module.f)["source"])
-    assert len(set(found)) == 3  # names of files and imports differ here
-    same = tmp_path / "one" / "marks_one.py"
-    before = code_of(__import__("marks_one").f)
-    same.write_text("# a comment\n" + same.read_text())
-    assert code_of(__import__("marks_one").f) == before
-    helper_file = tmp_path / "one" / "helper_one.py"
-    helper_file.write_text("def up(x):\n    return 3\n")
-    assert code_of(__import__("marks_one").f) != before
+    marks, helper = tmp_path / "marks_of_birds.py", tmp_path / "helper_of_birds.py"
+    helper.write_text("def up(x):\n    return 1\n")
+    marks.write_text("from helper_of_birds import up\n\ndef f(x):\n    return up(x)\n")
+    function = __import__("marks_of_birds").f
+    before = code_of(function)
+    marks.write_text(f"# a comment\n{marks.read_text()}".replace("(x):\n", "(x):\n    'F.'\n"))
+    assert code_of(function) == before
+    helper.write_text("def up(x):\n    return 23\n")
+    assert code_of(function) != before
     assert code_of(json.dumps)["name"] == "dumps"
     assert "source" not in code_of(code_of)

@@ -337,8 +337,8 @@ def test_an_adapter_is_loaded_on_the_revision_it_was_trained_on(monkeypatch, fol
     (tmp_path / "a").rename(tmp_path / "b")
     asked = []
     monkeypatch.setattr(
-        "cl_bench.models._from_pretrained",
-        lambda path, dtype: (
+        "cl_bench.models.load_model",
+        lambda path, dtype, device: (
             asked.append(split_revision(str(path))) or (tiny_model(dtype=dtype), byte_tokenizer())
         ),
     )

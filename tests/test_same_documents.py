@@ -32,9 +32,8 @@ def stage(run: Path, test: str = "t", **changed: dict[int, dict[str, Any] | None
     (run / "run.json").write_text(json.dumps({"data": data}))
     for leaf in data:
         edits = changed.get(leaf, {})
-        lines = [
-            record(i, **(edits.get(i) or {})) for i in range(3) if edits.get(i, {}) is not None
-        ]
+        kept = [i for i in range(3) if edits.get(i, {}) is not None]
+        lines = [record(i, **(edits.get(i) or {})) for i in kept]
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (place / "predictions" / f"{leaf}.jsonl").write_text(text)
     (place / "scores.json").write_text('{"trace": {"birds": {}, "trees": {}}, "general": {}}')

@@ -22,7 +22,7 @@ def adapted(bench: Bench) -> Bench:
         model={"path": "models/tiny", "dtype": "float32"},
         methods=["lora"],
         stages=[{"task": "FOMC", "limit": 4}, {"task": "trace_numglue_ds", "limit": 4}],
-        eval={"trace": {"limit": 4}, "general": {"after": "never"}, "probes": False},
+        eval={"trace": {"limit": 4}, "general": {"after": "never"}, "probes": {"kl_texts": 0}},
     )
     bench.must("run", "tiny.yaml")
     return bench
@@ -34,8 +34,7 @@ def put_model(folder: Path, seed: int) -> None:
 
 
 def scores(file: str) -> object:
-    found = json.loads(Path(file.strip()).read_text())
-    return {name: entry["score"] for name, entry in found["trace"].items()}
+    return json.loads(Path(file.strip()).read_text())["probes"]
 
 
 def test_a_model_beside_the_config_is_found_from_anywhere(
@@ -45,10 +44,7 @@ def test_a_model_beside_the_config_is_found_from_anywhere(
     again = ("eval", "--method", "lora", "--stage", "2")
     elsewhere = adapted.root / "elsewhere"
     put_model(elsewhere / "models" / "tiny", seed=9)
-    run = json.loads(
-        (adapted.results / "lora/seed-1/stage-2-trace_numglue_ds/scores.json").read_text()
-    )
-    own = {name: entry["score"] for name, entry in run["trace"].items()}
+    own = scores(str(adapted.results / "lora/seed-1/stage-2-trace_numglue_ds/scores.json"))
     monkeypatch.chdir(elsewhere)
     assert scores(adapted.must(*again[:1], str(adapted.results), *again[1:])) == own
     out = adapted.must("run", str(adapted.config), "--results", str(adapted.root / "results"))
