@@ -44,6 +44,8 @@ IRRELEVANT: Mapping[str, str] = {
     "methods": "each is a run of its own; the options of every run are compared",
     "model.path": "where the model lies; its weights are compared (without them, the path)",
     "model.revision": "which commit is loaded; its weights are compared (without them, the name)",
+    "allow_unreachable": "whether a run starts at all; none of its numbers depends on it",
+    "stages.1.allow_unreachable": "as for all stages",
     "eval.general.budget": "a word for limits; the limits are compared",
 }
 """Keys of a config that no run is bound to, and why."""

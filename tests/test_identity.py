@@ -42,6 +42,8 @@ OTHERWISE: dict[str, Any] = {
     "stages.1.test_limit": 3,
     "stages.1.score": False,
     "stages.1.method": "sft",
+    "stages.1.allow_unreachable": True,
+    "allow_unreachable": True,
     "train.lr": 0.5,
     "train.schedule": "constant",
     "train.warmup_steps": 1,
