@@ -121,8 +121,8 @@ CHANGES: list[tuple[str, Callable[[Bench], object], list[str]]] = [
     ),
     (
         "a prompt template",
-        lambda b: write_task(b, doc_to_text="Say: {{question}}", target_delimiter=" "),
-        ["task capitals: its definition differs in", "doc_to_text", "target_delimiter"],
+        lambda b: write_task(b, doc_to_text="Say: {{question}}", description="Now. "),
+        ["task capitals: its definition differs in", "description, doc_to_text"],
     ),
     (
         "a function of a task",
