@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cl_bench.contents import adapter_bases, changed_files, model_contents, names, same_model
 from cl_bench.errors import UserError
+from cl_bench.file_errors import writing
 from cl_bench.store import (
     MANIFEST,
     located,
@@ -37,8 +38,9 @@ def save_checkpoint(model: Any, tokenizer: Any, folder: Path, base: str) -> None
     if temporary.exists():
         shutil.rmtree(temporary)
     temporary.mkdir(parents=True)
-    model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
+    with writing(folder):
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
     if is_adapter(model):
         write_json(temporary / BASE, {"base": portable(base, folder), **base_contents(base)})
     publish_folder(temporary, folder)
@@ -136,7 +138,8 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
     if tensors:
         temporary = path.with_name(f".{path.name}.tmp")
-        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
+        with writing(path):
+            save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
         temporary.replace(path)
 
 

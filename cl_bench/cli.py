@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 
 import typer
@@ -17,6 +18,7 @@ from cl_bench.commands.report import report
 from cl_bench.commands.run import run
 from cl_bench.commands.score import score
 from cl_bench.errors import RunError, UserError, said_once
+from cl_bench.file_errors import what_failed
 from cl_bench.processes import SilentExitError
 from cl_bench.terminal import finish_output, print_anything, say
 
@@ -62,6 +64,8 @@ def main() -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")  # one progress display: ours
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     print_anything()
+    if "--debug" not in sys.argv:
+        warnings.simplefilter("ignore", FutureWarning)  # of libraries, about each other
     arguments = [word for word in sys.argv[1:] if word != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     sys.exit(finish_output(run_command(arguments, debug)))
@@ -95,8 +99,7 @@ def failures_reported(command: Callable[[], int], debug: bool = False) -> int:
     except BrokenPipeError:
         return 1
     except OSError as error:
-        named = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        _complain("failed", [named], debug)
+        _complain("failed", [what_failed(error)], debug)
         return 1
     except Exception as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # its making has printed the help

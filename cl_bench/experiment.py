@@ -16,6 +16,7 @@ from cl_bench.errors import RunError, UserError
 from cl_bench.evaluation.choice import Engine
 from cl_bench.evaluation.engines import Subject
 from cl_bench.evaluation.scores import general_mean
+from cl_bench.file_errors import check_results_folder, what_failed
 from cl_bench.heap import keep_freed_memory
 from cl_bench.identity import (
     Contents,
@@ -58,6 +59,8 @@ def run_experiment(
     folder = results / config.name
     processes, device = join()
     reporter.enabled = processes.first
+    if processes.first:
+        check_results_folder(folder)
     if processes.world > 1:
         reporter.line(f"{processes.world} processes on {device.type}")
     with processes.first_goes_first():
@@ -82,7 +85,8 @@ def run_experiment(
             _run_all(work, runs, folder)
         except OSError as error:
             raise RunError(
-                f"{folder}: {error}; what is complete is kept: run the same command to go on"
+                f"{what_failed(error)}; what is complete in {folder} is kept: "
+                "run the same command again to go on"
             ) from error
     return folder
 

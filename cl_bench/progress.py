@@ -19,11 +19,27 @@ PLAIN_SECONDS = 20.0
 """Without a terminal, a line at most this often."""
 
 
+class _Console(Console):
+    """One whose closed or full output does not end a run: it goes on without being watched."""
+
+    def _check_buffer(self) -> None:
+        try:
+            super()._check_buffer()
+        except OSError:
+            self.quiet = True
+            del self._buffer[:]
+
+    def on_broken_pipe(self) -> None:
+        """rich would end the process."""
+        self.quiet = True
+        del self._buffer[:]
+
+
 class Reporter:
     """Progress of one command. Quiet on other processes than the first."""
 
     def __init__(self, console: Console | None = None, enabled: bool = True) -> None:
-        self.console = console or Console(stderr=True)
+        self.console = console or _Console(stderr=True)
         self.enabled = enabled
         self._bars: Progress | None = None
         self._stages: TaskID | None = None

@@ -34,7 +34,9 @@ def _git() -> dict[str, Any] | None:
         return None
 
     def ask(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True)
+        # Without its lock: asking must not disturb, nor leave a lock behind where the disk is full.
+        command = ["git", "--no-optional-locks", *words]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else ""
 
     commit = ask("rev-parse", "HEAD")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.errors import RunError, UserError, nearest
+from cl_bench.file_errors import writing
 
 MANIFEST = "manifest.json"
 
@@ -31,7 +32,7 @@ def write_text(path: Path, text: str) -> None:
     """Write to a temporary name, flush to disk, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    with writing(path), temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

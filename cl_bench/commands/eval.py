@@ -28,12 +28,14 @@ def evaluate(
     import sys
 
     from cl_bench.evaluation.choice import choose_engine
+    from cl_bench.file_errors import check_results_folder
     from cl_bench.processes import refuse_several
     from cl_bench.store import find_experiment
 
     refuse_several("eval")
     chosen = choose_engine(engine, engine_args)
     folder = find_experiment(experiment, results)
+    check_results_folder(folder)
     if experiment is None:
         print(f"scoring {folder}, the experiment that was run last", file=sys.stderr)
 

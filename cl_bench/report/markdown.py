@@ -10,6 +10,7 @@ from typing import Any
 
 from cl_bench.data.tasks import canonical_name
 from cl_bench.evaluation.scores import Cell, Summary
+from cl_bench.file_errors import what_failed
 from cl_bench.report.cells import labels_table, learned_table, short
 from cl_bench.report.curves import curve_lines, load_curves
 from cl_bench.report.general import entries, general_tables, made_with
@@ -21,12 +22,16 @@ from cl_bench.report.task_metrics import metrics_section
 from cl_bench.same_documents import left_out_line, mixed_prompts, other_data
 from cl_bench.store import read_json, write_text
 from cl_bench.summary import base_summary, cells, documents, leaves
+from cl_bench.terminal import say
 
 
 def write_report(experiment: Path) -> str:
-    """Write `report.md` in the experiment's folder; returns its text."""
+    """Write `report.md` in the experiment's folder; returns its text, also where that fails."""
     text = "\n".join(_lines(experiment)) + "\n"
-    write_text(experiment / "report.md", text)
+    try:
+        write_text(experiment / "report.md", text)
+    except OSError as error:
+        say(f"cl-bench: warning: report.md was not written ({what_failed(error)})")
     return text
 
 
