@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cl_bench.contents import adapter_bases, changed_files, model_contents, names, same_model
-from cl_bench.errors import UserError
+from cl_bench.errors import RunError, UserError
 from cl_bench.file_errors import writing
 from cl_bench.store import (
     MANIFEST,
@@ -28,11 +28,18 @@ if TYPE_CHECKING:
 BASE = "base.json"
 
 
-def save_checkpoint(model: Any, tokenizer: Any, folder: Path, base: str) -> None:
+def save_checkpoint(
+    model: Any,
+    tokenizer: Any,
+    folder: Path,
+    base: str,
+    ready: Callable[[str], None] | None = None,
+) -> None:
     """Write an ordinary Hugging Face folder, or a PEFT adapter and where its base is, atomically.
 
     `base` is the config's `model.path`, or the folder of an earlier stage's checkpoint; its
-    checksums are kept beside its place.
+    checksums are kept beside its place. `ready` is called with the manifest's checksum before the
+    folder gets its name. Raises RunError where the disk is full.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
     if temporary.exists():
@@ -43,7 +50,7 @@ def save_checkpoint(model: Any, tokenizer: Any, folder: Path, base: str) -> None
         tokenizer.save_pretrained(temporary)
     if is_adapter(model):
         write_json(temporary / BASE, {"base": portable(base, folder), **base_contents(base)})
-    publish_folder(temporary, folder)
+    publish_folder(temporary, folder, ready)
 
 
 def is_adapter(model: Any) -> bool:
@@ -90,6 +97,13 @@ def adapter_base(folder: Path) -> str | None:
     )
 
 
+def recorded_base(folder: Path) -> Path | None:
+    """Where the base of the adapter in `folder` was, there or not; None for a whole model."""
+    if not (folder / BASE).is_file():
+        return None
+    return Path(located(read_json(folder / BASE)["base"], folder))
+
+
 def _ends_with(folder: Path, end: tuple[str, ...]) -> bool:
     return folder.is_absolute() and folder.is_dir() and folder.parts[-len(end) :] == end
 
@@ -133,7 +147,10 @@ def load_checkpoint(
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """A safetensors file, renamed into place; nothing is written for no tensors."""
+    """A safetensors file, renamed into place; nothing is written for no tensors.
+
+    Raises RunError where the disk is full.
+    """
     from safetensors.torch import save_file
 
     if tensors:
@@ -144,7 +161,11 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """The file's tensors on the CPU; none if there is no file."""
+    """The file's tensors on the CPU; none if there is no file. Raises RunError if it is damaged."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    return load_file(path) if path.is_file() else {}
+    try:
+        return load_file(path) if path.is_file() else {}
+    except SafetensorError as error:
+        raise RunError(f"{path}: unreadable ({error}); restore it from a copy") from error

@@ -55,6 +55,7 @@ def missing_bytes(
     config: ExperimentConfig, suite: Suite, shapes: Shapes, folder: Path, runs: Sequence[RunSpec]
 ) -> int:
     """What the parts of the experiment in `folder` that are not done will leave there."""
+    from cl_bench.again import to_train_again
     from cl_bench.suite import cells_to_score, general_after
 
     needed = 0
@@ -65,11 +66,12 @@ def missing_bytes(
         needed += reference_bytes(config.eval, shapes) if suite.engine.in_memory else 0
     for run in runs:
         place = RunFolder(folder / run.slug / f"seed-{run.seed}")
-        for stage in run.stages:
+        again = to_train_again(place, run.stages)
+        for position, stage in enumerate(run.stages):
             there = place.stage(stage.folder)
-            if not there.trained:
+            if position in again or not (there.trained or there.scored):
                 needed += stage.build_method().cost(shapes).checkpoint
-            if not there.complete:
+            if not there.scored:
                 names = cells_to_score(config, stage.index, stage.tasks)
                 general = general_after(config, stage.index)
                 needed += prediction_bytes(suite.units(names, general, stage.train))

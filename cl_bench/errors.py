@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -27,6 +28,27 @@ class Absent(str):
 
 class RunError(Exception):
     """The run failed: what, where, and how to go on."""
+
+
+class DivergedError(RunError):
+    """Training met a number that is not finite: where, and the update's numbers.
+
+    The run fails; the others of the experiment go on.
+    """
+
+    def __init__(self, where: str, what: str, **numbers: float) -> None:
+        self.what, self.numbers = what, numbers
+        super().__init__(f"{where}: {what}")
+
+
+class RunsFailedError(RunError):
+    """Some runs of an experiment failed; what the others did is complete and can be reported."""
+
+    def __init__(self, folder: Path, failures: Sequence[str], runs: int) -> None:
+        self.folder = folder
+        others = "the others are complete" if runs > len(failures) else "there is no other"
+        lines = [f"{len(failures)} of {runs} runs failed; {others}:", *failures]
+        super().__init__("\n  ".join(lines))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

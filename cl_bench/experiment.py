@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
+from cl_bench.again import announcements
 from cl_bench.config import ExperimentConfig
 from cl_bench.contents import model_contents
 from cl_bench.data.examples import Example, training_examples
 from cl_bench.data.tasks import canonical_name
 from cl_bench.disk import missing_bytes
-from cl_bench.errors import RunError, UserError
+from cl_bench.errors import DivergedError, RunError, RunsFailedError, UserError
 from cl_bench.evaluation.choice import Engine
 from cl_bench.evaluation.engines import Subject
 from cl_bench.evaluation.scores import general_mean
@@ -38,7 +39,8 @@ from cl_bench.progress import Reporter
 from cl_bench.provenance import provenance
 from cl_bench.resolve import RunSpec, resolve_runs
 from cl_bench.stage import Workplace, run_stage, seed_everything
-from cl_bench.store import RunFolder, locked, portable, sha256_of, write_json
+from cl_bench.stage_files import failure_advice
+from cl_bench.store import RunFolder, locked, portable, read_run, sha256_of, write_json
 from cl_bench.suite import Suite
 from cl_bench.summary import write_summary
 
@@ -150,10 +152,12 @@ def _adopt_runs(work: Workplace, runs: Sequence[RunSpec], folder: Path, now: Con
         about = {"label": run.label, "order": run.order, **provenance()}
         record = {"sha256": sha256_of(settings), "config": settings, **about}
         names = {stage.folder for stage in run.stages}
-        for stage in place.stages():  # of a start with other stages that finished none
-            if stage.path.name not in names:
+        file = place.path / "run.json"
+        anew = file.is_file() and read_run(file)["sha256"] != record["sha256"]
+        for stage in place.stages():  # of a start with other settings that finished none
+            if anew or stage.path.name not in names:
                 shutil.rmtree(stage.path)
-        write_json(place.path / "run.json", recorded(record, now))
+        write_json(file, recorded(record, now))
 
 
 def _score_base(work: Workplace, folder: Path, model_path: str | Path, now: Contents) -> Contents:
@@ -190,10 +194,26 @@ def _run_all(work: Workplace, runs: Sequence[RunSpec], folder: Path) -> None:
     done = 0
     for run in runs:
         place = RunFolder(folder / run.slug / f"seed-{run.seed}")
-        for position in range(len(run.stages)):
-            work.reporter.stages(total, done)
-            run_stage(work, run, place, position)
-            done += 1
-            if work.first_process:
-                write_summary(folder, place)
+        for line in announcements(place, run.stages):
+            work.reporter.line(f"{run.label}, seed {run.seed}, {line}")
+    work.processes.wait()
+    failures: list[str] = []
+    for run in runs:
+        place = RunFolder(folder / run.slug / f"seed-{run.seed}")
+        before = done
+        try:
+            for position in range(len(run.stages)):
+                work.reporter.stages(total, done)
+                run_stage(work, run, place, position)
+                done += 1
+                if work.first_process:
+                    write_summary(folder, place)
+        except DivergedError as error:
+            work.reporter.line(f"{run.label}, seed {run.seed}, {error}; the other runs go on")
+            failures.append(
+                f"{run.label}, seed {run.seed}, {error}. {failure_advice(place, error)}"
+            )
+            done = before + len(run.stages)
     work.reporter.stages(total, done)
+    if failures:
+        raise RunsFailedError(folder, failures, len(runs))

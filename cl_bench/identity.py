@@ -263,8 +263,8 @@ def _compared(
 
 
 def bound(place: Path) -> bool:
-    """Whether a run's folder holds results: a stage that is trained or scored."""
-    return any(stage.trained or stage.scored for stage in RunFolder(place).stages())
+    """Whether a run's folder holds results: a stage that is, or once was, trained or scored."""
+    return RunFolder(place).bound
 
 
 def _run_differences(

@@ -10,7 +10,8 @@ from typing import Any
 from cl_bench.errors import UserError, nearest
 from cl_bench.evaluation.probe_scores import PROBES
 from cl_bench.paired import entry_of
-from cl_bench.store import latest_experiment, read_json, read_records
+from cl_bench.seals import check_records, read_scores
+from cl_bench.store import latest_experiment, read_records
 from cl_bench.summary import leaves
 
 Records = dict[tuple[str, int], dict[str, Any]]
@@ -29,7 +30,7 @@ class Place:
         written = {file.stem for file in files if not file.name.endswith(PROBES)}
         named: dict[str, list[str]] = {}
         if (self.path / "scores.json").is_file():
-            scores = read_json(self.path / "scores.json")
+            scores = read_scores(self.path)
             named = {task: [task] for task in scores["trace"]} | leaves(scores["general"])
         found = {task: names for task, names in named.items() if written.issuperset(names)}
         alone = written - {leaf for names in found.values() for leaf in names}
@@ -38,10 +39,12 @@ class Place:
     def entry(self, task: str) -> Mapping[str, Any]:
         """What `scores.json` has of a task, benchmark or member; empty if nothing."""
         file = self.path / "scores.json"
-        return entry_of(read_json(file), task) if file.is_file() else {}
+        return entry_of(read_scores(self.path), task) if file.is_file() else {}
 
     def records(self, names: list[str]) -> Records:
-        """The documents of some leaves. Raises RunError when a file is damaged."""
+        """The documents of some leaves. Raises RunError when a file is not as it was written."""
+        if (self.path / "scores.json").is_file():
+            check_records(self.path, read_scores(self.path))
         return {
             (leaf, record["doc_id"]): record
             for leaf in names
@@ -108,9 +111,24 @@ def _owner(path: Path) -> Path | None:
     return next((p for p in path.resolve().parents if (p / "experiment.json").is_file()), None)
 
 
+def _score_again(path: Path) -> str:
+    """The command that scores a stage's documents again, where there is one."""
+    experiment = _owner(path)
+    parts = path.resolve().relative_to(experiment.resolve()).parts if experiment else ()
+    if experiment is None or len(parts) != 3:
+        return ""
+    method, seed, stage = parts
+    return (
+        f"; `cl-bench eval {experiment.resolve().name} --stage {stage.split('-')[1]} --method "
+        f"{method} --seed {seed.removeprefix('seed-')}` scores them again, in {path}/evals/"
+    )
+
+
 def _why_not(text: str, homes: list[Path]) -> str:
     path, rest = min((_walk(home, text) for home in homes), key=lambda found: len(found[1]))
     if not rest:
+        if (path / "scores.json").is_file():
+            return f"{path}: predictions/ is not there any more{_score_again(path)}"
         inside = sorted(file.parent.relative_to(path) for file in path.rglob("predictions"))
         there = ", ".join(map(str, inside[:8])) or "none below it"
         return f"{text}: {path} has no predictions/ (there: {there})"

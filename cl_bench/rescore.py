@@ -21,11 +21,13 @@ from cl_bench.heap import keep_freed_memory
 from cl_bench.identity import Contents, of_record, recorded, scored_data
 from cl_bench.partial import drop_partial, finish_scores
 from cl_bench.progress import Reporter
+from cl_bench.stage_files import check_training, checkpoint_fault
 from cl_bench.store import (
     RunFolder,
     find_runs,
     located,
     read_json,
+    read_run,
     sha256_of,
     stage_number,
 )
@@ -154,10 +156,13 @@ def _score_run(
     import torch
 
     folder = next((s for s in run.stages() if stage_number(s.path.name) == selection.stage), None)
-    if folder is None or not folder.trained:
-        there = [stage_number(s.path.name) for s in run.stages() if s.trained]
-        raise UserError(f"{run.path}: stage {selection.stage} has no checkpoint (there: {there})")
-    resolved = read_json(run.path / "run.json")["config"]
+    if folder is None:
+        there = [stage_number(s.path.name) for s in run.stages()]
+        raise UserError(f"{run.path}: no stage {selection.stage} here yet (there: {there})")
+    if fault := checkpoint_fault(run, folder):
+        raise UserError(fault)
+    check_training(folder)
+    resolved = read_run(run.path / "run.json")["config"]
     train = TrainConfig.model_validate(resolved["stages"][selection.stage - 1]["train"])
     units = suite.units(stage_names, True, train)
     basis = {"checkpoint": folder.fingerprint()}

@@ -7,11 +7,13 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from cl_bench.again import AGAIN, base_position, finish_again
 from cl_bench.checkpoints import (
     adapter_base,
     load_checkpoint,
@@ -23,6 +25,7 @@ from cl_bench.config import ExperimentConfig
 from cl_bench.curve import Curve, stage_curve
 from cl_bench.data.examples import Example
 from cl_bench.data.tokens import encode_examples, pad_id, padding
+from cl_bench.errors import DivergedError
 from cl_bench.evaluation.engines import Subject
 from cl_bench.evaluation.scores import general_mean, operation_score
 from cl_bench.methods.base import Method, Stage
@@ -33,10 +36,18 @@ from cl_bench.peak_memory import peak_memory_mb
 from cl_bench.processes import Processes
 from cl_bench.progress import Reporter
 from cl_bench.resolve import RunSpec, StageSpec
+from cl_bench.seals import read_sealed, write_sealed
 from cl_bench.seeds import derive_seed
+from cl_bench.stage_files import (
+    check_done,
+    check_training,
+    read_failure,
+    record_failure,
+    record_training,
+)
 from cl_bench.store import RunFolder, StageFolder, read_json, write_json
 from cl_bench.suite import Suite, cells_to_score, general_after, scored_tasks
-from cl_bench.training.loop import Batcher, train_stage
+from cl_bench.training.loop import Batcher, not_finite, train_stage
 
 
 @dataclass(frozen=True)
@@ -61,36 +72,50 @@ def run_stage(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -
     """Train and score `run.stages[position]` unless its folder says it is done."""
     spec = run.stages[position]
     place = folder.stage(spec.folder)
-    label = f"{run.label}, seed {run.seed}, stage {spec.index}/{len(run.stages)} {spec.tasks[0]}"
-    complete, trained = _agreed(work.processes, place)
-    if complete:
+    label = _label(run, position)
+    done, trained = _agreed(work.processes, place)
+    if done:
         if work.first_process:
+            check_done(place)
             drop_partial(place.path)
         return
+    if work.processes.agreed(place.failure_file.is_file()):
+        failure = read_failure(place)
+        raise DivergedError(f"stage {spec.index} ({spec.tasks[0]})", failure["what"])
     if trained:
+        check_training(place)
+        _restore_base(work, run, folder, position)
         model, tokenizer = load_checkpoint(
             place.checkpoint, work.config.model.dtype, work.device, adapters=True
         )
     else:
-        model, tokenizer = _train(work, run, folder, position, label)
+        model, tokenizer = _train(work, run, folder, position)
     if work.first_process:
         _score(work, spec, place, model, tokenizer, label)
     work.processes.wait()
 
 
 def _agreed(processes: Processes, place: StageFolder) -> tuple[bool, bool]:
-    """Complete, trained: as the first process sees it, which may be writing by now."""
-    seen = processes.agreed(2 * place.complete + place.trained)
+    """Scored, trained: as the first process sees it, which may be writing by now."""
+    seen = processes.agreed(2 * place.scored + place.trained)
     return seen >= 2, seen % 2 == 1
 
 
-def _train(
-    work: Workplace, run: RunSpec, folder: RunFolder, position: int, label: str
-) -> tuple[Any, Any]:
+def _label(run: RunSpec, position: int) -> str:
     spec = run.stages[position]
+    return f"{run.label}, seed {run.seed}, stage {spec.index}/{len(run.stages)} {spec.tasks[0]}"
+
+
+def _train(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -> tuple[Any, Any]:
+    """Train a stage; one that was trained before, whose checkpoint is gone, beside what it left."""
+    spec, label = run.stages[position], _label(run, position)
     place = folder.stage(spec.folder)
+    if position and spec.start != "base":
+        _restore(work, run, folder, position - 1)
+    beside = work.processes.agreed(place.worth_keeping) == 1
+    written = place.path / AGAIN if beside else place.path
     if work.first_process:
-        place.restart()
+        StageFolder(written).restart()
     work.processes.wait()
     began = time.perf_counter()
     method = spec.build_method()
@@ -98,9 +123,9 @@ def _train(
     _load_states(method, state)
     seed_everything(derive_seed(run.seed, spec.index, "training", work.processes.rank))
     stage, batcher = _stage(work, run, position, model, tokenizer)
-    curve = _curve(work, spec, place, stage, tokenizer)
+    curve = _curve(work, spec, written, stage, tokenizer)
     work.reporter.begin(label)
-    with (place.path / "train.jsonl").open("a", encoding="utf-8") as log:
+    with (written / "train.jsonl").open("a", encoding="utf-8") as log:
 
         def on_step(record: dict[str, Any], total: int) -> None:
             if work.first_process:
@@ -108,14 +133,22 @@ def _train(
                 log.flush()
             work.reporter.step(record, total)
 
-        train_stage(stage, method, spec.epochs, batcher, on_step, curve)
+        try:
+            train_stage(stage, method, spec.epochs, batcher, on_step, curve)
+            _check_states(stage, method)
+        except DivergedError as error:
+            if work.first_process and not beside:
+                record_failure(place, spec.index, list(spec.tasks), error)
+            raise
+    if work.first_process and "dead" in stage.notes:
+        work.reporter.line(f"{label}: {stage.notes['dead']}")
     if spec.train.gradient_checkpointing:
         model.gradient_checkpointing_disable()
     trained = time.perf_counter()
     if work.first_process:
-        save_tensors(place.method_state, state | _states(method))
+        save_tensors(StageFolder(written).method_state, state | _states(method))
         stage.notes.update(_lost_ends(stage, batcher.encode))
-        write_json(place.path / "notes.json", stage.notes)
+        write_json(written / "notes.json", stage.notes)
         within = 0.0 if curve is None else curve.seconds
         timing = {
             "train_seconds": round(trained - began - within, 2),
@@ -123,10 +156,34 @@ def _train(
             "peak_memory_mb": peak_memory_mb(),
             "processes": work.processes.world,
         }
-        write_json(place.path / "timing.json", timing)
-        save_checkpoint(stage.model, tokenizer, place.checkpoint, base)
+        write_sealed(written / "timing.json", timing)
+
+        def ready(fingerprint: str) -> None:
+            if not beside:
+                record_training(place, written, fingerprint)
+            elif fault := finish_again(place, fingerprint):
+                work.reporter.line(f"{label}: {fault}")
+
+        save_checkpoint(stage.model, tokenizer, place.checkpoint, base, ready)
     work.processes.wait()
     return stage.model, tokenizer
+
+
+def _restore(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -> None:
+    """Have the checkpoint after a stage, and what belongs to it, where it is needed."""
+    place = folder.stage(run.stages[position].folder)
+    if _agreed(work.processes, place)[1]:
+        _restore_base(work, run, folder, position)
+    else:
+        _train(work, run, folder, position)
+    check_training(place)
+
+
+def _restore_base(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -> None:
+    """The same for the model that a stage's adapter belongs to."""
+    base = base_position(folder, run.stages, position)
+    if base is not None:
+        _restore(work, run, folder, base)
 
 
 def _start(
@@ -194,7 +251,7 @@ def _lost_ends(stage: Stage, encode: Callable[[Sequence[Example]], Any]) -> dict
 
 
 def _curve(
-    work: Workplace, spec: StageSpec, place: StageFolder, stage: Stage, tokenizer: Any
+    work: Workplace, spec: StageSpec, folder: Path, stage: Stage, tokenizer: Any
 ) -> Curve | None:
     """Scores while the stage is trained, by the first process."""
     if not work.first_process:
@@ -204,7 +261,7 @@ def _curve(
         work.suite,
         spec.index,
         spec.train,
-        place.path,
+        folder,
         stage.model,
         tokenizer,
         work.reporter,
@@ -228,9 +285,9 @@ def _score(
     subject = Subject(model, tokenizer, place.checkpoint)
     scores = work.suite.score(subject, units, place.path, basis, work.reporter, reference)
     timing_file = place.path / "timing.json"
-    timing = read_json(timing_file) if timing_file.is_file() else {}
+    timing = read_sealed(timing_file, "delete it") if timing_file.is_file() else {}
     timing["score_seconds"] = round(scoring_seconds(place.path), 2)
-    write_json(timing_file, timing)
+    write_sealed(timing_file, timing)
     seen = scored_tasks(work.config, spec.index)
     finish_scores(
         place.path,
@@ -243,6 +300,7 @@ def _score(
             "op": operation_score(scores["trace"], seen),
             "notes": read_json(place.path / "notes.json"),
             "engine": str(work.suite.engine),
+            **basis,
         },
     )
 
@@ -258,6 +316,14 @@ def _states(method: Method) -> dict[str, Any]:
         for part in _parts(method)
         for key, value in part.state_dict().items()
     }
+
+
+def _check_states(stage: Stage, method: Method) -> None:
+    """Raises DivergedError where what the method hands to later stages is not finite."""
+    tensors = {name: value for name, value in _states(method).items() if value.is_floating_point()}
+    if names := not_finite(tensors):
+        what = f"diverged: of the method's state {names} not finite"
+        raise DivergedError(f"stage {stage.index} ({stage.task})", what)
 
 
 def _load_states(method: Method, state: Mapping[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """Run folders: what is done is what is on disk.
 
 Files are written beside their place and renamed into it, so that a name that exists is whole. A
-stage has three states: nothing, trained (`checkpoint/` exists, renamed into place), complete
-(`scores.json` exists, written last).
+stage has three states: nothing, trained (`checkpoint/` exists, renamed into place), done
+(`scores.json` exists, written last). What is done stays done when its checkpoint is deleted.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,12 +39,12 @@ def write_text(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def read_json(path: Path) -> Any:
-    """Read a file of ours; raises RunError naming it when it is damaged."""
+def read_json(path: Path, remedy: str = "restore it from a copy") -> Any:
+    """Read a file of ours; raises RunError naming it and the remedy when it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: unreadable ({error}); delete it and run again") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path}: unreadable ({error}); {remedy}") from error
 
 
 def write_records(path: Path, records: list[dict[str, Any]]) -> None:
@@ -55,12 +55,16 @@ def write_records(path: Path, records: list[dict[str, Any]]) -> None:
 
 def read_records(path: Path) -> list[dict[str, Any]]:
     """The lines that `write_records` wrote; raises RunError naming the file when it is damaged."""
+    remedy = "restore it from a copy, or score that stage again (cl-bench eval)"
     try:
         # Not splitlines: answers may hold other characters that it takes for the end of a line.
         lines = path.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines if line]
+        records = [json.loads(line) for line in lines if line]
     except (OSError, ValueError) as error:
-        raise RunError(f"{path}: unreadable ({error}); score that stage again") from error
+        raise RunError(f"{path}: unreadable ({error}); {remedy}") from error
+    if not all(isinstance(record, dict) for record in records):
+        raise RunError(f"{path}: a line is not a JSON object; {remedy}")
+    return records
 
 
 def sha256_of(data: Any) -> str:
@@ -77,8 +81,13 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def publish_folder(temporary: Path, final: Path) -> None:
-    """Rename a finished folder into place, with a manifest of sizes and checksums."""
+def publish_folder(
+    temporary: Path, final: Path, ready: Callable[[str], None] | None = None
+) -> None:
+    """Rename a finished folder into place, with a manifest of sizes and checksums.
+
+    `ready` is called with the manifest's checksum just before.
+    """
     files = sorted(path for path in temporary.rglob("*") if path.is_file())
     manifest = {
         str(path.relative_to(temporary)): {
@@ -88,19 +97,46 @@ def publish_folder(temporary: Path, final: Path) -> None:
         for path in files
     }
     write_json(temporary / MANIFEST, manifest)
+    if ready is not None:
+        ready(sha256_file(temporary / MANIFEST))
     if final.exists():
         shutil.rmtree(final)
     temporary.replace(final)
 
 
-def verify_folder(folder: Path) -> None:
-    """Raise RunError if a file of a published folder is missing or has changed."""
-    for name, expected in read_json(folder / MANIFEST).items():
+def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    """Sizes and checksums of a published folder's files. Raises RunError when it is damaged."""
+    manifest = read_json(folder / MANIFEST, _train_again(folder))
+    try:
+        return {
+            name: {"bytes": int(entry["bytes"]), "sha256": str(entry["sha256"])}
+            for name, entry in manifest.items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        fault = f"no sizes and checksums ({type(error).__name__})"
+        raise RunError(f"{folder / MANIFEST}: {fault}; {_train_again(folder)}") from error
+
+
+def verify_folder(folder: Path, up_to: int | None = None) -> None:
+    """Raise RunError if a file of a published folder is missing or has changed.
+
+    Of files with more than `up_to` bytes only the size is looked at.
+    """
+    for name, expected in read_manifest(folder).items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != expected["bytes"]:
-            raise RunError(f"{path}: missing or cut short; delete {folder} and run again")
-        if sha256_file(path) != expected["sha256"]:
-            raise RunError(f"{path}: checksum differs; delete {folder} and run again")
+            raise RunError(f"{path}: missing or cut short; {_train_again(folder)}")
+        small = up_to is None or expected["bytes"] <= up_to
+        if small and sha256_file(path) != expected["sha256"]:
+            raise RunError(f"{path}: checksum differs; {_train_again(folder)}")
+
+
+def _train_again(folder: Path) -> str:
+    """What to do about a damaged checkpoint; scores, predictions and records stay."""
+    return (
+        f"restore it from a copy, or delete {folder} and run the same command again: the stage is "
+        "trained again where a later one needs it, and its scores are kept"
+    )
 
 
 @dataclass(frozen=True)
@@ -116,23 +152,39 @@ class StageFolder:
 
     @property
     def trained(self) -> bool:
-        """Whether training is finished and saved."""
-        return (self.checkpoint / MANIFEST).is_file()
+        """Whether the checkpoint is there. No file that its manifest lists may have been deleted.
+
+        Raises RunError when the manifest is damaged.
+        """
+        if not (self.checkpoint / MANIFEST).is_file():
+            return False
+        return all((self.checkpoint / name).is_file() for name in read_manifest(self.checkpoint))
 
     @property
     def scored(self) -> bool:
-        """Whether its scores are there; the checkpoint they are of may have been deleted since."""
+        """Whether the stage is done; the checkpoint may have been deleted since, to save room."""
         return self.scores_file.is_file()
 
     @property
-    def complete(self) -> bool:
-        """Whether the stage is trained and scored."""
-        return self.trained and self.scored
+    def worth_keeping(self) -> bool:
+        """Whether training was finished here once, so that a second one must delete nothing."""
+        kept = (self.scores_file, self.training_file, self.path / "partial")
+        return any(path.exists() for path in kept)
 
     @property
     def scores_file(self) -> Path:
         """Written last."""
         return self.path / "scores.json"
+
+    @property
+    def training_file(self) -> Path:
+        """The checkpoint's checksum and those of the files that training left beside it."""
+        return self.path / "trained.json"
+
+    @property
+    def failure_file(self) -> Path:
+        """Where and how its training diverged."""
+        return self.path / "failed.json"
 
     @property
     def method_state(self) -> Path:
@@ -169,6 +221,21 @@ class RunFolder:
         """Existing stage folders in order."""
         found = [path for path in self.path.glob("stage-*") if path.is_dir()]
         return [StageFolder(path) for path in sorted(found, key=lambda p: stage_number(p.name))]
+
+    @property
+    def bound(self) -> bool:
+        """Whether it holds results: only then do its settings have to stay."""
+        return any(stage.trained or stage.worth_keeping for stage in self.stages())
+
+
+def read_run(file: Path) -> dict[str, Any]:
+    """A `run.json`; raises RunError when it is damaged or its config was edited."""
+    remedy = "restore it from a copy: the numbers of this run are bound to it"
+    record = read_json(file, remedy)
+    known = isinstance(record, dict) and isinstance(record.get("config"), dict)
+    if not known or record.get("sha256") != sha256_of(record["config"]):
+        raise RunError(f"{file}: its checksum is not that of its config; {remedy}")
+    return dict(record)
 
 
 def portable(path: str, folder: Path) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 
 from cl_bench.evaluation.scores import Cell, Summary, summarise
 from cl_bench.paired import entry_of, paired_values
-from cl_bench.store import RunFolder, read_json, read_records, write_json
+from cl_bench.seals import read_scores
+from cl_bench.store import RunFolder, read_records, read_run, stage_number, write_json
 
 
 def write_summary(experiment: Path, run: RunFolder) -> None:
@@ -18,11 +19,12 @@ def write_summary(experiment: Path, run: RunFolder) -> None:
 
 def summarise_run(experiment: Path, run: RunFolder) -> Summary:
     """OP, BWT, forgetting and General of the scored stages of a run."""
-    config = read_json(run.path / "run.json")["config"]
+    config = read_run(run.path / "run.json")["config"]
     stages, unscored = config["stages"], config.get("unscored", [])
-    base = read_json(experiment / "base" / "scores.json")
-    scored = [read_json(s.scores_file) for s in run.stages() if s.scored]
-    rows = [cells(scores["trace"]) for scores in scored]
+    base = read_scores(experiment / "base")
+    scored = scored_stages(run)
+    numbers = range(1, max(scored, default=0) + 1)
+    rows = [cells(scored[i]["trace"]) if i in scored else {} for i in numbers]
     setting = "sequential"
     if all(stage["start"] == "base" for stage in stages):
         setting = "joint" if len(stages) == 1 else "single"
@@ -33,7 +35,7 @@ def summarise_run(experiment: Path, run: RunFolder) -> Summary:
         rows,
         list(learned),
         cells(base["trace"]),
-        [cells(scores["general"]) for scores in scored],
+        [cells(scored[i]["general"]) if i in scored else None for i in numbers],
         cells(base["general"]),
         setting=setting,  # type: ignore[arg-type]
         learned=learned,
@@ -41,9 +43,14 @@ def summarise_run(experiment: Path, run: RunFolder) -> Summary:
     )
 
 
+def scored_stages(run: RunFolder) -> dict[int, dict[str, Any]]:
+    """The `scores.json` of every stage that has one, by its number."""
+    return {stage_number(s.path.name): read_scores(s.path) for s in run.stages() if s.scored}
+
+
 def base_summary(experiment: Path, tasks: list[str]) -> Summary:
     """The base model's numbers (the row ORI)."""
-    base = read_json(experiment / "base" / "scores.json")
+    base = read_scores(experiment / "base")
     return summarise([], tasks, cells(base["trace"]), [], cells(base["general"]), setting="base")
 
 
@@ -58,7 +65,7 @@ def documents(predictions: Path, names: Mapping[str, list[str]]) -> dict[str, li
     `names` gives the leaf tasks of each benchmark; benchmarks without predictions are left out.
     """
     file = predictions.parent / "scores.json"
-    scores = read_json(file) if file.is_file() else {}
+    scores = read_scores(file.parent) if file.is_file() else {}
     found: dict[str, list[Any]] = {}
     for name, leaves in names.items():
         files = [predictions / f"{leaf}.jsonl" for leaf in leaves]

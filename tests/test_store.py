@@ -40,21 +40,17 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
 def test_stage_states(tmp_path: Path) -> None:
     stage = StageFolder(tmp_path / "stage-1-a")
-    assert not stage.trained and not stage.complete
+    assert not stage.trained and not stage.scored
     half = stage.path / ".checkpoint.tmp"
     half.mkdir(parents=True)
     (half / "model.safetensors").write_bytes(b"weights")
     assert not stage.trained
     publish_folder(half, stage.checkpoint)
-    assert stage.trained and not stage.complete and not half.exists()
+    assert stage.trained and not stage.scored and not half.exists()
     write_json(stage.scores_file, {})
-    assert stage.complete
-
-
-def test_scores_without_a_checkpoint_are_not_complete(tmp_path: Path) -> None:
-    stage = StageFolder(tmp_path / "stage-1-a")
-    write_json(stage.scores_file, {})
-    assert not stage.complete
+    assert stage.trained and stage.scored
+    (stage.checkpoint / "model.safetensors").unlink()
+    assert stage.scored and not stage.trained and stage.worth_keeping
 
 
 @pytest.mark.parametrize("damage", [b"weight", b"weightz"])

@@ -45,11 +45,17 @@ def _run(
     chosen = choose_engine(engine, engine_args)
     loaded, _ = resolve_file(config, override, method)  # its faults, before torch is imported
 
+    from cl_bench.errors import RunsFailedError
     from cl_bench.experiment import run_experiment
     from cl_bench.progress import Reporter
     from cl_bench.report.markdown import write_report
 
     with Reporter() as reporter:
-        folder = run_experiment(loaded, results, method, chosen, reporter, allow_code)
+        try:
+            folder = run_experiment(loaded, results, method, chosen, reporter, allow_code)
+        except RunsFailedError as error:
+            if reporter.enabled:
+                print(write_report(error.folder))
+            raise
     if reporter.enabled:
         print(write_report(folder))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cl_bench.errors import RunError
 from cl_bench.evaluation.cells import Cell, unweighted_mean
 from cl_bench.metrics.uncertainty import mean
+from cl_bench.store import read_records
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,10 @@ def probes_file(predictions: Path, task: str) -> Path:
 
 def read_probes(file: Path) -> list[DocumentProbe]:
     """The documents of one task."""
-    lines = file.read_text(encoding="utf-8").splitlines()
-    return [DocumentProbe.from_json(json.loads(line)) for line in lines]
+    try:
+        return [DocumentProbe.from_json(record) for record in read_records(file)]
+    except TypeError as error:
+        raise RunError(f"{file}: not probes of documents ({error}); restore it") from error
 
 
 def probe_values(

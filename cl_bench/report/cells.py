@@ -9,7 +9,8 @@ from typing import Any
 from cl_bench.metrics.trace import TASKS
 from cl_bench.report.results import MethodResult
 from cl_bench.report.tables import Column, number, table
-from cl_bench.store import RunFolder, read_json
+from cl_bench.seals import read_scores
+from cl_bench.store import RunFolder
 
 Entry = Mapping[str, Any]
 Z = 1.96
@@ -123,7 +124,7 @@ def _own_and_last(result: MethodResult, run: RunFolder, task: str) -> list[tuple
 def _scores(result: MethodResult, run: RunFolder, task: str, stage: int) -> Entry | None:
     for folder in run.stages():
         if folder.scored:
-            scores = read_json(folder.scores_file)
+            scores = read_scores(folder.path)
             if scores["stage"] == stage:
                 found: Entry | None = scores["trace"].get(task)
                 return found

@@ -7,7 +7,7 @@ from typing import Any
 
 from cl_bench.report.results import MethodResult
 from cl_bench.report.tables import Column, number, table
-from cl_bench.store import read_json
+from cl_bench.seals import read_scores
 
 Entries = Mapping[str, Mapping[str, Any]]
 """The `general` part of a `scores.json`, without the mean."""
@@ -63,7 +63,7 @@ def _last_entries(result: MethodResult) -> list[Entries]:
     """One for each seed, of methods whose last stage is scored with General."""
     if not result.complete:
         return []
-    found = [entries(read_json(run.stages()[-1].scores_file)) for run in result.runs]
+    found = [entries(read_scores(run.stages()[-1].path)) for run in result.runs]
     return found if all(found) else []
 
 

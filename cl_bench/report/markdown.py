@@ -17,9 +17,11 @@ from cl_bench.report.general import entries, general_tables, made_with
 from cl_bench.report.probes import probes_section
 from cl_bench.report.requests import notes_section, requests_section
 from cl_bench.report.results import MethodResult, compare_last, load_results
+from cl_bench.report.states import states_section
 from cl_bench.report.tables import Column, interval, number, table
 from cl_bench.report.task_metrics import metrics_section
 from cl_bench.same_documents import left_out_line, mixed_prompts, other_data
+from cl_bench.seals import read_scores
 from cl_bench.store import read_json, write_text
 from cl_bench.summary import base_summary, cells, documents, leaves
 from cl_bench.terminal import say
@@ -38,7 +40,7 @@ def write_report(experiment: Path) -> str:
 def _lines(experiment: Path) -> Iterator[str]:
     opened = read_json(experiment / "experiment.json")
     config = opened["config"]
-    base_scores = read_json(experiment / "base" / "scores.json")
+    base_scores = read_scores(experiment / "base")
     results = load_results(experiment)
     tasks = list(base_scores["trace"])
     yield f"# {config['name']}"
@@ -64,6 +66,7 @@ def _lines(experiment: Path) -> Iterator[str]:
     yield from labels_table(base_scores, results)
     yield from metrics_section(base_scores, results)
     yield from requests_section(base_scores, results)
+    yield from states_section(experiment, base_scores, results)
     yield from notes_section(opened.get("notes", []))
 
 
@@ -156,9 +159,11 @@ def _method_table(
         label = result.label
         if len(result.runs) > 1:
             label += f" ({len(result.runs)} seeds)"
-        done = [len(summary.matrix.rows) for summary in result.summaries]
+        done = result.done
         if not result.complete:
             label += f" ({sum(done)} of {result.stages * len(done)} stages)"
+        if result.failed:
+            label += f", diverged in {', '.join(result.failed)}"
         rows.append([label, *_numbers(result.summaries)])
     yield from table(columns, rows)
     yield ""
@@ -231,7 +236,7 @@ def _matrix(result: MethodResult, base: Mapping[str, Any], tasks: list[str]) -> 
         rows = [["base", *_row(cells(base["trace"]), tasks), _mean(base["general"])]]
         for stage in run.stages():
             if stage.scored:
-                scores = read_json(stage.scores_file)
+                scores = read_scores(stage.path)
                 row = _row(cells(scores["trace"]), tasks)
                 rows.append([f"{scores['stage']}", *row, _mean(scores["general"])])
         columns = [Column("stage", "left"), *(Column(short(t)) for t in tasks), Column("General")]

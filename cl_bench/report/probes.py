@@ -14,7 +14,7 @@ from cl_bench.evaluation.scores import compare_paired
 from cl_bench.report.results import MethodResult, compare_last
 from cl_bench.report.tables import Column, interval, number, table
 from cl_bench.same_documents import left_out_line, pair
-from cl_bench.store import read_json
+from cl_bench.seals import read_scores
 from cl_bench.summary import leaves
 
 Entry = Mapping[str, Any]
@@ -59,7 +59,7 @@ def probes_section(experiment: Path, base: Entry, results: Sequence[MethodResult
         for run in result.runs:
             for stage in run.stages():
                 if stage.scored:
-                    scores = read_json(stage.scores_file)
+                    scores = read_scores(stage.path)
                     row = _row(scores, stage.path / "predictions", before)
                     rows.append([result.name(run), str(scores["stage"]), *row])
     yield from table(COLUMNS, rows)

@@ -9,7 +9,7 @@ from typing import Any
 from cl_bench.report.cells import short
 from cl_bench.report.results import MethodResult
 from cl_bench.report.tables import Column, table
-from cl_bench.store import read_json
+from cl_bench.seals import read_scores
 
 COUNTS = ("truncated", "empty", "unshared")
 ABOUT = (
@@ -26,7 +26,7 @@ def requests_section(base: Mapping[str, Any], results: Sequence[MethodResult]) -
         for run in result.runs:
             for stage in run.stages():
                 if stage.scored:
-                    scores = read_json(stage.scores_file)
+                    scores = read_scores(stage.path)
                     label = [result.name(run), str(scores["stage"])]
                     rows += [[*label, *row] for row in _rows(scores)]
     if not rows:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from cl_bench.evaluation.scores import Comparison, Documents, Summary, compare_seeds
 from cl_bench.same_documents import pair
-from cl_bench.store import RunFolder, find_runs, read_json
+from cl_bench.seals import check_records, read_scores
+from cl_bench.store import RunFolder, find_runs, read_run, stage_number
 from cl_bench.summary import summarise_run
 
 
@@ -24,7 +25,23 @@ class MethodResult:
     @property
     def complete(self) -> bool:
         """Whether every stage of every seed is scored."""
-        return all(len(summary.matrix.rows) == self.stages for summary in self.summaries)
+        return all(count == self.stages for count in self.done)
+
+    @property
+    def done(self) -> list[int]:
+        """How many stages are scored, for each seed."""
+        return [sum(stage.scored for stage in run.stages()) for run in self.runs]
+
+    @property
+    def failed(self) -> list[str]:
+        """`stage 2`, for each seed whose training diverged; with the seed where there are more."""
+        several = len(self.runs) > 1
+        return [
+            f"stage {stage_number(stage.path.name)}" + (f" of {run.path.name}" if several else "")
+            for run in self.runs
+            for stage in run.stages()
+            if stage.failure_file.is_file()
+        ]
 
     def stage_of(self, task: str) -> int:
         """The stage that teaches a task."""
@@ -36,11 +53,18 @@ class MethodResult:
 
 
 def load_results(experiment: Path) -> list[MethodResult]:
-    """Finished and unfinished runs, in the order of the config."""
+    """Finished and unfinished runs, in the order of the config.
+
+    Raises RunError where a file that tables are made of is not as it was written.
+    """
+    check_records(experiment / "base", read_scores(experiment / "base"))
     grouped: dict[str, list[RunFolder]] = {}
     stages = {}
     for run in find_runs(experiment):
-        record = read_json(run.path / "run.json")
+        record = read_run(run.path / "run.json")
+        for stage in run.stages():
+            if stage.scored:
+                check_records(stage.path, read_scores(stage.path))
         grouped.setdefault(record["label"], []).append(run)
         stages[record["label"]] = len(record["config"]["stages"])
     return [

@@ -10,7 +10,7 @@ from cl_bench.metrics.trace import TASKS
 from cl_bench.report.cells import short
 from cl_bench.report.results import MethodResult
 from cl_bench.report.tables import Column, table
-from cl_bench.store import read_json
+from cl_bench.seals import read_scores
 
 Entry = Mapping[str, Any]
 PART_NAMES = ("trace", "general")
@@ -31,7 +31,7 @@ def metrics_section(base: Mapping[str, Any], results: Sequence[MethodResult]) ->
     yield ""
     yield from _what_scores_are(entries)
     last = {
-        result.label: [_entries(read_json(run.stages()[-1].scores_file)) for run in result.runs]
+        result.label: [_entries(read_scores(run.stages()[-1].path)) for run in result.runs]
         for result in results
         if result.complete
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cl_bench.data.batches import collate, epoch_batches, for_process, micro_batches
-from cl_bench.errors import RunError
+from cl_bench.errors import DivergedError
 from cl_bench.methods.base import Method, Phase, Stage, Step
 from cl_bench.processes import Processes
 from cl_bench.training.engine import SelectiveUpdate
@@ -95,6 +95,8 @@ def train_stage(
     total = sum(count_updates(len(p.examples), stage.train.batch_size, p.epochs) for p in phases)
     begin = _snapshot(stage.model) if any(p.start == "stage" for p in phases) else None
     done = 0
+    record: dict[str, Any] = {}
+    norms: dict[tuple[int, int], list[float]] = {}
     stage.model.train()
     for number, phase in enumerate(phases):
         if begin is not None and phase.start == "stage":
@@ -102,12 +104,38 @@ def train_stage(
         with SelectiveUpdate(stage.model, plan, betas=stage.train.betas) as engine:
             if done == 0:
                 _pause(engine, between, {"step": 0, "epoch": 0, "phase": 1}, total, False)
-            for record, ends_epoch in _phase(stage, method, engine, phase, number, batcher):
+            before = done
+            for record, ends_epoch in _phase(stage, method, engine, phase, number, batcher, before):
                 done += 1
+                norms.setdefault((number, record["epoch"]), []).append(record["grad_norm"])
                 on_step({"step": done, **record}, total)
                 _pause(engine, between, {"step": done, **record}, total, ends_epoch)
     stage.model.eval()
     method.finish(stage)
+    if dead := [str(epoch) for (_, epoch), each in norms.items() if not any(each)]:
+        stage.notes["dead"] = (
+            f"the gradient was exactly 0 in every update of epoch {', '.join(dead)}: nothing was "
+            "learned there"
+        )
+    if fault := _fault_of_weights(stage, phases[-1].examples[:1], batcher):
+        last = {key: record[key] for key in ("loss", "grad_norm", "lr") if key in record}
+        what = f"diverged in its last update, number {done}: {fault}"
+        raise DivergedError(_where(stage), what, update=done, **last)
+
+
+def _fault_of_weights(stage: Stage, examples: Sequence[Example], batcher: Batcher) -> str | None:
+    """What no later update shows: weights, or a loss of theirs, that are not finite."""
+    import torch
+
+    if names := not_finite(dict(stage.model.named_parameters())):
+        return f"{names} not finite"
+    # Weights of 1e30 are finite, and nothing that they compute is.
+    with torch.no_grad():
+        for item in batcher.encode(examples):
+            loss, _ = answer_loss(stage.model, batcher.collate([item]), item.answer_tokens)
+            if not bool(loss.isfinite()):
+                return f"the loss of an example is {float(loss)} after it"
+    return None
 
 
 def _pause(
@@ -133,8 +161,12 @@ def _phase(
     phase: Phase,
     number: int,
     batcher: Batcher,
+    before: int = 0,
 ) -> Iterator[tuple[dict[str, Any], bool]]:
-    """The record of each update, and whether it ends an epoch."""
+    """The record of each update, and whether it ends an epoch; `before`: updates of other phases.
+
+    Raises DivergedError.
+    """
     train = stage.train
     encoded = batcher.encode(phase.examples)
     lengths = [len(item.input_ids) for item in encoded]
@@ -156,7 +188,7 @@ def _phase(
             loss = _accumulate(stage, method, engine, encoded, parts, tokens, batcher)
             norm = _update(stage, method, engine, train, lr, done + 1, batcher)
             done += 1
-            _check_finite(loss, norm, done, stage)
+            _check_finite(loss, norm, lr, before + done, stage)
             record = {
                 "epoch": epoch + 1,
                 "phase": number + 1,
@@ -250,11 +282,22 @@ def _gradient_of(
     return result
 
 
-def _check_finite(loss: float, norm: float, step: int, stage: Stage) -> None:
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """`a.weight, b.weight (and 3 more) are`: which of them hold NaN or infinite numbers."""
+    bad = [name for name, value in tensors.items() if not bool(value.isfinite().all())]
+    if not bad:
+        return None
+    more = f" (and {len(bad) - 2} more)" if len(bad) > 2 else ""
+    return ", ".join(bad[:2]) + more + (" is" if len(bad) == 1 else " are")
+
+
+def _check_finite(loss: float, norm: float, lr: float, update: int, stage: Stage) -> None:
     import math
 
     if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise RunError(
-            f"stage {stage.index} ({stage.task}), update {step}: loss {loss}, "
-            f"gradient norm {norm}; lower lr, or use dtype float32, then run the same command again"
-        )
+        what = f"diverged at update {update}: loss {loss}, gradient norm {norm}, lr {lr}"
+        raise DivergedError(_where(stage), what, update=update, loss=loss, grad_norm=norm, lr=lr)
+
+
+def _where(stage: Stage) -> str:
+    return f"stage {stage.index} ({stage.task})"

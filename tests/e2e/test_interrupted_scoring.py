@@ -14,6 +14,7 @@ import pytest
 
 import cl_bench.evaluation.units as units
 import cl_bench.partial as partial
+from cl_bench.seals import write_sealed
 from tests.e2e.conftest import Bench, fingerprints
 
 KILLED_AFTER = """
@@ -72,7 +73,7 @@ def test_sigkill_while_a_stage_is_scored(bench: Bench, answered: list[str]) -> N
     assert not (stage / "scores.json").exists()
     kept = json.loads((stage / "partial" / "trace-trace_fomc.json").read_text())
     kept["seconds"] += 1000
-    (stage / "partial" / "trace-trace_fomc.json").write_text(json.dumps(kept))
+    write_sealed(stage / "partial" / "trace-trace_fomc.json", kept)
     bench.must(*command)
     # The time of both sessions.
     assert json.loads((stage / "timing.json").read_text())["score_seconds"] > kept["seconds"]

@@ -164,7 +164,7 @@ def test_eval_scores_a_stage_again_beside_the_run(bench: Bench) -> None:
     code, out, err = bench.run("eval", "results/tiny", "--stage", "2", "--task", "piqa")
     assert code == 0 and json.loads(Path(out.strip()).read_text())["general"]["piqa"]["n"] == 4
     code, _, err = bench.run("eval", "--stage", "3")
-    assert code == 2 and "stage 3 has no checkpoint (there: [1, 2])" in err
+    assert code == 2 and "no stage 3 here yet (there: [1, 2])" in err
 
 
 def test_report_names_the_experiment_it_took(bench: Bench) -> None:

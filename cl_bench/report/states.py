@@ -1,0 +1,84 @@
+"""What a reader must know of single runs: failed, trained again, incomplete, not measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cl_bench.again import RETRAINED
+from cl_bench.report.cells import short
+from cl_bench.report.results import MethodResult
+from cl_bench.seals import read_scores, read_sealed
+from cl_bench.stage_files import read_failure
+from cl_bench.store import RunFolder, StageFolder, find_runs, stage_number
+
+Entry = Mapping[str, Any]
+
+
+def states_section(experiment: Path, base: Entry, results: Sequence[MethodResult]) -> Iterator[str]:
+    """A line for each thing that the tables do not show; nothing where there is none."""
+    lines = [*_orphans(experiment), *_of_scores("base model", base)]
+    for result in results:
+        for run in result.runs:
+            name = f"{result.label}, {run.path.name.replace('-', ' ')}"
+            lines += _of_run(name, run, result.stages)
+    if not lines:
+        return
+    yield ""
+    yield "## What the tables do not show"
+    yield ""
+    yield from (f"- {line}" for line in lines)
+
+
+def _orphans(experiment: Path) -> Iterator[str]:
+    """Runs that no table has, since what binds them to their settings is gone."""
+    known = {run.path for run in find_runs(experiment)}
+    for folder in sorted({stage.parent for stage in experiment.glob("*/seed-*/stage-*")}):
+        if folder not in known:
+            yield f"{folder.relative_to(experiment)}: no run.json, so this run is in no table."
+
+
+def _of_run(name: str, run: RunFolder, stages: int) -> Iterator[str]:
+    there = {stage_number(stage.path.name): stage for stage in run.stages()}
+    last = max((number for number, stage in there.items() if stage.scored), default=0)
+    for number in range(1, stages + 1):
+        stage = there.get(number)
+        where = f"{name}, stage {number}"
+        if stage is not None and stage.failure_file.is_file():
+            yield f"{where}: {diverged(stage)}."
+        elif stage is None or not stage.scored:
+            if stage is not None or number < last:
+                what = stage.scores_file.name if stage is not None else "its folder"
+                yield f"{where}: {what} is not there, so its cells are not measured."
+        else:
+            if (stage.path / RETRAINED).is_file():
+                remade = read_sealed(stage.path / RETRAINED, "restore it from a copy")
+                yield f"{where}: {remade['what']}."
+            yield from _of_scores(where, read_scores(stage.path))
+
+
+def diverged(stage: StageFolder) -> str:
+    """`diverged at update 3 (loss not finite, ...)` of a stage with a `failed.json`."""
+    return str(read_failure(stage)["what"])
+
+
+def _of_scores(where: str, scores: Entry) -> Iterator[str]:
+    for task, entry in {**scores["trace"], **scores["general"]}.items():
+        if isinstance(entry, Mapping) and "not_measured" in entry:
+            yield f"{where}, {short(task)}: not measured: {entry['not_measured']}."
+    for name, reason in _unmeasured_probes(scores.get("probes", {})):
+        yield f"{where}, probe {name}: not measured: {reason}."
+    for key, text in scores.get("notes", {}).items():
+        if key == "dead":
+            yield f"{where}: {text}."
+
+
+def _unmeasured_probes(probes: Entry) -> Iterator[tuple[str, str]]:
+    if "not_measured" in probes.get("kl", {}):
+        yield "KL to base", probes["kl"]["not_measured"]
+    for part in ("trace", "general"):
+        for task, cells in probes.get(part, {}).items():
+            for key, cell in cells.items():
+                if "not_measured" in cell:
+                    yield f"{key} of {short(task)}", cell["not_measured"]
