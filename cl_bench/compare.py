@@ -13,7 +13,6 @@ from cl_bench.metrics.uncertainty import (
     Documents,
     compare_paired,
     mean,
-    sign_test,
 )
 from cl_bench.paired import of_all_documents, paired_values
 from cl_bench.places import Place, Records
@@ -88,11 +87,6 @@ class TaskDiff:
         return [pair for pair in self.pairs if pair.change > 0]
 
     @property
-    def p_value(self) -> float:
-        """Exact two-sided sign test (McNemar's for right and wrong) over the changed documents."""
-        return sign_test(len(self.forgotten), len(self.learned))
-
-    @property
     def other_answers(self) -> int | None:
         """Documents answered otherwise; None when the records do not say."""
         same = [pair.same_answer for pair in self.pairs]
@@ -112,7 +106,6 @@ class TaskDiff:
             "graded": self.graded,
             "of_all_documents": self.of_all,
             "difference": self.comparison.to_json(),
-            "sign_test_p": self.p_value,
             "forgotten": [list(pair.key) for pair in self.forgotten],
             "learned": [list(pair.key) for pair in self.learned],
             "other_answers": self.other_answers,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cl_bench.asked_alike import note_forms
 from cl_bench.config import ExperimentConfig
 from cl_bench.data.examples import Example, training_examples
 from cl_bench.data.tasks import canonical_name
@@ -47,7 +48,7 @@ class Preflight:
 
 
 Check = Callable[[Preflight], Iterable[str]]
-CHECKS: tuple[Check, ...] = (score_faults, check_answers)
+CHECKS: tuple[Check, ...] = (score_faults, check_answers, note_forms)
 """In the order in which their faults are listed."""
 
 

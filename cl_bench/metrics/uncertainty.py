@@ -47,39 +47,26 @@ def minimum_detectable_difference(
     return (_Z + _POWER_Z) * sqrt(max(0.0, variance))
 
 
-def sign_test(fell: int, rose: int) -> float:
-    """Exact two-sided p that so many changes one way are chance: McNemar's test of 0/1 scores.
-
-    Twice the binomial tail of the rarer direction at 1/2, at most 1; 1 without changes.
-    """
-    n = fell + rose
-    ways = tail = 1
-    for k in range(min(fell, rose)):
-        ways = ways * (n - k) // (k + 1)
-        tail += ways
-    return float(min(1.0, 2 * tail / 2**n))
-
-
 def t_quantile(df: float) -> float:
-    """0.975 quantile of Student's t with `df` >= 1 degrees of freedom (rounded down).
+    """0.975 quantile of Student's t with `df` >= 1 degrees of freedom (rounded down)."""
+    from scipy.special import stdtrit
 
-    Exact for 1 and 2, within 0.2 % above (expansion in 1/df: Abramowitz and Stegun 26.7.5).
+    return _Z if df == inf else float(stdtrit(int(df), _LEVEL))
+
+
+def t_test(difference: float, stderr: float, df: float) -> float:
+    """Two-sided p of Student's t: below 0.05 exactly where the interval of `t_quantile` has no 0.
+
+    1 without a difference; 0 for a difference without any spread.
     """
-    if df < 2:
-        return 12.706204736432095
-    if df < 3:
-        return 4.302652729911275
-    if df == inf:
-        return _Z
-    z, nu = _Z, float(int(df))
-    terms = (
-        z,
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return sum(term / nu**power for power, term in enumerate(terms))
+    from scipy.special import ndtr, stdtr
+
+    if difference == 0:
+        return 1.0
+    if stderr == 0:
+        return 0.0
+    t = abs(difference) / stderr
+    return float(2 * (ndtr(-t) if df == inf else stdtr(int(df), -t)))
 
 
 @dataclass(frozen=True)
@@ -98,6 +85,8 @@ class Comparison:
     n_unmatched: int  # documents that only one side has
     n_seeds: int  # with 1, the interval says nothing about other seeds
     minimum_detectable_difference: float | None
+    p_value: float | None = None
+    """Of the same t test as the interval."""
 
     @property
     def resolved(self) -> bool:
@@ -185,7 +174,8 @@ def _interval(
     variance = fsum(part for part, _ in parts)
     spread = fsum(part**2 / df for part, df in parts)
     stderr = sqrt(variance)
-    half = t_quantile(variance**2 / spread if spread else inf) * stderr
+    df = variance**2 / spread + 1e-9 if spread else inf  # n - 1 exactly for one sample
+    half = t_quantile(df) * stderr
     return Comparison(
         difference,
         stderr,
@@ -195,4 +185,5 @@ def _interval(
         n_unmatched,
         n_seeds,
         (_Z + _POWER_Z) * stderr,
+        t_test(difference, stderr, df),
     )

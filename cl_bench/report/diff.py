@@ -23,7 +23,8 @@ def diff_lines(first: Place, second: Place, diffs: Sequence[TaskDiff], show: int
     yield ""
     yield (
         "forgotten: right in A, wrong in B; learned: the other way round (graded scores, *: fell, "
-        "rose). B - A over the same documents with its 95 % interval; p: exact sign test. "
+        "rose). B - A over the same documents with its 95 % interval; p: of the same t test, "
+        "below 0.05 where the interval excludes 0. "
         "other: answered otherwise. log-lik.: largest difference in nats."
     )
     if of_all := [diff.task for diff in diffs if diff.of_all]:
@@ -68,7 +69,7 @@ def _row(diff: TaskDiff) -> list[str]:
         str(len(diff.learned)),
         f"{100 * compared.difference:+.2f}",
         interval,
-        f"{diff.p_value:.2g}",
+        "-" if compared.p_value is None else f"{compared.p_value:.2g}",
         "-" if diff.other_answers is None else str(diff.other_answers),
         "-" if gap is None else f"{gap:.2g}",
     ]

@@ -2,18 +2,17 @@ from __future__ import annotations
 
 import math
 import random
-from math import comb
 from statistics import mean, stdev
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import ttest_1samp
 
 from cl_bench.metrics.uncertainty import (
     compare_paired,
     compare_seeds,
     minimum_detectable_difference,
-    sign_test,
     standard_error,
     t_quantile,
 )
@@ -125,14 +124,12 @@ def test_interval_covers_the_truth() -> None:
     assert 0.91 < covered / 300 < 0.985
 
 
-@given(st.integers(0, 30), st.integers(0, 30))
-def test_the_sign_test_is_the_binomial_test(fell: int, rose: int) -> None:
-    n = fell + rose
-    as_rare = [comb(n, k) for k in range(n + 1) if comb(n, k) <= comb(n, fell)]
-    assert sign_test(fell, rose) == pytest.approx(sum(as_rare) / 2**n)
-    assert sign_test(fell, rose) == sign_test(rose, fell)
-
-
-def test_the_sign_test_of_many_documents() -> None:
-    assert sign_test(7000, 7000) == 1.0
-    assert 0.0 < sign_test(7200, 6800) < 0.001
+@given(st.lists(st.sampled_from([-1.0, -0.5, 0.0, 0.0, 1.0, 0.25]), min_size=2, max_size=60))
+def test_interval_and_p_value_never_disagree(changes: list[float]) -> None:
+    a = documents(changes)
+    result = compare_paired(a, documents([0.0] * len(changes)))
+    assert result.p_value is not None
+    assert result.resolved == (result.p_value < 0.05)
+    if len(set(changes)) > 1 and sum(changes):
+        expected = ttest_1samp(changes, 0).pvalue
+        assert result.p_value == pytest.approx(expected, rel=1e-6)
