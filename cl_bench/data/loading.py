@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cl_bench.data.choices import empty_choice_at_load
 from cl_bench.data.examples import training_faults
 from cl_bench.data.local_files import beside_yaml, find_files_beside_yamls
 from cl_bench.data.sources import resolve_data_root
@@ -200,6 +201,8 @@ def _load_into(suite: Suite, manager: Any, name: str, spec: str | dict[str, Any]
     except UserError as error:
         return [type(fault)(f"{name}: {fault}") for fault in error.faults]
     except Exception as error:
+        if fault := empty_choice_at_load(error):
+            return [fault]
         return [f"{name}: could not be loaded ({_one_line(error)})"]
     if twice := sorted(suite.tasks.keys() & loaded["tasks"].keys()):
         return [f"{name}: {', '.join(twice[:3])} is part of another task of the list too"]

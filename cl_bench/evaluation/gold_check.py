@@ -13,6 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from cl_bench.config import ExperimentConfig
+from cl_bench.data.choices import empty_choice
 from cl_bench.data.examples import Example, seeded_subset
 from cl_bench.data.special_tokens import SpecialTokens, added_tokens, named
 from cl_bench.data.tasks import canonical_name, defining_file
@@ -43,6 +44,9 @@ def check_answers(found: Preflight) -> Iterator[str]:
     """Faults of stage tasks whose gold answers lose their score; the rest is said and noted."""
     if fault := _engine_fault(found):
         yield fault
+    for name, task in found.suite.leaves.items():
+        if fault := empty_choice(task, found.suite.documents.get(name, ())):
+            yield fault
     eos = model_eos(found.model_path)
     allowed = {canonical_name(stage.task): stage.allow_unreachable for stage in found.config.stages}
     for name, task in found.suite.stage_tasks.items():
