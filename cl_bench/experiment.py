@@ -10,8 +10,6 @@ from pathlib import Path
 from cl_bench.again import announcements
 from cl_bench.config import ExperimentConfig
 from cl_bench.contents import model_contents
-from cl_bench.data.examples import Example, training_examples
-from cl_bench.data.tasks import canonical_name
 from cl_bench.disk import missing_bytes
 from cl_bench.errors import DivergedError, RunError, RunsFailedError, UserError
 from cl_bench.evaluation.choice import Engine
@@ -23,8 +21,6 @@ from cl_bench.identity import (
     Contents,
     base_settings,
     bound,
-    check_same,
-    contents,
     of_base,
     portable_model,
     recorded,
@@ -33,7 +29,7 @@ from cl_bench.identity import (
 from cl_bench.model_shapes import model_shapes
 from cl_bench.models import load_model
 from cl_bench.partial import drop_partial, finish_scores
-from cl_bench.preflight import preflight
+from cl_bench.preflight import check_folder, made_of, preflight
 from cl_bench.processes import join
 from cl_bench.progress import Reporter
 from cl_bench.provenance import provenance
@@ -75,10 +71,10 @@ def run_experiment(
         _run_all(work, runs, folder)
         return folder
     _check_disk(config, suite, folder, runs)
-    now = contents(suite, examples, model_path, reporter.line)
-    _check_identity(work, folder, now)  # before even the lock is written
+    now = made_of(checked)
+    check_folder(checked, folder, now)  # before even the lock is written
     with locked(folder):
-        for line in _check_identity(work, folder, now):  # another process may have been at work
+        for line in check_folder(checked, folder, now):  # another process may have been at work
             reporter.line(line)
         _open_experiment(config, folder, checked.notes)
         try:
@@ -109,20 +105,6 @@ def _check_disk(
             "methods' states, predictions, the base model's distributions), "
             f"{free / 1e9:.1f} GB are free; free some, or use --results on another disk"
         )
-
-
-def _check_identity(work: Workplace, folder: Path, now: Contents) -> list[str]:
-    """Raises UserError when the folder holds results that were made of other things than `now`.
-
-    Returns lines about what cannot be compared.
-    """
-    config, suite = work.config, work.suite
-    limits = {canonical_name(stage.task): stage.limit for stage in config.stages}
-
-    def rows(task: str, seed: int) -> Sequence[Example]:
-        return training_examples(suite.stage_tasks[task], limits[task], seed)
-
-    return check_same(folder, config, resolve_runs(config), now, rows)
 
 
 def _open_experiment(config: ExperimentConfig, folder: Path, notes: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from cl_bench.config import ExperimentConfig
 from cl_bench.data.tasks import unknown_task
@@ -13,8 +14,10 @@ from cl_bench.models import model_path_fault
 from cl_bench.resolve import RunSpec
 
 
-def plan_checks(config: ExperimentConfig, runs: Sequence[RunSpec]) -> list[str]:
+def plan_checks(config: ExperimentConfig, runs: Sequence[RunSpec], folder: Path) -> list[str]:
     """What `run` would refuse is refused (UserError); returns what could not be looked at here.
+
+    `folder` is the experiment's, which may hold results already.
 
     Fetches nothing. A model or data that is not on this machine yet is no fault of the config:
     without them only the names of the tasks are checked.
@@ -26,11 +29,15 @@ def plan_checks(config: ExperimentConfig, runs: Sequence[RunSpec]) -> list[str]:
         config.model, "config.json"
     ):
         return [f"not checked: {config.model.source} is not on this machine"]
-    from cl_bench.preflight import preflight
+    from cl_bench.preflight import check_folder, made_of, preflight
 
     warnings: list[str] = []
     try:
-        preflight(config, runs, Engine("cl-bench", {}), allow_code=True, say=warnings.append)
+        found = preflight(
+            config, runs, Engine("cl-bench", {}), allow_code=True, say=warnings.append
+        )
+        if folder.is_dir():
+            warnings += check_folder(found, folder, made_of(found))
     except UserError as error:
         if not all(isinstance(fault, Absent) for fault in error.faults):
             raise

@@ -19,8 +19,9 @@ from cl_bench.errors import UserError
 from cl_bench.evaluation.choice import Engine
 from cl_bench.evaluation.code import sandbox_warnings
 from cl_bench.evaluation.gold_check import check_answers
+from cl_bench.identity import Contents, check_same, contents
 from cl_bench.models import load_tokenizer, model_path_fault, resolve_model_path
-from cl_bench.resolve import RunSpec
+from cl_bench.resolve import RunSpec, resolve_runs
 from cl_bench.score_checks import score_faults
 from cl_bench.suite import Suite, load_suite
 
@@ -97,3 +98,22 @@ def _training_examples(
     if faults:
         raise UserError(faults)
     return examples
+
+
+def made_of(found: Preflight) -> Contents:
+    """What the numbers of the run would be made of, for `check_folder`."""
+    return contents(found.suite, found.examples, found.model_path, found.say)
+
+
+def check_folder(found: Preflight, folder: Path, now: Contents) -> list[str]:
+    """Raises UserError when the experiment's folder holds results made of other things than `now`.
+
+    Reads only. Returns lines about what cannot be compared.
+    """
+    config, suite = found.config, found.suite
+    limits = {canonical_name(stage.task): stage.limit for stage in config.stages}
+
+    def rows(task: str, seed: int) -> Sequence[Example]:
+        return training_examples(suite.stage_tasks[task], limits[task], seed)
+
+    return check_same(folder, config, resolve_runs(config), now, rows)

@@ -17,6 +17,7 @@ def plan(
     tflops: float | None = typer.Option(
         None, min=1e-6, help="Sustained 10^12 FLOP/s of the machine: print hours too."
     ),
+    results: Path = typer.Option(Path("results"), help="Folder that experiments are kept in."),
 ) -> None:
     """Print what would run: memory, FLOPs, disk, every stage, where each value comes from.
 
@@ -28,7 +29,7 @@ def plan(
 
     loaded, runs = resolve_file(config, override, method)
     print(plan_text(loaded, runs, card, tflops), flush=True)
-    for line in plan_checks(loaded, runs):
+    for line in plan_checks(loaded, runs, results / loaded.name):
         print(line)
 
 

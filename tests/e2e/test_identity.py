@@ -189,6 +189,8 @@ def test_other_settings_are_named_and_nothing_is_written(begun: Bench) -> None:
         words = [word for k, v in changes for word in ("-o", f"{k}={json.dumps(v)}")]
         code, out, err = begun.run("run", "tiny.yaml", *words)
         assert (code, out) == (2, ""), err
+        code, _, told = begun.run("plan", "tiny.yaml", *words)
+        assert code == 2 and told.splitlines()[-1] == err.splitlines()[-1] and said in told
         assert said in err and "another name:" in err and "delete" not in err, err
         assert everything(begun.results) == before
 
