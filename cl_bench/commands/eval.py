@@ -15,7 +15,8 @@ def evaluate(
     method: str | None = typer.Option(None, help="Only this method, by name or label."),
     seed: int | None = typer.Option(None, help="Only this seed."),
     task: list[str] = typer.Option(
-        [], help="Score these tasks instead of the run's (repeatable; stage tasks or general)."
+        [],
+        help="Score these instead of the run's tasks (repeatable): a stage task or a benchmark.",
     ),
     limit: int | None = typer.Option(None, min=1, help="Documents a task; the run's by default."),
     engine: str = typer.Option("cl-bench", help=ENGINE_HELP),

@@ -87,6 +87,11 @@ def _run_lines(
             shown = values
             yield from shown
     known = [cost.work for cost in costs if cost.work is not None]
+    if tflops is not None and len(known) < len(run.stages):
+        yield (
+            "  --tflops: no hours for all stages, since the model's shapes or the number of "
+            "training examples is not known: name the data with -o data_root=... or give limit:"
+        )
     if known and len(known) == len(costs):
         yield f"  all stages: {work_text(sum(known[1:], known[0]), tflops)}"
 

@@ -198,3 +198,8 @@ def test_a_method_of_the_users_own_is_counted_as_it_says(bench: Bench) -> None:
 def test_impossible_sizes_are_refused(bench: Bench, arguments: tuple[str, str]) -> None:
     code, _, err = bench.run("plan", str(bench.config), *arguments)
     assert code == 2 and arguments[0] in err
+
+
+def test_hours_that_cannot_be_known_are_explained(bench: Bench) -> None:
+    _, out, _ = bench.run("plan", TRACE, "--method", "sft", "--tflops", "200", "-o", "data_root=x")
+    assert "--tflops: no hours for all stages" in out
