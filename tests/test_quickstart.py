@@ -339,7 +339,7 @@ def test_an_adapter_is_loaded_on_the_revision_it_was_trained_on(monkeypatch, fol
     monkeypatch.setattr(
         "cl_bench.models.load_model",
         lambda path, dtype, device: (
-            asked.append(split_revision(str(path))) or (tiny_model(dtype=dtype), byte_tokenizer())
+            asked.append(split_revision(str(path))) or (tiny_model(), byte_tokenizer())
         ),
     )
     load_checkpoint(tmp_path / "b" / "checkpoint", "float32", torch.device("cpu"), adapters=True)
