@@ -20,6 +20,7 @@ from cl_bench.evaluation.choice import Engine
 from cl_bench.evaluation.code import sandbox_warnings
 from cl_bench.evaluation.gold_check import check_answers
 from cl_bench.identity import Contents, check_same, contents
+from cl_bench.methods.targets import continuity_faults, target_faults
 from cl_bench.models import load_tokenizer, model_path_fault, resolve_model_path
 from cl_bench.resolve import RunSpec, resolve_runs
 from cl_bench.score_checks import score_faults
@@ -49,7 +50,13 @@ class Preflight:
 
 
 Check = Callable[[Preflight], Iterable[str]]
-CHECKS: tuple[Check, ...] = (score_faults, check_answers, note_forms)
+CHECKS: tuple[Check, ...] = (
+    target_faults,
+    continuity_faults,
+    score_faults,
+    check_answers,
+    note_forms,
+)
 """In the order in which their faults are listed."""
 
 

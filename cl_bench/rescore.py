@@ -14,7 +14,7 @@ from cl_bench.differences import data_differences, definition_differences
 from cl_bench.errors import UserError
 from cl_bench.evaluation.choice import Engine
 from cl_bench.evaluation.code import sandbox_warnings
-from cl_bench.evaluation.engines import Subject
+from cl_bench.evaluation.engines import Subject, scored_form
 from cl_bench.evaluation.headline import headline_faults
 from cl_bench.evaluation.scores import general_mean
 from cl_bench.heap import keep_freed_memory
@@ -189,6 +189,7 @@ def _score_run(
     scores = suite.score(subject, units, place, basis, reporter, reference)
     general = {**scores["general"], "mean": general_mean(scores["general"])}
     result = {"stage": selection.stage, **scores, "general": general, "settings": settings}
+    result |= scored_form(model, selection.engine)
     if other_rows:
         result["other_rows"] = list(other_rows)
     documents = {leaf: unit.documents[leaf] for unit in units for leaf in unit.tasks}

@@ -26,7 +26,7 @@ from cl_bench.curve import Curve, stage_curve
 from cl_bench.data.examples import Example
 from cl_bench.data.tokens import encode_examples, pad_id, padding
 from cl_bench.errors import DivergedError
-from cl_bench.evaluation.engines import Subject
+from cl_bench.evaluation.engines import Subject, scored_form
 from cl_bench.evaluation.scores import general_mean, operation_score
 from cl_bench.methods.base import Method, Stage
 from cl_bench.methods.compose import Composite
@@ -146,7 +146,7 @@ def _train(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -> t
         model.gradient_checkpointing_disable()
     trained = time.perf_counter()
     if work.first_process:
-        save_tensors(StageFolder(written).method_state, state | _states(method))
+        save_tensors(StageFolder(written).method_state, _next_states(method, state))
         stage.notes.update(_lost_ends(stage, batcher.encode))
         write_json(written / "notes.json", stage.notes)
         within = 0.0 if curve is None else curve.seconds
@@ -301,6 +301,7 @@ def _score(
             "notes": read_json(place.path / "notes.json"),
             "engine": str(work.suite.engine),
             **basis,
+            **scored_form(model, work.suite.engine),
         },
     )
 
@@ -324,6 +325,13 @@ def _check_states(stage: Stage, method: Method) -> None:
     if names := not_finite(tensors):
         what = f"diverged: of the method's state {names} not finite"
         raise DivergedError(f"stage {stage.index} ({stage.task})", what)
+
+
+def _next_states(method: Method, before: Mapping[str, Any]) -> dict[str, Any]:
+    """What the stage leaves: states of its methods replace theirs, those of others pass through."""
+    own = tuple(f"{part.name}/" for part in _parts(method))
+    others = {key: value for key, value in before.items() if not key.startswith(own)}
+    return others | _states(method)
 
 
 def _load_states(method: Method, state: Mapping[str, Any]) -> None:

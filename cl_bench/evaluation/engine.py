@@ -240,7 +240,7 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
         if not pairs:
             return self.limits
         scored = sum(len(targets) for _, targets in pairs) / sum(len(ids) for ids, _ in pairs)
-        row_bytes = self.model.get_input_embeddings().num_embeddings * self.model.dtype.itemsize
+        row_bytes = len(self.model.get_input_embeddings().weight) * self.model.dtype.itemsize
         room = max(512, int(LOGITS_BYTES / (row_bytes * scored)))
         return replace(
             self.limits, batch=min(self.limits.batch, room), row=min(self.limits.row, room)

@@ -106,6 +106,16 @@ def _whole_model(subject: Subject) -> Iterator[Path]:
         yield Path(folder)
 
 
+def scored_form(model: Any, engine: Engine) -> dict[str, str]:
+    """Of a model with an adapter: whether it was scored as such, or merged (which rounds anew)."""
+    from cl_bench.checkpoints import is_adapter
+
+    if not is_adapter(model):
+        return {}
+    in_memory = engine.name == "cl-bench" or engine.in_memory
+    return {"form": "adapter" if in_memory else "merged"}
+
+
 @contextmanager
 def _parked(model: Any) -> Iterator[None]:
     """While open, a model on an accelerator waits in main memory."""

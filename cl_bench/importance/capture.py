@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from cl_bench.training import matmul
+from cl_bench.training.layouts import is_conv1d
 
 Sink = Callable[[Tensor, Tensor], None]
 
@@ -45,17 +46,20 @@ class _RecordedLinear(Function):
 
 
 def recorded_linear(
-    module: nn.Module, anchor: Tensor, begin: Callable[[Tensor], None], sink: Sink
+    module: Any, anchor: Tensor, begin: Callable[[Tensor], None], sink: Sink
 ) -> Callable[[Tensor], Tensor]:
-    """A forward of nn.Linear `module` that calls `begin(x)`, and `sink(x, g)` in backward.
+    """A forward of nn.Linear or Conv1D that calls `begin(x)`, and `sink(x, g)` in backward.
 
     g is widened (matmul.py). `anchor` is an empty leaf that requires a gradient, so that backward
     comes by even if nothing before the layer does.
     """
+    turned = is_conv1d(module)
 
     def forward(input: Tensor) -> Tensor:
         begin(input)
-        arguments = (input, module.weight, module.bias, anchor, sink)
+        weight, bias = module.weight.detach(), module.bias
+        weight, bias = weight.t() if turned else weight, None if bias is None else bias.detach()
+        arguments = (input, weight, bias, anchor, sink)
         return _RecordedLinear.apply(*arguments)  # type: ignore[no-any-return,no-untyped-call]
 
     return forward
@@ -68,7 +72,7 @@ def recorded_embedding(
 
     def forward(input: Tensor) -> Tensor:
         begin(input)
-        out = torch.nn.functional.embedding(input, module.weight).requires_grad_()
+        out = torch.nn.functional.embedding(input, module.weight.detach()).requires_grad_()
 
         def hand_over(grad: Tensor) -> None:
             if module.padding_idx is not None:

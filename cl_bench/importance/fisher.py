@@ -16,6 +16,7 @@ from cl_bench.errors import UserError, nearest
 from cl_bench.importance.recorder import Granularity
 from cl_bench.importance.scorer import Scorer
 from cl_bench.training.attention import cpu_attention
+from cl_bench.training.layouts import Layout, layouts
 
 
 def scored_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -50,7 +51,9 @@ def fisher_scores(
 
     `batches`: dicts of input_ids, attention_mask, labels [B, T], padded on either side, labels as
     Hugging Face has them (shifted inside, -100 is no answer). Matrices give [Dout] (rows), [Din]
-    (columns) or [Dout, Din] (elements); vectors (biases, norm weights) their own shape.
+    (columns) or single entries in the weight's own layout (elements), whichever way round it is;
+    stacks of experts [E, Dout] or [E, Din]; vectors (biases, norm weights), and weights whose
+    output units are not known, their own shape (training/layouts.py).
     `modules`: names of parameters, or of modules for all their parameters, full or by their last
     parts ("q_proj", "mlp.up_proj"); default `scored_parameters`. A tied head or embedding that is
     asked for has the gradient of both uses. The model is run in eval mode, its weights take no
@@ -60,8 +63,9 @@ def fisher_scores(
     to one sample at a time, where every gradient is a per-sample one.
     """
     targets = scored_parameters(model) if modules is None else _named(model, modules)
-    scores = {name: _zeros(p, granularity) for name, p in targets.items()}
     plain = getattr(model, "_orig_mod", model)
+    found = layouts(model)
+    scores = {name: _zeros(p, found[name], granularity) for name, p in targets.items()}
     with _undisturbed(plain), cpu_attention(plain):
         scorer = Scorer(plain, targets, scores, granularity)
         with scorer.patched():
@@ -98,10 +102,8 @@ def _ends(name: str, wanted: str) -> bool:
     return any(f".{full}".endswith(f".{wanted}") for full in (name, module))
 
 
-def _zeros(parameter: nn.Parameter, granularity: Granularity) -> Tensor:
-    shape: tuple[int, ...] = tuple(parameter.shape)
-    if parameter.dim() == 2 and granularity != "elements":
-        shape = shape[:1] if granularity == "rows" else shape[1:]
+def _zeros(parameter: nn.Parameter, layout: Layout, granularity: Granularity) -> Tensor:
+    shape = layout.score_shape(tuple(parameter.shape), granularity)
     dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
     return torch.zeros(shape, dtype=dtype, device=parameter.device)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from cl_bench.importance.capture import (
 from cl_bench.importance.recorder import Batch, GramCache, Granularity, WeightRecorder
 from cl_bench.training import matmul
 from cl_bench.training.cross_entropy import summed_cross_entropy
+from cl_bench.training.graph import leaves_read
+from cl_bench.training.layouts import is_conv1d, layouts
 from cl_bench.training.linear import SelectiveLinear
 from cl_bench.training.loss import answer_logits
 
@@ -37,6 +40,7 @@ class Scorer:
     ) -> None:
         self.model, self.scores, self.granularity = model, scores, granularity
         self.batch, self.grams = Batch(), GramCache()
+        self.layouts = layouts(model)
         find = getattr(model, "get_output_embeddings", None)
         self.head = find() if find else None
         names = {id(parameter): name for name, parameter in targets.items()}
@@ -44,6 +48,8 @@ class Scorer:
         self.dense = {n: p for n, p in targets.items() if id(p) in unknown}
         self.names = {key: name for key, name in names.items() if key not in unknown}
         self.one_by_one = bool(self.dense)
+        self.checked = False
+        self.before: dict[nn.Module, Any] = {}
         self.weights: dict[int, WeightRecorder] = {}
         self.copies: list[tuple[str, Tensor]] = []
         self.vectors: dict[str, Tensor] = {}
@@ -53,24 +59,27 @@ class Scorer:
     @contextmanager
     def patched(self) -> Iterator[None]:
         """While open, layers hand over what the scores need, and unknown ones take gradients."""
-        before = {}
         try:
             for module in self.model.modules():
                 forward = self._forward_of(module)
                 if forward is not None:
-                    before[module] = vars(module).get("forward")
+                    self.before[module] = vars(module).get("forward")
                     module.forward = forward
             for parameter in self.dense.values():
                 parameter.requires_grad_(True)
             yield
         finally:
-            for module, original in before.items():
-                del module.forward
-                if original is not None:
-                    module.forward = original
+            for module in list(self.before):
+                self._put_back(module)
             for parameter in self.dense.values():
                 parameter.requires_grad_(False)
                 parameter.grad = None
+
+    def _put_back(self, module: nn.Module) -> None:
+        original = self.before.pop(module)
+        del module.forward
+        if original is not None:
+            module.forward = original
 
     def add(self, batch: Mapping[str, Tensor]) -> None:
         """Scores one batch; sample by sample where layers cannot keep samples apart."""
@@ -81,16 +90,24 @@ class Scorer:
             except NotBatchedError:  # raised in forward, before anything was added
                 self.one_by_one = True
         for sample in range(len(batch["input_ids"])):
-            self._add({key: value[sample : sample + 1] for key, value in batch.items()})
+            single = {key: value[sample : sample + 1] for key, value in batch.items()}
+            try:
+                self._add(single)
+            except NotBatchedError:
+                self._add(single)
 
     def _add(self, batch: Mapping[str, Tensor]) -> None:
         if not bool((batch["labels"][:, 1:] != -100).any()):
             return
         self._reset()
         self.batch.samples = len(batch["input_ids"])
-        outputs = answer_logits(self.model, batch)
+        with self._reads_that_show():
+            outputs = answer_logits(self.model, batch)
+            loss = summed_cross_entropy(outputs.logits, outputs.labels)
+            if not self.checked and self._take_as_dense(leaves_read(loss)):
+                raise NotBatchedError
+        self.checked = True
         self.batch.answers = outputs.rows
-        loss = summed_cross_entropy(outputs.logits, outputs.labels)
         loss.backward()  # type: ignore[no-untyped-call]
         for recorder in self.weights.values():
             if recorder.pending or recorder.lookups:
@@ -99,6 +116,34 @@ class Scorer:
         for name, parameter in self.dense.items():
             self._add_dense(name, parameter)
         self._reset()
+
+    @contextmanager
+    def _reads_that_show(self) -> Iterator[None]:
+        """In the first pass, scored parameters that are read outside of their layer are leaves."""
+        scored = [p for p in self.model.parameters() if id(p) in self.names]
+        for parameter in [] if self.checked else scored:
+            parameter.requires_grad_(True)
+        try:
+            yield
+        finally:
+            for parameter in scored:
+                parameter.requires_grad_(False)
+            for parameter in self.dense.values():
+                parameter.requires_grad_(True)
+
+    def _take_as_dense(self, read: set[int]) -> bool:
+        """Layers whose weights the model reads itself (Mamba's dt_proj) are like unknown ones."""
+        known = len(self.dense)
+        for module in list(self.before):
+            own = dict(module.named_parameters(recurse=False))
+            if not any(id(p) in read and id(p) in self.names for p in own.values()):
+                continue
+            self._put_back(module)
+            for parameter in own.values():
+                if (name := self.names.pop(id(parameter), None)) is not None:
+                    self.dense[name] = parameter
+                self.weights.pop(id(parameter), None)
+        return len(self.dense) > known
 
     def _reset(self) -> None:
         self.grams.clear()
@@ -125,14 +170,12 @@ class Scorer:
             return
         square = parameter.grad.to(self.scores[name].dtype).square()
         parameter.grad = None
-        if square.dim() == 2 and self.granularity != "elements":
-            square = square.sum(1 if self.granularity == "rows" else 0)
-        self.scores[name].add_(square)
+        self.scores[name].add_(self.layouts[name].total(square, self.granularity))
 
     def _forward_of(self, module: nn.Module) -> Callable[..., Tensor] | None:
         own = dict(module.named_parameters(recurse=False))
         scored = any(id(parameter) in self.names for parameter in own.values())
-        if type(module).forward is nn.Linear.forward:
+        if is_conv1d(module) or type(module).forward is nn.Linear.forward:
             if scored:
                 return self._linear(module, own)
             taken = own["weight"] in set(self.dense.values())
@@ -172,6 +215,9 @@ class Scorer:
         if id(weight) not in self.weights:
             name = self.names.get(id(weight))
             scores = None if name is None else self.scores[name]
+            turned = name is not None and self.layouts[name].units == (1,)
+            if scores is not None and scores.dim() == 2 and turned:
+                scores = scores.t()  # products are [Dout, Din], the weight is not
             recorder = WeightRecorder(self.granularity, self.batch, self.grams, scores)
             self.weights[id(weight)] = recorder
         return self.weights[id(weight)]
@@ -191,7 +237,7 @@ def _of_unknown_layers(model: nn.Module) -> set[int]:
     """Parameters of layers whose per-sample gradients only single samples give."""
     unknown = set()
     for module in model.modules():
-        linear = type(module).forward is nn.Linear.forward
+        linear = is_conv1d(module) or type(module).forward is nn.Linear.forward
         plain = type(module).forward is nn.Embedding.forward and module.max_norm is None
         if not (linear or plain or expandable(module)):
             unknown |= {id(parameter) for parameter in module.parameters(recurse=False)}
@@ -202,12 +248,14 @@ def _of_unknown_layers(model: nn.Module) -> set[int]:
     return unknown
 
 
-def _widened(module: nn.Module) -> Callable[[Tensor], Tensor]:
+def _widened(module: Any) -> Callable[[Tensor], Tensor]:
     """A linear layer that is not scored, with its products widened."""
+    turned = is_conv1d(module)
 
     def forward(input: Tensor) -> Tensor:
+        weight = module.weight.t() if turned else module.weight
         return SelectiveLinear.apply(  # type: ignore[no-any-return,no-untyped-call]
-            input, module.weight, module.bias, None, None, None, "full"
+            input, weight, module.bias, None, None, None, "full"
         )
 
     return forward

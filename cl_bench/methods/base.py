@@ -142,7 +142,11 @@ class Method:
         return None
 
     def penalty(self, batch: Mapping[str, Tensor], outputs: AnswerOutputs) -> Tensor | None:
-        """A term for the loss, normalised like the loss (a mean over answer tokens)."""
+        """A term for the loss, normalised like the loss (a mean over answer tokens).
+
+        Built from `outputs` or from weights that are trained; `before_step` has those in full
+        precision. A value without a gradient is refused.
+        """
         return None
 
     def after_micro_batch(self, grads: Mapping[str, Tensor]) -> None:
@@ -162,7 +166,7 @@ class Method:
         """After training, before saving and scoring: Fisher for later, memory, merging."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Tensors that must survive to the next stage."""
+        """Tensors that must survive to the next stage. They replace what was kept before."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from cl_bench.errors import UserError
 from cl_bench.methods.base import Method, Options, Stage, Step
 
 if TYPE_CHECKING:
@@ -66,6 +67,12 @@ class EWC(Method):
     def prepare(self, stage: Stage) -> None:
         """theta* is where the stage before ended, which is where this one begins."""
         parameters = dict(stage.model.named_parameters())
+        if unknown := self.fisher.keys() - parameters.keys():
+            raise UserError(
+                f"ewc: its Fisher is of parameters that this stage's model lacks ({min(unknown)} "
+                f"and {len(unknown) - 1} more): it cannot go on in a stage that trains others "
+                "(weights, an adapter, a new adapter) than its last one"
+            )
         self.fisher = {name: value.to(stage.device) for name, value in self.fisher.items()}
         self._anchor = {name: parameters[name].detach().clone() for name in self.fisher}
 

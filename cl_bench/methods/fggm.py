@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field
 
 from cl_bench.methods.base import Method, Options, Stage
+from cl_bench.training.layouts import entries_alone, layouts, patterns
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cl_bench.training.layouts import Layout
     from cl_bench.training.memory import Cost
     from cl_bench.training.plan import Selection, UpdatePlan
     from cl_bench.training.shapes import Shapes
@@ -26,7 +30,8 @@ class FGGMOptions(Options):
         0.7, description="share of each weight matrix that is frozen"
     )
     aggregation: Literal["input", "output", "none"] = Field(
-        "input", description="input: whole rows; output: whole columns; none: single entries"
+        "input",
+        description="input: whole output units; output: whole input features; none: single entries",
     )
     scope: Literal["tensor", "global"] = Field(
         "tensor", description="one threshold per weight matrix, or one for all"
@@ -47,9 +52,10 @@ class FGGM(Method):
     """Freeze the rows of each weight whose Fisher information on the new task is low.
 
     At the weights the stage begins with, `F = sum_j (d log p(y_j|x_j) / d theta)^2` over the new
-    task's examples; rows of a matrix are summed over the input dimension, entries of vectors stand
-    alone; what lies above the `alpha`-quantile is trained. Eq. 4 prints `Q(F, 1 - alpha)`, which
-    contradicts the text ("alpha = 0.7 retains top 30 %") and Table 2; we follow those.
+    task's examples; rows of a matrix (its output units, whatever its layout; each expert is a
+    matrix) are summed over the input dimension, entries of vectors stand alone; what lies above the
+    `alpha`-quantile is trained. Eq. 4 prints `Q(F, 1 - alpha)`, which contradicts the text ("alpha
+    = 0.7 retains top 30 %") and Table 2; we follow those.
     """
 
     name = "fggm"
@@ -59,17 +65,22 @@ class FGGM(Method):
         """Selections above the quantile; everything not scored follows `embeddings`."""
         from cl_bench.training.plan import Frozen, Full, UpdatePlan
 
-        options = self.options
+        options, granularity = self.options, GRANULARITY[self.options.aggregation]
         if stage.first and not options.mask_first_task:
             return None
-        scores = self._scores(stage)
-        thresholds = _thresholds(scores, options.alpha, options.scope)
+        found = layouts(stage.model)
+        scores = self._scores(stage, found)
+        thresholds = _thresholds(scores, found, options.alpha, options.scope)
+        shapes = {name: tuple(stage.model.get_parameter(name).shape) for name in scores}
         selections = {
-            name: _select(score, thresholds[name], stage, name, options.aggregation)
+            name: found[name].select(score > thresholds[name], shapes[name], granularity)
             for name, score in scores.items()
         }
         rest = Full() if options.embeddings == "full" else Frozen()
-        stage.notes["trained_share"] = round(_trained_share(stage, selections), 6)
+        stage.notes["trained_share"] = round(_trained_share(shapes, selections), 6)
+        alone = entries_alone({name: found[name] for name in scores}, shapes)
+        if alone and granularity != "elements":
+            stage.notes["single_entries"] = patterns(alone)
         return UpdatePlan(selections, default=rest)
 
     def cost(self, shapes: Shapes) -> Cost:
@@ -90,7 +101,7 @@ class FGGM(Method):
             return cost
         return cost.with_pass(fisher_pass(shapes, granularity, options.fisher_examples))
 
-    def _scores(self, stage: Stage) -> dict[str, Tensor]:
+    def _scores(self, stage: Stage, found: Mapping[str, Layout]) -> dict[str, Tensor]:
         import torch
 
         from cl_bench.importance.fisher import fisher_scores
@@ -99,7 +110,7 @@ class FGGM(Method):
         granularity = GRANULARITY[options.aggregation]
         if options.score == "random":
             generator = stage.generator("fggm")
-            shapes = _score_shapes(stage.model, granularity)
+            shapes = _score_shapes(stage.model, found, granularity)
             return {name: torch.rand(size, generator=generator) for name, size in shapes.items()}
         examples = list(stage.examples)
         if options.fisher_examples is not None and options.fisher_examples < len(examples):
@@ -111,21 +122,22 @@ class FGGM(Method):
         return scores
 
 
-def _score_shapes(model: Any, granularity: str) -> dict[str, tuple[int, ...]]:
-    """Shapes `fisher_scores` would return: block linears aggregated, vectors entry by entry."""
+def _score_shapes(
+    model: Any, found: Mapping[str, Layout], granularity: str
+) -> dict[str, tuple[int, ...]]:
+    """Shapes `fisher_scores` would return."""
     from cl_bench.importance.fisher import scored_parameters
 
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, parameter in scored_parameters(model).items():
-        rows, columns = (*parameter.shape, 1)[:2]
-        whole = parameter.dim() == 1 or granularity == "elements"
-        shapes[name] = (
-            tuple(parameter.shape) if whole else ((rows,) if granularity == "rows" else (columns,))
-        )
-    return shapes
+    return {
+        name: found[name].score_shape(tuple(parameter.shape), granularity)
+        for name, parameter in scored_parameters(model).items()
+    }
 
 
-def _thresholds(scores: dict[str, Tensor], alpha: float, scope: str) -> dict[str, Tensor]:
+def _thresholds(
+    scores: dict[str, Tensor], found: Mapping[str, Layout], alpha: float, scope: str
+) -> dict[str, Tensor]:
+    """One for each weight, that broadcasts over its scores; every expert is a weight."""
     import torch
 
     from cl_bench.importance.threshold import quantile
@@ -133,34 +145,28 @@ def _thresholds(scores: dict[str, Tensor], alpha: float, scope: str) -> dict[str
     if scope == "global":
         pooled = quantile(torch.cat([score.flatten().cpu() for score in scores.values()]), alpha)
         return {name: pooled.to(score.device) for name, score in scores.items()}
-    return {name: quantile(score.flatten(), alpha) for name, score in scores.items()}
+    thresholds = {}
+    for name, score in scores.items():
+        if found[name].stack:
+            own = [quantile(member.flatten(), alpha) for member in score]
+            thresholds[name] = torch.stack(own).view(-1, *[1] * (score.dim() - 1))
+        else:
+            thresholds[name] = quantile(score.flatten(), alpha)
+    return thresholds
 
 
-def _select(
-    score: Tensor, threshold: Tensor, stage: Stage, name: str, aggregation: str
-) -> Selection:
-    from cl_bench.training.plan import Columns, Elements, Rows
-
-    keep = score > threshold
-    parameter = stage.model.get_parameter(name)
-    if keep.shape == parameter.shape:
-        return Elements(keep)
-    index = keep.nonzero().squeeze(1)
-    return Rows(index) if aggregation == "input" else Columns(index)
-
-
-def _trained_share(stage: Stage, selections: dict[str, Selection]) -> float:
+def _trained_share(
+    shapes: Mapping[str, tuple[int, ...]], selections: Mapping[str, Selection]
+) -> float:
     """Share of the entries of scored parameters that this stage trains."""
     from cl_bench.training.plan import Columns, Elements, Rows
 
-    trained = total = 0
+    trained = 0
     for name, selection in selections.items():
-        parameter = stage.model.get_parameter(name)
-        total += parameter.numel()
         if isinstance(selection, Rows):
-            trained += selection.index.numel() * parameter.shape[1]
+            trained += selection.index.numel() * shapes[name][-1]
         elif isinstance(selection, Columns):
-            trained += selection.index.numel() * parameter.shape[0]
+            trained += selection.index.numel() * shapes[name][-2]
         elif isinstance(selection, Elements):
             trained += int(selection.mask.sum())
-    return trained / max(total, 1)
+    return trained / max(sum(math.prod(shape) for shape in shapes.values()), 1)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from cl_bench.errors import UserError
 from cl_bench.methods.base import Method, Options, Stage
 
 if TYPE_CHECKING:
@@ -21,9 +22,9 @@ class LoRAOptions(Options):
     r: Annotated[int, Field(gt=0)] = Field(8, description="rank")
     lora_alpha: Annotated[float, Field(gt=0)] = Field(32, description="scale is lora_alpha / r")
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    target_modules: list[str] | str = Field(
-        default_factory=lambda: ["q_proj", "v_proj"],
-        description="names of linear layers, or all-linear",
+    target_modules: Annotated[list[str], Field(min_length=1)] | str | None = Field(
+        None,
+        description="names of linear layers, or all-linear; q_proj and v_proj, else PEFT's choice",
     )
 
 
@@ -38,28 +39,19 @@ class LoRA(Method):
     def prepare(self, stage: Stage) -> None:
         """Wrap the model; from the second stage on it comes with the adapter of the first."""
         import torch
-        from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+        from peft import PeftModel
+
+        from cl_bench.methods.targets import adapted, targets_of_model
+        from cl_bench.seeds import derive_seed
 
         if isinstance(stage.model, PeftModel):
             return
-        options = self.options
-        config = LoraConfig(
-            task_type=TaskType.CAUSAL_LM,
-            r=options.r,
-            lora_alpha=options.lora_alpha,
-            lora_dropout=options.dropout,
-            target_modules=options.target_modules,
-        )
-        from cl_bench.seeds import derive_seed
-
+        targets = targets_of_model(self.options, stage.model)
+        if self.options.target_modules is None:
+            stage.notes["target_modules"] = targets
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(stage.seed, "lora"))
-            wrapped: Any = get_peft_model(
-                stage.model,
-                config,
-                autocast_adapter_dtype=False,
-            )
-        stage.model = wrapped
+            stage.model = adapted(stage.model, self.options, targets)
 
     def plan(self, stage: Stage) -> UpdatePlan:
         """Only the adapter's matrices are trained."""
@@ -70,7 +62,21 @@ class LoRA(Method):
 
     def cost(self, shapes: Shapes) -> Cost:
         """Frozen weights, and full state for `r * (Din + Dout)` entries of each target."""
-        from cl_bench.training.memory import lora_cost
+        from dataclasses import replace
+
+        from cl_bench.methods.targets import adapter_shapes, targets_of_shapes
+        from cl_bench.training.memory import adapter_cost, lora_cost
 
         options = self.options
-        return lora_cost(shapes, options.r, options.target_modules, options.dropout)
+        targets = targets_of_shapes(options, shapes)
+        if shapes.architecture is None and shapes.config is not None:
+            adapters = adapter_shapes(shapes.config, options)
+            beside = frozenset(name for name in adapters if "lora_embedding_" in name)
+            cost = adapter_cost(shapes, adapters, beside)
+        else:
+            cost = lora_cost(shapes, options.r, targets, options.dropout)
+        if not cost.trained:
+            raise UserError(f"lora: target_modules: {targets}: no layer of this model is called so")
+        if options.target_modules is None and targets != ["q_proj", "v_proj"]:
+            cost = replace(cost, remarks=(f"adapts {', '.join(targets)} (target_modules)",))
+        return cost

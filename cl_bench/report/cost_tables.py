@@ -33,6 +33,7 @@ def cost_lines(
     yield from table(_MEMORY, [_memory_row(label, runs, cards) for label, runs in costs.items()])
     yield ""
     yield from _memory_notes([stage for runs in costs.values() for stage in runs[0]], cards)
+    yield from _remarks(costs)
     yield "\nWork and disk (stage, state, all: GB)\n"
     yield from table(_WORK, [_work_row(label, runs, shapes) for label, runs in costs.items()])
     yield ""
@@ -101,6 +102,14 @@ def _memory_notes(stages: Sequence[StageCost], cards: Sequence[float]) -> Iterat
         )
     if any(one.cost.total > one.cost.weights + _training(one.cost) for one in stages):
         yield "total: where a scoring pass holds more than training does, that."
+
+
+def _remarks(costs: Costs) -> Iterator[str]:
+    """What a method does otherwise, or cannot do, with this model."""
+    for label, runs in costs.items():
+        found = [remark for stages in runs for one in stages for remark in one.cost.remarks]
+        for remark in dict.fromkeys(found):
+            yield f"{label}: {remark}."
 
 
 def _training(cost: Cost) -> int:

@@ -3,7 +3,8 @@
 Weights stay `nn.Parameter`s of the model in the run's dtype. Each trained parameter has a compact
 float32 master (float64 for float64 models), AdamW moments and gradient of the selected entries
 alone, all views of four flat buffers. Linear layers and embeddings compute only the selected part
-of their weight gradient (linear.py); every other parameter (norms, biases, unknown layers) is
+of their weight gradient (linear.py); every other parameter (norms, biases, unknown layers) and
+every other use of a weight (models that multiply by `layer.weight` themselves, penalties) is
 differentiated densely and gathered by a hook as soon as its gradient is complete.
 
 Order of one update: micro-batches add to `grads`, then `all_reduce`, then methods change `grads` in
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 from cl_bench.training import matmul
 from cl_bench.training.attention import cpu_attention
 from cl_bench.training.hooks import only_in_training
+from cl_bench.training.layouts import is_conv1d
 from cl_bench.training.linear import SelectiveEmbedding, SelectiveLinear
 from cl_bench.training.optimiser import FlatAdamW
 from cl_bench.training.plan import UpdatePlan
@@ -96,7 +99,6 @@ class SelectiveUpdate:
             if forward is not None:
                 module.forward = forward
                 self._patched.append(module)
-                own.pop("weight")
             dense.update(p for p in own.values() if p in slots)
         for parameter in dense:
             parameter.requires_grad_(True)
@@ -128,10 +130,11 @@ class SelectiveUpdate:
             return None
         leaf = None if slot is None else self._leaves[slot.name]
         index, part = (None, "full") if slot is None else (slot.index, slot.part)
-        if type(module).forward is nn.Linear.forward:
+        turned = is_conv1d(module)
+        if turned or type(module).forward is nn.Linear.forward:
             if leaf is None and not matmul.widens(module.weight):  # type: ignore[arg-type]
                 return None
-            return partial(_linear, module, leaf, index, part)
+            return partial(_linear, module, leaf, index, part, turned)
         if type(module).forward is not nn.Embedding.forward or leaf is None:
             return None
         if module.max_norm is not None or module.scale_grad_by_freq:
@@ -263,18 +266,24 @@ def _sink(leaf: Tensor | None) -> Tensor | None:
 
 
 def _linear(
-    module: nn.Module, leaf: Tensor | None, index: Tensor | None, part: str, input: Tensor
+    module: Any, leaf: Tensor | None, index: Tensor | None, part: str, turned: bool, input: Tensor
 ) -> Tensor:
+    weight = module.weight.detach()
     return SelectiveLinear.apply(  # type: ignore[no-any-return,no-untyped-call]
-        input, module.weight, module.bias, leaf, _sink(leaf), index, part
+        input,
+        weight.t() if turned else weight,
+        module.bias,
+        leaf,
+        _sink(leaf),
+        index,
+        part,
+        turned,
     )
 
 
-def _embedding(
-    module: nn.Module, leaf: Tensor, index: Tensor | None, part: str, input: Tensor
-) -> Tensor:
+def _embedding(module: Any, leaf: Tensor, index: Tensor | None, part: str, input: Tensor) -> Tensor:
     return SelectiveEmbedding.apply(  # type: ignore[no-any-return,no-untyped-call]
-        input, module.weight, leaf, _sink(leaf), index, part, module.padding_idx
+        input, module.weight.detach(), leaf, _sink(leaf), index, part, module.padding_idx
     )
 
 

@@ -34,19 +34,22 @@ class SelectiveLinear(Function):
         sink: Tensor | None,
         index: Tensor | None,
         part: str,
+        turned: bool = False,
     ) -> Tensor:
         """x [..., Din], weight [Dout, Din], bias [Dout]; master compact, None when frozen.
 
         `sink`: gradient buffer of the master's shape that backward adds to; None returns it.
+        `turned`: the parameter is [Din, Dout], as GPT-2's Conv1D has it, and so are master, sink,
+        `part` and `index`; `weight` is its transpose.
         """
         ctx.save_for_backward(x, weight, index)
-        ctx.part, ctx.sink = part, sink
+        ctx.part, ctx.sink, ctx.turned = part, sink, turned
         ctx.master_dtype = None if master is None else master.dtype
         return matmul.linear(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of (x, -, bias, master, -, -, -)."""
+        """Gradients of (x, -, bias, master, -, -, -, -)."""
         x, weight, index = ctx.saved_tensors
         need_x, _, need_bias, need_master = ctx.needs_input_grad[:4]
         g = grad.reshape(-1, weight.shape[0])
@@ -67,7 +70,7 @@ class SelectiveLinear(Function):
             dbias = g.sum(0).to(weight.dtype)
         if need_master:
             dmaster = _master_gradient(ctx, g, rows, index)
-        return dx, None, dbias, dmaster, None, None, None
+        return dx, None, dbias, dmaster, None, None, None, None
 
 
 def active_tokens(g: Tensor) -> Tensor | None:
@@ -85,11 +88,14 @@ def active_tokens(g: Tensor) -> Tensor | None:
 def _master_gradient(ctx: Any, g: Tensor, x: Tensor, index: Tensor | None) -> Tensor | None:
     """The selected part of `G' X`: g [T, Dout], x [T, Din]; into the sink or returned."""
     part, sink = ctx.part, ctx.sink
-    if part == "rows":
-        g = _take_columns(g, _given(index))
-    elif part == "columns":
-        x = _take_columns(x, _given(index))
+    if part in ("rows", "columns"):
+        if (part == "rows") != ctx.turned:
+            g = _take_columns(g, _given(index))
+        else:
+            x = _take_columns(x, _given(index))
     x = matmul.widen(x)
+    if ctx.turned:  # the gradient of a [Din, Dout] parameter is X' G
+        g, x = x, g
     if sink is not None and part != "elements" and x.dtype == sink.dtype:
         sink.addmm_(g.t(), x)
         return None

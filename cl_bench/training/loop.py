@@ -12,6 +12,7 @@ from cl_bench.methods.base import Method, Phase, Stage, Step
 from cl_bench.processes import Processes
 from cl_bench.training.engine import SelectiveUpdate
 from cl_bench.training.loss import answer_loss
+from cl_bench.training.penalties import penalty_of
 from cl_bench.training.plan import UpdatePlan
 from cl_bench.training.schedule import learning_rate
 
@@ -222,7 +223,7 @@ def _accumulate(
         batch = batcher.collate([encoded[i] for i in part])
         loss, outputs = answer_loss(stage.model, batch, tokens)
         total += loss.detach()
-        penalty = method.penalty(batch, outputs)
+        penalty = penalty_of(method, batch, outputs)
         if penalty is not None:
             loss = loss + penalty * (outputs.labels.numel() / tokens)
         loss.backward()  # type: ignore[no-untyped-call]

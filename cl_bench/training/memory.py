@@ -13,7 +13,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from cl_bench.training.shapes import Shape, Shapes
+from cl_bench.training.layouts import Shape, patterns
+from cl_bench.training.shapes import Shapes
 
 _INDEX = 8  # rows and columns are int64, one for each
 _ELEMENT_INDEX = 4  # int32, one for each selected entry
@@ -50,7 +51,11 @@ def fisher_pass(shapes: Shapes, granularity: str, examples: int | None) -> Pass:
     """
     whole = 4 * shapes.products + 2 * (shapes.products - shapes.backbone)
     if granularity == "elements":
-        return Pass(whole, examples, held=(shapes.entry_bytes + _MASK) * shapes.products)
+        scored = sum(math.prod(s) for n, s in shapes.parameters.items() if shapes.is_product(n))
+        held = (shapes.entry_bytes + _MASK) * (scored + shapes.backbone)
+        return Pass(whole, examples, held=held)
+    if any(not layout.selective for layout in shapes.layouts.values()):
+        return Pass(whole, examples)  # layers that are scored one sample at a time
     sides = sum(sum(s) for name, s in shapes.parameters.items() if shapes.is_product(name))
     return Pass(whole, examples, by_length=(4 * shapes.products + 128 * sides, sides))
 
@@ -61,9 +66,10 @@ class Cost:
 
     `extra`: what the method itself keeps (a Fisher, a teacher, masks). `checkpoint`: what a stage
     leaves on disk, weights and the method's state; tokenizer files come on top. `state`: of that,
-    what the method keeps for the next stage. `flops_per_token`: of the products with block matrices
-    in forward and backward (attention and the head, which sees answers only, are not counted);
-    `passes` in the same measure. `trained`: entries that move.
+    what the method keeps for the next stage. `remarks`: what a user must know of this method with
+    this model (weights that it cannot reach); `plan` prints it. `flops_per_token`: of the products
+    with block matrices in forward and backward (attention and the head, which sees answers only,
+    are not counted); `passes` in the same measure. `trained`: entries that move.
     `inputs_kept`: parameters whose gradient needs their layer's input, so that activations stay;
     `activations_per_token`: bytes that layers of the method's own keep. `earlier_share`: share of
     the examples of every earlier stage that each epoch sees again. `adapters`: shapes of what the
@@ -84,6 +90,7 @@ class Cost:
     adapters: Mapping[str, Shape] = field(default_factory=dict)
     state: int = 0
     watched: bool = False
+    remarks: tuple[str, ...] = ()
 
     @property
     def total(self) -> int:
@@ -114,6 +121,7 @@ class Cost:
             activations_per_token=self.activations_per_token + other.activations_per_token,
             earlier_share=self.earlier_share + other.earlier_share,
             watched=self.watched or other.watched,
+            remarks=self.remarks + other.remarks,
         )
 
 
@@ -148,7 +156,8 @@ def masked_cost(shapes: Shapes, trained: float, granularity: str, embeddings: bo
 
     Counts as `score > quantile(1 - trained)` leaves them. `embeddings`: token embeddings and head
     are trained fully, else frozen. Single entries need their layer's whole weight gradient, so
-    they save no FLOPs; their masks are counted as `extra`.
+    they save no FLOPs; their masks are counted as `extra`. Nor do layers save FLOPs that are not
+    linear ones (experts, convolutions, routers).
     """
     masks = 0
 
@@ -156,18 +165,19 @@ def masked_cost(shapes: Shapes, trained: float, granularity: str, embeddings: bo
         nonlocal masks
         if name in shapes.embeddings:
             return _all(name, shape) if embeddings else _NOTHING
-        if len(shape) != 2 or granularity == "elements":
-            masks += _MASK * math.prod(shape)
-            count = _above(math.prod(shape), trained)
-            return _Part(count, _ELEMENT_INDEX * count)
-        rows, columns = shape
-        if granularity == "columns":
-            count = _above(columns, trained)
-            return _Part(count * rows, _INDEX * count)
-        count = _above(rows, trained)
-        return _Part(count * columns, _INDEX * count)
+        layout, entries = shapes.layout(name), math.prod(shape)
+        if not entries:
+            return _NOTHING
+        scores = math.prod(layout.score_shape(shape, granularity))
+        stacked = shape[0] if layout.stack else 1
+        count = stacked * _above(scores // stacked, trained)
+        if layout.is_matrix and granularity != "elements":
+            return _Part(count * (entries // scores), _INDEX * count)
+        masks += _MASK * entries
+        count *= entries // scores
+        return _Part(count, _ELEMENT_INDEX * count)
 
-    cost = _cost(shapes, part).with_extra(masks)
+    cost = replace(_cost(shapes, part).with_extra(masks), remarks=_dense_remark(shapes))
     if granularity == "elements":
         return replace(cost, flops_per_token=6 * shapes.products)
     return cost
@@ -177,24 +187,41 @@ def lora_cost(shapes: Shapes, r: int, targets: str | Sequence[str], dropout: flo
     """Adapters of rank `r` in the run's dtype on the targeted projections; the base is frozen.
 
     `targets` as PEFT reads them: last parts of module names, a pattern for whole names, or
-    `all-linear` (all but the head). Only the adapter is saved.
+    `all-linear` (all but the head). Only the adapter is saved. For layers of Linear's layout.
     """
-    adapted = [n for n in shapes.parameters if shapes.is_product(n) and _targeted(n, targets)]
+    adapted = [n for n, s in shapes.parameters.items() if len(s) == 2 and _targeted(n, targets)]
+    if targets == "all-linear":
+        adapted = [name for name in adapted if shapes.is_product(name)]
     adapters: dict[str, Shape] = {}
     for name in adapted:
         rows, columns = shapes.parameters[name]
+        if name in shapes.embeddings and not name.endswith("lm_head.weight"):
+            rows, columns = columns, rows  # a lookup: from a token to its vector
         adapters[f"{name}.lora_A"] = (r, columns)
         adapters[f"{name}.lora_B"] = (rows, r)
-    base = _cost(shapes, lambda name, shape: _NOTHING)
-    own = full_cost(replace(shapes, parameters=adapters, embeddings=frozenset()))
+    beside = [name for name in adapted if name in shapes.embeddings]
+    cost = adapter_cost(
+        shapes, adapters, frozenset(f"{n}.lora_{ab}" for n in beside for ab in "AB")
+    )
     inputs = sum(shapes.parameters[name][1] for name in adapted)
     per_token = shapes.dtype_bytes * (r * len(adapted) + (2 * inputs if dropout else 0))
+    kept = frozenset() if dropout else frozenset(adapted)
+    return replace(cost, inputs_kept=kept, activations_per_token=per_token)
+
+
+def adapter_cost(
+    shapes: Shapes, adapters: Mapping[str, Shape], beside: frozenset[str] = frozenset()
+) -> Cost:
+    """The base frozen, and matrices beside it trained and saved, of these names and shapes.
+
+    `beside`: those of embeddings and head, whose products are not counted. Activations are not.
+    """
+    base = _cost(shapes, lambda name, shape: _NOTHING)
+    own = full_cost(replace(shapes, parameters=adapters, embeddings=beside, layouts={}))
     return replace(
         own,
         weights=base.weights + own.weights,
         flops_per_token=base.flops_per_token + own.flops_per_token,
-        inputs_kept=frozenset() if dropout else frozenset(adapted),
-        activations_per_token=per_token,
         adapters=adapters,
     )
 
@@ -206,6 +233,14 @@ def _targeted(name: str, targets: str | Sequence[str]) -> bool:
     return any(f".{module}".endswith(f".{target}") for target in targets)
 
 
+def _dense_remark(shapes: Shapes) -> tuple[str, ...]:
+    """Which matrices are masked without saving FLOPs."""
+    dense = [n for n, layout in shapes.layouts.items() if not layout.selective and layout.inputs]
+    if not dense:
+        return ()
+    return (f"masked without saving FLOPs (no linear layers): {', '.join(patterns(dense))}",)
+
+
 def _above(count: int, share: float) -> int:
     """How many of `count` distinct scores lie above their (1 - share)-quantile."""
     return count - 1 - math.floor((1 - share) * (count - 1) + 1e-9)
@@ -215,7 +250,12 @@ def _cost(shapes: Shapes, part: Callable[[str, Shape], _Part]) -> Cost:
     parts = {name: part(name, shape) for name, shape in shapes.parameters.items()}
     entry, trained = shapes.entry_bytes, sum(p.trained for p in parts.values())
     own = sum(p.trained for p in parts.values() if p.full and shapes.dtype_bytes == entry)
-    multiplied = sum(p.trained for name, p in parts.items() if shapes.is_product(name))
+    multiplied = 0  # a layer that is no linear one has its whole gradient computed
+    for name, p in parts.items():
+        whole = p.trained > 0 and not shapes.layout(name).selective
+        multiplied += shapes.active(
+            name, math.prod(shapes.parameters[name]) if whole else p.trained
+        )
     weights = shapes.numel * shapes.dtype_bytes
     return Cost(
         weights=weights,

@@ -22,14 +22,22 @@ class Frozen:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a [Dout, Din] weight (output neurons): `index` int64 [n], sorted, distinct."""
+    """Rows of a weight [A, B]: `index` int64 [n], sorted, distinct.
+
+    Those are output units where the weight is [Dout, Din] (`training/layouts.py` knows, and
+    `Layout.select` makes the selection). Rows of a stack of matrices [.., A, B] are counted through
+    the stack: row a of the second one is A + a.
+    """
 
     index: Tensor
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Columns of a [Dout, Din] weight (input features): `index` int64 [n], sorted, distinct."""
+    """Columns of a weight [A, B]: `index` int64 [n], sorted, distinct; in stacks as rows are.
+
+    Input features where the weight is [Dout, Din], output units of GPT-2's Conv1D [Din, Dout].
+    """
 
     index: Tensor
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from cl_bench.training.layouts import Layout, Shape, layouts
 
 DECODERS = ("llama", "mistral", "qwen2")
 """Model types (`model_type` in config.json) whose layers and activations are known here."""
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,10 @@ class Shapes:
     """Parameter shapes of a model, a tied weight once.
 
     `embeddings`: which of them are token embeddings or the output head. `backbone`: entries of
-    frozen block matrices below adapters, when `parameters` are an adapter's alone.
+    frozen block matrices below adapters, when `parameters` are an adapter's alone. `kind`: the
+    config's `model_type`. `layouts`: of
+    the parameters whose shape alone does not tell theirs. `config`: the values that transformers
+    built the model from, None for models that are laid out here.
     """
 
     parameters: Mapping[str, Shape]
@@ -43,6 +46,13 @@ class Shapes:
     dtype_bytes: int = 2
     architecture: Architecture | None = None
     backbone: int = 0
+    kind: str = ""
+    layouts: Mapping[str, Layout] = field(default_factory=dict)
+    config: Mapping[str, Any] | None = field(default=None, compare=False)
+
+    def layout(self, name: str) -> Layout:
+        """Which dimensions of a parameter are output units and inputs."""
+        return self.layouts.get(name) or Layout.of_shape(self.parameters[name])
 
     @property
     def numel(self) -> int:
@@ -51,10 +61,12 @@ class Shapes:
 
     @property
     def products(self) -> int:
-        """Entries that every token is multiplied by: block matrices, neither embedding nor head."""
-        return self.backbone + sum(
-            math.prod(shape) for name, shape in self.parameters.items() if self.is_product(name)
-        )
+        """Entries that a token is multiplied by: block matrices, neither embedding nor head.
+
+        Of experts those that a token goes through.
+        """
+        active = (self.active(n, math.prod(s)) for n, s in self.parameters.items())
+        return self.backbone + sum(active)
 
     @property
     def entry_bytes(self) -> int:
@@ -62,12 +74,23 @@ class Shapes:
         return max(4, self.dtype_bytes)
 
     def is_product(self, name: str) -> bool:
-        """Whether every token is multiplied by the parameter."""
-        return len(self.parameters[name]) == 2 and name not in self.embeddings
+        """Whether tokens are multiplied by the parameter."""
+        return bool(self.layout(name).inputs) and name not in self.embeddings
+
+    def active(self, name: str, entries: int) -> int:
+        """How many of so many entries of a parameter a token is multiplied by."""
+        return round(entries * self.layout(name).active) if self.is_product(name) else 0
 
     def adapted(self, adapters: Mapping[str, Shape]) -> Shapes:
         """What a method sees that works on adapters of this model: their shapes alone."""
-        return replace(self, parameters=adapters, embeddings=frozenset(), backbone=self.products)
+        return replace(
+            self,
+            parameters=adapters,
+            embeddings=frozenset(),
+            backbone=self.products,
+            layouts={},
+            config=None,
+        )
 
 
 def decoder_shapes(config: Mapping[str, Any], dtype_bytes: int = 2) -> Shapes | None:
@@ -87,7 +110,8 @@ def decoder_shapes(config: Mapping[str, Any], dtype_bytes: int = 2) -> Shapes | 
     if not config.get("tie_word_embeddings", False):
         parameters["lm_head.weight"] = (a.vocabulary, a.hidden)
         embeddings.add("lm_head.weight")
-    return Shapes(parameters, frozenset(embeddings), dtype_bytes, a)
+    kind = str(config["model_type"])
+    return Shapes(parameters, frozenset(embeddings), dtype_bytes, a, kind=kind)
 
 
 def architecture_of(config: Mapping[str, Any]) -> Architecture | None:
@@ -147,7 +171,10 @@ def shapes_of(model: Any) -> Shapes:
     }
     embeddings = frozenset(n for n, p in model.named_parameters() if id(p) in skipped)
     size = next(model.parameters()).element_size()
-    return Shapes(parameters, embeddings, size, architecture_of(model.config.to_dict()))
+    config = model.config.to_dict()
+    own = {n: one for n, one in layouts(model).items() if one != Layout.of_shape(parameters[n])}
+    a, kind = architecture_of(config), str(config.get("model_type", ""))
+    return Shapes(parameters, embeddings, size, a, 0, kind, own, config)
 
 
 def meta_shapes(config: Mapping[str, Any], dtype_bytes: int = 2) -> Shapes:
@@ -155,6 +182,11 @@ def meta_shapes(config: Mapping[str, Any], dtype_bytes: int = 2) -> Shapes:
 
     Raises ValueError or KeyError where transformers does not know the model or its values.
     """
+    return replace(shapes_of(meta_model(config)), dtype_bytes=dtype_bytes)
+
+
+def meta_model(config: Mapping[str, Any]) -> Any:
+    """The causal model of a config.json without its weights. Raises as `meta_shapes` does."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -162,4 +194,4 @@ def meta_shapes(config: Mapping[str, Any], dtype_bytes: int = 2) -> Shapes:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**values))
     model.tie_weights()
-    return replace(shapes_of(model), dtype_bytes=dtype_bytes)
+    return model

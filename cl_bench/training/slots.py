@@ -1,18 +1,21 @@
 """Where the selected entries of a parameter live: gather from dense, write back, compact shape.
 
-Every trained parameter has one slot. Compact shapes: `Full` the parameter's, `Rows` [n, Din],
-`Columns` [Dout, n], `Elements` [k] in row-major order.
+Every trained parameter has one slot. Compact shapes, for a parameter [.., A, B] (a matrix, or a
+stack of them): `Full` the parameter's, `Rows` [n, B], `Columns` [A, n], `Elements` [k] in row-major
+order.
 """
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from cl_bench.errors import UserError, nearest
+from cl_bench.errors import UserError
 from cl_bench.training.plan import Columns, Elements, Frozen, Full, Rows, Selection, UpdatePlan
 
 
@@ -50,9 +53,13 @@ class Slot:
             if data.data_ptr() != values.data_ptr():
                 data.copy_(values)
         elif self.part == "rows":
-            data.index_copy_(0, index, values.to(data.dtype))
-        elif self.part == "columns":
+            rows = data if data.dim() == 2 else data.view(-1, data.shape[-1])
+            rows.index_copy_(0, index, values.to(data.dtype))
+        elif self.part == "columns" and data.dim() == 2:
             data.index_copy_(1, index, values.to(data.dtype))
+        elif self.part == "columns":
+            matrices = data.view(-1, *data.shape[-2:]).transpose(0, 1)
+            matrices[:, index // data.shape[-1], index % data.shape[-1]] = values.to(data.dtype)
         else:
             data.view(-1).index_copy_(0, index.long(), values.to(data.dtype))
 
@@ -63,6 +70,12 @@ def gather(dense: Tensor, part: str, index: Tensor | None) -> Tensor:
         return dense
     if part == "elements":
         return dense.reshape(-1).index_select(0, index)
+    if dense.dim() > 2:
+        last = dense.shape[-1]
+        if part == "rows":
+            return dense.reshape(-1, last).index_select(0, index)
+        matrices = dense.reshape(-1, *dense.shape[-2:]).transpose(0, 1)
+        return matrices[:, index // last, index % last]
     return dense.index_select(0 if part == "rows" else 1, index)
 
 
@@ -73,7 +86,7 @@ def build_slots(model: nn.Module, plan: UpdatePlan) -> list[Slot]:
     """
     parameters = dict(model.named_parameters())
     faults = [
-        f"update plan: no parameter '{name}'{nearest(name, parameters)}"
+        f"update plan: no parameter '{name}' (did you mean {_nearest(name, parameters)}?)"
         for name in plan.selections
         if name not in parameters
     ]
@@ -94,13 +107,18 @@ def build_slots(model: nn.Module, plan: UpdatePlan) -> list[Slot]:
     return slots
 
 
+def _nearest(name: str, parameters: Mapping[str, nn.Parameter]) -> str:
+    """At most three names: models have thousands."""
+    return " or ".join(difflib.get_close_matches(name, parameters, n=3, cutoff=0.0))
+
+
 def _slot(name: str, parameter: nn.Parameter, selection: Selection) -> Slot:
     device = parameter.device
     if isinstance(selection, Rows | Columns):
         index = selection.index.to(device=device, dtype=torch.int64)
         if isinstance(selection, Rows):
-            return Slot(name, parameter, "rows", index, (len(index), parameter.shape[1]))
-        return Slot(name, parameter, "columns", index, (parameter.shape[0], len(index)))
+            return Slot(name, parameter, "rows", index, (len(index), parameter.shape[-1]))
+        return Slot(name, parameter, "columns", index, (parameter.shape[-2], len(index)))
     if isinstance(selection, Elements):
         small = torch.int32 if parameter.numel() < 2**31 else torch.int64
         flat = selection.mask.to(device).reshape(-1).nonzero().squeeze(1).to(small)
@@ -120,10 +138,11 @@ def _fault(selection: Selection, parameter: nn.Parameter) -> str | None:
         return None
     if isinstance(selection, Frozen):
         return None
-    if parameter.dim() != 2:
+    if parameter.dim() < 2:
         return "only a matrix has rows and columns, select elements"
     index = selection.index
-    limit = parameter.shape[0 if isinstance(selection, Rows) else 1]
+    side = parameter.shape[-2 if isinstance(selection, Rows) else -1]
+    limit = side * math.prod(parameter.shape[:-2])
     if index.dim() != 1 or index.is_floating_point() or index.dtype == torch.bool:
         return f"the index must be a vector of integers, not {index.dtype} {list(index.shape)}"
     if len(index) and (int(index.min()) < 0 or int(index.max()) >= limit):

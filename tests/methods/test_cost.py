@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,9 +79,26 @@ def test_every_shipped_method_is_a_case() -> None:
     assert shipped <= {type(make()) for make in CASES.values()}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("kind", ["llama", "qwen2"])
-@pytest.mark.parametrize("case", CASES)
+KINDS: tuple[Kind, ...] = ("llama", "qwen2")
+DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+MACHINES = ("accelerator", "CPU", "CPU without bf16 units")
+SETTINGS = [(i + j, j, case) for i, case in enumerate(CASES) for j in range(2)]
+"""Every case twice; with the turns that follow every pair of two other settings comes up."""
+HELD = [(case, KINDS[j], DTYPES[turn % 3]) for turn, j, case in SETTINGS]
+KEPT = [
+    (case, KINDS[turn % 2], MACHINES[turn % 3], DTYPES[turn // 2 % 2], j == 0)
+    for turn, j, case in SETTINGS
+]
+
+
+def test_every_pair_of_settings_comes_up() -> None:
+    for choices, values in ((HELD, (KINDS, DTYPES)), (KEPT, (KINDS, MACHINES, DTYPES[:2], (0, 1)))):
+        for a, b in combinations(range(len(values)), 2):
+            seen = {(one[a + 1], one[b + 1]) for one in choices}
+            assert seen == set(product(values[a], values[b]))
+
+
+@pytest.mark.parametrize(("case", "kind", "dtype"), HELD)
 def test_counted_bytes_are_held_and_written(
     memory: Any, case: str, kind: Kind, dtype: torch.dtype
 ) -> None:
@@ -101,11 +119,7 @@ def without_our_attention(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"cl_bench.{module}.cpu_attention", lambda model: nullcontext())
 
 
-@pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("machine", ["accelerator", "CPU", "CPU without bf16 units"])
-@pytest.mark.parametrize("kind", ["llama", "qwen2"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "kind", "machine", "dtype", "padded"), KEPT)
 def test_counted_activations_are_what_autograd_keeps(
     memory: Any,
     case: str,

@@ -1,0 +1,230 @@
+"""What LoRA's `target_modules` mean for a model, and what is refused before anything is paid for.
+
+PEFT itself is asked, on a model without weights: it knows which layers it can adapt, and how large
+the adapters are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from cl_bench.errors import UserError
+
+if TYPE_CHECKING:
+    from cl_bench.methods.lora import LoRAOptions
+    from cl_bench.preflight import Preflight
+    from cl_bench.resolve import RunSpec, StageSpec
+    from cl_bench.training.layouts import Shape
+    from cl_bench.training.shapes import Shapes
+
+Targets = list[str] | str
+_ATTENTION = (("q_proj", "v_proj"), ("qkv_proj",), ("query_key_value",), ("Wqkv",), ("c_attn",))
+"""TRACE's choice, and the fused layers that hold it elsewhere."""
+_STATE_SPACE = ("in_proj", "x_proj")
+"""What PEFT can adapt of Mamba."""
+
+
+def default_targets(names: Iterable[str], kind: str) -> list[str]:
+    """Layers that are adapted when the user names none: q and v, else PEFT's choice for `kind`.
+
+    `names`: of the linear layers; `kind`: the config's `model_type`. Raises UserError where there
+    is no default.
+    """
+    last = {name.rsplit(".", 1)[-1] for name in names}
+    if last.issuperset(_ATTENTION[0]):
+        return list(_ATTENTION[0])
+    from peft.utils import constants
+
+    of_peft = constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(kind)
+    for choice in ([of_peft] if isinstance(of_peft, list) else []) + [list(c) for c in _ATTENTION]:
+        if last.issuperset(choice):
+            return choice
+    found = [name for name in _STATE_SPACE if name in last]
+    if not found:
+        raise UserError(
+            f"lora: no default for a model of type {kind}: give target_modules, from "
+            f"{', '.join(sorted(last))}"
+        )
+    return found
+
+
+def targets_of_shapes(options: LoRAOptions, shapes: Shapes) -> Targets:
+    """The targets for a model of which only shapes are known."""
+    if options.target_modules is not None:
+        return options.target_modules
+    linear = [n.removesuffix(".weight") for n in shapes.parameters if shapes.layout(n).linear]
+    return default_targets(linear, shapes.kind)
+
+
+def targets_of_model(options: LoRAOptions, model: Any) -> Targets:
+    """The targets for a model."""
+    if options.target_modules is not None:
+        return options.target_modules
+    return default_targets(linear_layers(model), model.config.model_type)
+
+
+def linear_layers(model: Any) -> list[str]:
+    """Names of the linear layers but the output head."""
+    from torch import nn
+
+    from cl_bench.training.layouts import is_conv1d
+
+    head = model.get_output_embeddings()
+    return [
+        name
+        for name, module in model.named_modules()
+        if module is not head and (isinstance(module, nn.Linear) or is_conv1d(module))
+    ]
+
+
+def adapted(model: Any, options: LoRAOptions, targets: Targets) -> Any:
+    """`model` wrapped by PEFT with fresh adapters; raises what PEFT raises."""
+    import warnings
+
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    config = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=options.r,
+        lora_alpha=options.lora_alpha,
+        lora_dropout=options.dropout,
+        target_modules=targets,
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="fan_in_fan_out")  # PEFT sets it for Conv1D
+        return get_peft_model(model, config, autocast_adapter_dtype=False)
+
+
+def adapter_shapes(config: Mapping[str, Any], options: LoRAOptions) -> dict[str, Shape]:
+    """Shapes of the adapters that PEFT adds to the model of a config.json.
+
+    Raises UserError with the reason where it adds none, or the merged model would be another one.
+    """
+    from cl_bench.training.shapes import meta_model
+
+    return _try(meta_model(config), options)
+
+
+def _try(model: Any, options: LoRAOptions) -> dict[str, Shape]:
+    targets = targets_of_model(options, model)
+    named = {n.rsplit(".", 1)[-1] for n in linear_layers(model)}
+    missing = _matching_nothing(model, targets)
+    if missing:
+        raise UserError(
+            f"target_modules: {', '.join(missing)}: not in this model; its linear layers are "
+            f"{', '.join(sorted(named))}"
+        )
+    head, inputs = model.get_output_embeddings(), model.get_input_embeddings()
+    tied = None if head is None or head.weight is not inputs.weight else head.weight
+    try:
+        wrapped = adapted(model, options, targets)
+    except (ValueError, RuntimeError, TypeError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        remedy = "dropout: 0" if "dropout" in reason else f"layers of {', '.join(sorted(named))}"
+        raise UserError(
+            f"target_modules: {_text(targets)}: PEFT refuses it ({reason}); give {remedy}"
+        ) from error
+    for module in wrapped.modules():
+        base = module.get_base_layer() if hasattr(module, "lora_A") else None
+        if tied is not None and getattr(base, "weight", None) is tied:
+            raise UserError(
+                f"target_modules: {_text(targets)}: embeddings and output head of this model are "
+                "one weight, and an adapter of one of them cannot be merged into it; leave them out"
+            )
+    return {
+        name.removeprefix("base_model.model."): tuple(parameter.shape)
+        for name, parameter in wrapped.named_parameters()
+        if "lora_" in name
+    }
+
+
+def _matching_nothing(model: Any, targets: Targets) -> list[str]:
+    """Names of the list that no module ends with (PEFT wants one of them to match)."""
+    if isinstance(targets, str):
+        import re
+
+        hit = targets.lower() == "all-linear" or any(
+            re.fullmatch(targets, name) for name, _ in model.named_modules()
+        )
+        return [] if hit else [f"{targets} (a pattern for whole names; write [{targets}])"]
+    names = [f".{name}" for name, _ in model.named_modules()]
+    return [t for t in targets if not any(name.endswith(f".{t}") for name in names)]
+
+
+def _text(targets: Targets) -> str:
+    return targets if isinstance(targets, str) else f"[{', '.join(targets)}]"
+
+
+def target_faults(found: Preflight) -> Iterator[str]:
+    """Targets that match nothing, that PEFT cannot adapt, or that cannot be merged."""
+    from transformers import AutoConfig
+
+    from cl_bench.methods.lora import LoRA
+    from cl_bench.models import split_revision
+
+    wanted = {
+        (run.label, part.options.model_dump_json()): part.options
+        for run in found.runs
+        for stage in run.stages
+        for part in stage.parts
+        if issubclass(part.method, LoRA)
+    }
+    if not wanted:
+        return
+    name, revision = split_revision(str(found.model_path))
+    values = AutoConfig.from_pretrained(name, revision=revision).to_dict()
+    for (label, _), options in wanted.items():
+        try:
+            adapter_shapes(values, options)  # type: ignore[arg-type]
+        except UserError as error:
+            yield from (f"methods: {label}: {fault}" for fault in error.faults)
+
+
+def continuity_faults(found: Preflight) -> Iterator[str]:
+    """Stages that go on with an adapter, or with EWC's memory, that is another one."""
+    for run in {run.label: run for run in found.runs}.values():
+        yield from _changed_adapters(run)
+        yield from _changed_memory(run)
+
+
+def _changed_adapters(run: RunSpec) -> Iterator[str]:
+    """A stage that goes on with an adapter cannot give it other options."""
+    from cl_bench.methods.lora import LoRA
+
+    for before, stage in zip(run.stages, run.stages[1:], strict=False):
+        options = [
+            [part.options for part in one.parts if issubclass(part.method, LoRA)]
+            for one in (before, stage)
+        ]
+        if stage.start == "base" or not all(options) or options[0] == options[1]:
+            continue
+        old, new = (one[0].model_dump() for one in options)
+        keys = ", ".join(key for key in new if new[key] != old[key])
+        yield (
+            f"methods: {run.label}: stage {stage.index} goes on with the adapter of stage "
+            f"{before.index}, which cannot have another {keys}; give both stages the same"
+        )
+
+
+def _changed_memory(run: RunSpec) -> Iterator[str]:
+    """EWC remembers the Fisher of what it trained: weights, or one adapter."""
+    from cl_bench.methods.ewc import EWC
+
+    last: StageSpec | None = None
+    broken = False
+    for stage in run.stages:
+        last = None if stage.start == "base" else last
+        broken = broken or not stage.adapters
+        if not any(issubclass(part.method, EWC) for part in stage.parts):
+            continue
+        if last is not None and (last.adapters != stage.adapters or (stage.adapters and broken)):
+            old = "an adapter" if last.adapters else "the weights"
+            new = "another adapter" if last.adapters else "an adapter"
+            new = new if stage.adapters else "the weights"
+            yield (
+                f"methods: {run.label}: ewc remembers {old} of stage {last.index}, and stage "
+                f"{stage.index} trains {new}: the one says nothing on the other; use ewc in stages "
+                "that train the same"
+            )
+        last, broken = stage, not stage.adapters

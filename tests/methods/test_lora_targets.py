@@ -1,0 +1,137 @@
+"""LoRA's targets: a default for each architecture, exact sizes, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+
+from cl_bench.config import ExperimentConfig
+from cl_bench.errors import UserError
+from cl_bench.methods.lora import LoRA, LoRAOptions
+from cl_bench.methods.targets import adapter_shapes, continuity_faults, target_faults
+from cl_bench.resolve import resolve_runs
+from cl_bench.training.memory import lora_cost
+from cl_bench.training.shapes import decoder_shapes, shapes_of
+from tests.training.architectures import CONFIGS, tiny
+
+DEFAULTS = {
+    "llama": ["q_proj", "v_proj"],
+    "gpt2": ["c_attn"],
+    "gpt_neox": ["query_key_value"],
+    "bloom": ["query_key_value"],
+    "falcon": ["query_key_value"],
+    "phi3": ["qkv_proj"],
+    "mamba": ["in_proj", "x_proj"],
+    "mixtral": ["q_proj", "v_proj"],
+    "gpt_oss": ["q_proj", "v_proj"],
+}
+
+
+def lora(**options: Any) -> LoRA:
+    return LoRA(LoRAOptions.model_validate(options))
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_defaults_are_adapted_counted_and_noted(name: str) -> None:
+    model = tiny(name, torch.float32)
+    method, cost = lora(), lora().cost(shapes_of(model))
+    stage: Any = SimpleNamespace(model=model, seed=1, notes={})
+    method.prepare(stage)
+    assert isinstance(stage.model, PeftModel)
+    assert stage.notes == {"target_modules": DEFAULTS[name]}
+    added = [p for n, p in stage.model.named_parameters() if p.requires_grad]
+    assert cost.trained == sum(p.numel() for p in added) > 0
+    said = cost.remarks == (f"adapts {', '.join(DEFAULTS[name])} (target_modules)",)
+    assert said or DEFAULTS[name] == ["q_proj", "v_proj"]
+
+
+@pytest.mark.parametrize(
+    "targets", [["embed_tokens"], ["lm_head", "q_proj"], "all-linear", ["1.mlp.up_proj"]]
+)
+def test_what_is_counted_without_torch_is_what_peft_adds(targets: Any) -> None:
+    config = CONFIGS["llama"]().to_dict()
+    shapes = decoder_shapes(config)
+    assert shapes is not None
+    added = adapter_shapes(config, LoRAOptions(r=3, target_modules=targets))
+    counted = lora_cost(shapes, 3, targets).adapters
+    assert sorted(counted.values()) == sorted(added.values())
+
+
+def test_experts_are_counted_and_their_dropout_refused() -> None:
+    shapes = shapes_of(tiny("olmoe"))
+    with pytest.raises(UserError, match="dropout: 0"):
+        lora(target_modules="all-linear").cost(shapes)
+    cost = lora(target_modules="all-linear", dropout=0, r=1).cost(shapes)
+    assert any("experts" in name for name in cost.adapters)
+
+
+REFUSED = [
+    ("llama", {"target_modules": ["q_proj", "v_prj"]}, "v_prj: not in this model"),
+    ("gpt_neox", {"target_modules": "query_key_value"}, "write [query_key_value]"),
+    ("phi3", {"target_modules": ["norm"]}, "PEFT refuses it"),
+    ("mamba", {"target_modules": ["out_proj"]}, "incompatible"),
+    ("mixtral", {"target_modules": "all-linear"}, "dropout: 0"),
+    ("bloom", {"target_modules": ["word_embeddings"]}, "one weight"),
+    ("gpt2", {"target_modules": ["c_attn", "lm_head"]}, "one weight"),
+]
+
+
+def experiment(methods: Any, stages: Any = None) -> ExperimentConfig:
+    tasks = ["trace_fomc", "trace_cstance", "trace_py150"]
+    return ExperimentConfig.model_validate(
+        {"name": "x", "model": {"path": "m"}, "stages": stages or [{"task": t} for t in tasks]}
+        | ({"methods": methods} if methods else {})
+    )
+
+
+@pytest.mark.parametrize(("name", "options", "said"), REFUSED)
+def test_refused_before_the_start(tmp_path: Path, name: str, options: Any, said: str) -> None:
+    CONFIGS[name]().save_pretrained(tmp_path)
+    runs = resolve_runs(experiment(["sft", {"name": "lora", "label": "mine"} | options]))
+    found: Any = SimpleNamespace(runs=runs, model_path=tmp_path)
+    (fault,) = target_faults(found)
+    assert said in fault and fault.startswith("methods: mine: ")
+
+
+def test_sound_targets_pass(tmp_path: Path) -> None:
+    CONFIGS["llama"]().save_pretrained(tmp_path)
+    methods = ["lora", {"name": "lora", "label": "b", "target_modules": ["embed_tokens"]}]
+    found: Any = SimpleNamespace(runs=resolve_runs(experiment(methods)), model_path=tmp_path)
+    assert list(target_faults(found)) == []
+
+
+def changes(*methods: Any) -> list[str]:
+    tasks = ["trace_fomc", "trace_cstance", "trace_py150"]
+    stages = [{"task": t, "method": m} for t, m in zip(tasks, methods, strict=False)]
+    found: Any = SimpleNamespace(runs=resolve_runs(experiment(None, stages)))
+    return list(continuity_faults(found))
+
+
+BOTH = {"compose": ["lora", "ewc"], "label": "both"}
+
+
+@pytest.mark.parametrize(
+    ("methods", "said"),
+    [
+        ((BOTH, "ewc"), "an adapter of stage 1, and stage 2 trains the weights"),
+        (("ewc", BOTH), "the weights of stage 1, and stage 2 trains an adapter"),
+        ((BOTH, "sft", BOTH), "an adapter of stage 1, and stage 3 trains another adapter"),
+        (("lora", {"name": "lora", "r": 4}), "cannot have another r"),
+    ],
+)
+def test_what_does_not_fit_the_stage_before_is_refused(methods: Any, said: str) -> None:
+    (fault,) = changes(*methods)
+    assert said in fault
+
+
+@pytest.mark.parametrize(
+    "methods",
+    [(BOTH, BOTH, "lora"), ("ewc", "lora", "ewc"), ("lora", "sft", {"name": "lora", "r": 4})],
+)
+def test_what_fits_is_not(methods: Any) -> None:
+    assert changes(*methods) == []
