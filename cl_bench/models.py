@@ -85,6 +85,8 @@ def load_model(
     import torch
     from transformers import AutoModelForCausalLM
 
+    from cl_bench.training.layouts import fused_experts
+
     if dtype not in DTYPES:
         raise UserError(f"model.dtype: unknown dtype '{dtype}'{nearest(dtype, DTYPES)}")
     target = _device(device)
@@ -95,6 +97,8 @@ def load_model(
             name, revision=revision, dtype=getattr(torch, dtype)
         )
     _make_greedy(model)
+    if dtype == "float64" and any(fused_experts(module) for module in model.modules()):
+        model.set_experts_implementation("eager")  # torch's grouped products know no float64
     return model.to(target), tokenizer
 
 

@@ -130,10 +130,15 @@ def _layout(model: Any, module: Any, own: str, shape: Shape) -> Layout:
     return Layout(default.units, default.inputs, selective=False, linear=linear)
 
 
+def fused_experts(module: Any) -> bool:
+    """Whether transformers marks the layer as experts, of which it has several implementations."""
+    return hasattr(module, "is_transposed") and hasattr(module, "has_gate")
+
+
 def experts_transposed(module: Any) -> bool | None:
     """Whether fused experts hold [E, Din, Dout] (else [E, Dout, Din]); None for other layers."""
-    if hasattr(module, "is_transposed") and hasattr(module, "has_gate"):
-        return bool(module.is_transposed)  # transformers' own mark of experts
+    if fused_experts(module):
+        return bool(module.is_transposed)
     matrices = {n: tuple(p.shape) for n, p in module.named_parameters(recurse=False)}
     if len(matrices.get("gate_up_proj", ())) == len(matrices.get("down_proj", ())) == 3:
         (_, a, b), (_, c, d) = matrices["gate_up_proj"], matrices["down_proj"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +11,14 @@ import torch
 from torch import Tensor
 
 from cl_bench.importance.fisher import fisher_scores, scored_parameters
+from cl_bench.methods.lora import LoRAOptions
+from cl_bench.methods.targets import adapted
+from cl_bench.models import load_model
 from cl_bench.training.engine import SelectiveUpdate
 from cl_bench.training.layouts import Layout, layouts, patterns
 from cl_bench.training.loss import answer_loss
 from cl_bench.training.plan import Columns, Elements, Frozen, Full, Rows, UpdatePlan
+from tests.tiny import byte_tokenizer
 from tests.training.architectures import CONFIGS, VOCAB, tiny
 from tests.training.selective_oracle import DenseMaskedAdamW, plain_loss, random_batch
 
@@ -196,3 +201,22 @@ def test_names_are_shortened_to_patterns() -> None:
         "model.layers.*.mlp.gate.weight"
     ]
     assert set(CONFIGS) > set(REACHED)
+
+
+def test_experts_are_loaded_in_float64_too(tmp_path: Path) -> None:
+    tiny("mixtral", torch.float32).save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    model, _ = load_model(tmp_path, "float64")
+    assert answer_loss(model, BATCH, 6.0)[0].dtype == torch.float64
+
+
+def test_an_adapter_on_experts_is_merged_into_them() -> None:
+    model, ids = tiny("olmoe"), BATCH["input_ids"]
+    options = LoRAOptions(target_modules="all-linear", dropout=0)
+    wrapped = adapted(model, options, "all-linear").double().eval()
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.1)
+        beside = wrapped(ids).logits
+        torch.testing.assert_close(wrapped.merge_and_unload()(ids).logits, beside)
