@@ -14,6 +14,7 @@ import yaml
 from transformers import AutoTokenizer
 
 import cl_bench.experiment as experiment
+from cl_bench.store import sha256_of
 from tests.e2e.conftest import Bench
 from tests.tiny import tiny_model
 
@@ -243,10 +244,12 @@ def test_a_folder_of_an_older_version(begun: Bench) -> None:
         data = json.loads(file.read_text())
         del data["inputs"]
         if file == base:
-            del data["data"]
+            for key in ("data", "files", "sha256"):
+                del data[key]
         else:
             del data["config"]["stages"][0]["train"]["warmup_steps"]
             del data["config"]["stages"][1]["origins"]
+            data["sha256"] = sha256_of(data["config"])
         file.write_text(json.dumps(data))
     old = run.read_bytes()
     moved = json.loads((begun.root / "data/trace/FOMC/train.json").read_text())
