@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.config import ModelConfig
+from cl_bench.model_kinds import kind_fault
 from cl_bench.models import model_path_fault
 from cl_bench.quickstart import QUICKSTART_MODEL
 from cl_bench.resources import user_cache
@@ -38,7 +39,9 @@ def model_shapes(model: ModelConfig) -> ModelShapes:
         return ModelShapes(None, fault)
     size = DTYPE_BYTES[model.dtype]
     try:
-        config, source = _config(model)
+        config, source = known_config(model)
+        if fault := kind_fault(config, model.path):
+            return ModelShapes(None, fault)
         return ModelShapes(decoder_shapes(config, size) or meta_shapes(config, size), source)
     except _UnknownError as error:
         return ModelShapes(None, str(error))
@@ -51,7 +54,20 @@ class _UnknownError(Exception):
     """There is no config.json to be had; the message says why."""
 
 
-def _config(model: ModelConfig) -> tuple[Mapping[str, Any], str]:
+_ANSWERS: dict[ModelConfig, Mapping[str, Any] | _UnknownError] = {}
+"""Of the hub, so far."""
+
+
+def known_kind_fault(model: ModelConfig) -> str | None:
+    """`kind_fault` of a model that need not be on this machine; None where nothing is known."""
+    try:
+        return kind_fault(known_config(model)[0], model.path)
+    except (_UnknownError, OSError, ValueError):
+        return None
+
+
+def known_config(model: ModelConfig) -> tuple[Mapping[str, Any], str]:
+    """The values of the model's config.json and where they come from, asked in that order."""
     here = model_file(model, "config.json")
     if here is not None:
         return json.loads(here.read_text(encoding="utf-8")), "config.json on this machine"
@@ -60,6 +76,27 @@ def _config(model: ModelConfig) -> tuple[Mapping[str, Any], str]:
     if name in known:
         return known[name], "cl-bench's table of known models"
     return _from_hub(model), "config.json on the hub"
+
+
+def config_here(model: ModelConfig) -> Mapping[str, Any] | None:
+    """The values of a config.json on this machine; None where there is none that can be read."""
+    here = model_file(model, "config.json")
+    try:
+        values = None if here is None else json.loads(here.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def weights_here(model: ModelConfig) -> bool:
+    """Whether all weights of a hub model are in Hugging Face's cache."""
+    if model_file(model, "model.safetensors"):
+        return True
+    index = model_file(model, "model.safetensors.index.json")
+    if index is None:
+        return False
+    shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    return all(model_file(model, shard) for shard in shards)
 
 
 def model_file(model: ModelConfig, name: str) -> Path | None:
@@ -92,6 +129,19 @@ def known_models() -> dict[str, Mapping[str, Any]]:
 
 
 def _from_hub(model: ModelConfig) -> Mapping[str, Any]:
+    """What the hub answered, or why it did not; asked once in a process."""
+    if model not in _ANSWERS:
+        try:
+            _ANSWERS[model] = _ask_hub(model)
+        except _UnknownError as error:
+            _ANSWERS[model] = error
+    answer = _ANSWERS[model]
+    if isinstance(answer, _UnknownError):
+        raise answer
+    return answer
+
+
+def _ask_hub(model: ModelConfig) -> Mapping[str, Any]:
     """One try of a few seconds; huggingface_hub's own download would retry for half a minute."""
     from huggingface_hub import get_session, hf_hub_url
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]

@@ -9,7 +9,8 @@ from cl_bench.config import ExperimentConfig
 from cl_bench.data.tasks import unknown_task
 from cl_bench.errors import Absent, UserError
 from cl_bench.evaluation.choice import Engine
-from cl_bench.model_shapes import model_file
+from cl_bench.model_kinds import dtype_faults
+from cl_bench.model_shapes import known_kind_fault, model_file
 from cl_bench.models import model_path_fault
 from cl_bench.resolve import RunSpec
 
@@ -23,11 +24,16 @@ def plan_checks(config: ExperimentConfig, runs: Sequence[RunSpec], folder: Path)
     without them only the names of the tasks are checked.
     """
     names = [stage.task for stage in config.stages]
-    if faults := [fault for name in names if (fault := unknown_task(name, config.task_paths))]:
-        raise UserError(faults)
-    if model_path_fault(config.model.source) is None and not model_file(
+    faults = [fault for name in names if (fault := unknown_task(name, config.task_paths))]
+    absent = model_path_fault(config.model.source) is None and not model_file(
         config.model, "config.json"
-    ):
+    )
+    if absent:
+        fault = known_kind_fault(config.model)
+        faults += [*dtype_faults(config.model, runs), *([fault] if fault else [])]
+    if faults:
+        raise UserError(faults)
+    if absent:
         return [f"not checked: {config.model.source} is not on this machine"]
     from cl_bench.preflight import check_folder, made_of, preflight
 

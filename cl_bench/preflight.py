@@ -15,13 +15,24 @@ from cl_bench.asked_alike import note_forms
 from cl_bench.config import ExperimentConfig
 from cl_bench.data.examples import Example, training_examples
 from cl_bench.data.tasks import canonical_name
-from cl_bench.errors import UserError
+from cl_bench.errors import Absent, UserError
 from cl_bench.evaluation.choice import Engine
 from cl_bench.evaluation.code import sandbox_warnings
 from cl_bench.evaluation.gold_check import check_answers
 from cl_bench.identity import Contents, check_same, contents
 from cl_bench.methods.targets import continuity_faults, target_faults
-from cl_bench.models import load_tokenizer, model_path_fault, resolve_model_path
+from cl_bench.model_checks import check_token_ids, check_window
+from cl_bench.model_kinds import dtype_faults, kind_fault
+from cl_bench.model_shapes import config_here, weights_here
+from cl_bench.models import (
+    embedding_rows,
+    load_skeleton,
+    load_tokenizer,
+    model_path_fault,
+    pad_within,
+    resolve_model_path,
+    special_token_faults,
+)
 from cl_bench.resolve import RunSpec, resolve_runs
 from cl_bench.score_checks import score_faults
 from cl_bench.suite import Suite, load_suite
@@ -38,6 +49,8 @@ class Preflight:
     """Training examples by (task, seed)."""
     model_path: str | Path
     tokenizer: Any
+    skeleton: Any
+    """The model on the meta device: classes, shapes and config without weights."""
     say: Callable[[str], None]
     """Prints a line that is a warning, not a fault."""
     notes: list[str] = field(default_factory=list)
@@ -49,12 +62,15 @@ class Preflight:
         self.say(line)
 
 
+WEIGHT_FILES = (".safetensors", ".bin")
 Check = Callable[[Preflight], Iterable[str]]
 CHECKS: tuple[Check, ...] = (
     target_faults,
     continuity_faults,
     score_faults,
     check_answers,
+    check_token_ids,
+    check_window,
     note_forms,
 )
 """In the order in which their faults are listed."""
@@ -68,9 +84,7 @@ def preflight(
     say: Callable[[str], None] = print,
 ) -> Preflight:
     """Tasks, data, examples, model and tokenizer, checked. Raises UserError with every fault."""
-    faults: list[str] = []
-    if fault := model_path_fault(config.model.source):
-        faults.append(fault)
+    faults = model_faults(config, runs)
     suite = None
     examples: dict[tuple[str, int], Sequence[Example]] = {}
     try:
@@ -83,10 +97,40 @@ def preflight(
     if faults or suite is None:
         raise UserError(faults)
     path = resolve_model_path(config.model.source, say)
-    found = Preflight(config, runs, suite, examples, path, load_tokenizer(path), say)
+    if fault := _no_weights(path):
+        raise UserError([fault])
+    tokenizer = load_tokenizer(path)
+    local = isinstance(path, Path) or weights_here(config.model)
+    skeleton, faults = load_skeleton(path, weights=local)
+    rows = embedding_rows(skeleton)
+    if faults := [*faults, *special_token_faults(tokenizer, rows)]:
+        raise UserError(faults)
+    padding = pad_within(tokenizer, rows)
+    found = Preflight(config, runs, suite, examples, path, tokenizer, skeleton, say)
+    if padding:
+        found.note(padding)
     if faults := list(dict.fromkeys(fault for check in CHECKS for fault in check(found))):
         raise UserError(faults)
     return found
+
+
+def model_faults(config: ExperimentConfig, runs: Sequence[RunSpec]) -> list[str]:
+    """What is wrong with `model:` as far as the config and a config.json that is here tell."""
+    faults = dtype_faults(config.model, runs)
+    if fault := model_path_fault(config.model.source):
+        return [*faults, fault]
+    values = config_here(config.model)
+    fault = kind_fault(values, config.model.path) if values is not None else None
+    return [*faults, fault] if fault else faults
+
+
+def _no_weights(path: str | Path) -> Absent | None:
+    """A folder that has a config.json only: enough to plan, not to run."""
+    if isinstance(path, str) or any(
+        file for ending in WEIGHT_FILES for file in path.glob(f"*{ending}")
+    ):
+        return None
+    return Absent(f"model.path: the folder '{path}' has no weights (*.safetensors or *.bin)")
 
 
 def _training_examples(

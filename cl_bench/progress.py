@@ -46,6 +46,7 @@ class Reporter:
         self._steps: TaskID | None = None
         self._tokens = 0
         self._task = ""
+        self._said: set[str] = set()
         self._count = self._documents = self._before = self._here = 0
         self._began = self._scoring = self._printed = time.monotonic()
 
@@ -73,6 +74,12 @@ class Reporter:
         if self.enabled:
             target = self._bars.console if self._bars is not None else self.console
             target.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def once(self, text: str) -> None:
+        """A line that stays, unless it was printed before."""
+        if text not in self._said:
+            self._said.add(text)
+            self.line(text)
 
     def stages(self, total: int, done: int) -> None:
         """How many stages of the experiment are complete."""

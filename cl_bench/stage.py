@@ -33,6 +33,7 @@ from cl_bench.methods.compose import Composite
 from cl_bench.models import load_model, resolve_model_path
 from cl_bench.partial import drop_partial, finish_scores, scoring_seconds
 from cl_bench.peak_memory import peak_memory_mb
+from cl_bench.positions import length_groups
 from cl_bench.processes import Processes
 from cl_bench.progress import Reporter
 from cl_bench.resolve import RunSpec, StageSpec
@@ -219,7 +220,12 @@ def _stage(
         )
 
     batcher = Batcher(
-        encode, pad_id(tokenizer), padding(train.truncation), work.device, work.processes
+        encode,
+        pad_id(tokenizer),
+        padding(train.truncation),
+        work.device,
+        work.processes,
+        length_groups(model.config, padding(train.truncation).get("multiple_of", 1)),
     )
     stage = Stage(
         index=spec.index,

@@ -107,7 +107,8 @@ class Suite:
         if missing:
             reporter.tasks(len(units), sum(units[i].size for i in missing))
             began = time.perf_counter()
-            with answering(self.engine, subject, reporter.scored, reference) as answer:
+            say = reporter.once
+            with answering(self.engine, subject, reporter.scored, reference, say) as answer:
                 for i in missing:
                     reporter.task(units[i].name, i + 1, units[i].size)
                     found, now = answer(units[i]), time.perf_counter()

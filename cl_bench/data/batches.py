@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 import torch
@@ -48,12 +49,21 @@ def micro_batches(
     lengths: Sequence[int],
     micro_batch_size: int | Literal["auto"],
     token_budget: int,
+    group: Callable[[int], int] | None = None,
 ) -> list[list[int]]:
     """Cuts an effective batch, in its order, into what goes through the model at once.
 
     A number cuts into that many examples. `auto` takes as many as fit in `token_budget` tokens
-    once padded to the longest; an example longer than the budget goes alone.
+    once padded to the longest; an example longer than the budget goes alone. Lengths to which
+    `group` gives different numbers never stand together.
     """
+    if group is not None:
+        parts = [list(part) for _, part in groupby(batch, lambda i: group(lengths[i]))]
+        return [
+            cut
+            for part in parts
+            for cut in micro_batches(part, lengths, micro_batch_size, token_budget)
+        ]
     if micro_batch_size != "auto":
         if micro_batch_size < 1:
             raise ValueError(f"micro_batch_size must be at least 1, got {micro_batch_size}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from lm_eval import utils
 from lm_eval.api.model import TemplateLM
-from lm_eval.models.utils import has_bos_prefix, resolve_max_length
+from lm_eval.models.utils import has_bos_prefix
 
 from cl_bench.data.special_tokens import added_tokens
 from cl_bench.errors import UserError
@@ -20,6 +20,8 @@ from cl_bench.evaluation.packing import Limits
 from cl_bench.evaluation.scoring import score_continuations
 from cl_bench.evaluation.stopping import StopRule, answer_text, is_greedy_config, stop_rule
 from cl_bench.evaluation.support import free_bytes, why_not_shared
+from cl_bench.positions import length_rule
+from cl_bench.positions import window as window_of
 
 EncodePrompts = Callable[[Sequence[str]], list[list[int]]]
 Progress = Callable[[str, int, int], None]
@@ -54,7 +56,7 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
         encode_prompts: EncodePrompts | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """`max_length`: the model's window, by default as lm-eval resolves it.
+        """`max_length`: the model's window, by default what `positions.window` finds.
 
         `token_budget`: tokens of a forward pass, by default 1024 on a CPU and 16384 elsewhere.
         `encode_prompts`: token ids of the prompts of generation requests, by default as `HFLM`.
@@ -62,7 +64,7 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
         self._added = added_tokens(tokenizer)
-        self.max_length = int(max_length or resolve_max_length(model.config, tokenizer))
+        self.max_length = int(max_length or window_of(model.config, tokenizer))
         self.encode_prompts = encode_prompts
         self.progress = progress
         self.counters = Counters()
@@ -73,7 +75,7 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
         self.limits = Limits(batch=batch, row=min(batch, max(512, batch // 4)))
         self.sequences = 128 if on_cpu else 256
         self.reason: str | None = None
-        """Why nothing is shared; known after the first request."""
+        """Why not all requests share their prefixes; known after the first request."""
         self._window: int | None = None
 
     @property
@@ -317,8 +319,20 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
     def _shareable(self) -> int:
         """Longest sequence whose prefixes may be shared; 0 for models that allow none."""
         if self._window is None:
-            self.reason, self._window = why_not_shared(self.model)
+            self.reason, self._window = why_not_shared(self.model, self.max_length)
         return self._window
+
+    def sharing_note(self) -> str | None:
+        """What is not shared and what that costs, in a line; None for models that share."""
+        with evaluating(self.model):
+            longest = self._shareable()
+        if self.reason is None:
+            return None
+        which = f"requests of more than {longest} tokens are" if longest else "every request is"
+        return (
+            f"prefixes are not shared ({self.reason}): {which} computed whole by lm-eval's HFLM, "
+            "which takes about 3 to 5 times as long"
+        )
 
     def _plain(self, method: str, requests: Sequence[Any], chosen: Sequence[int]) -> list[Any]:
         """What `HFLM` answers to the chosen requests."""
@@ -332,7 +346,7 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
             # A copy, since HFLM gives the tokenizer a pad token.
             tokenizer=copy.deepcopy(self.tokenizer),
             max_length=self.max_length,
-            batch_size=PLAIN_BATCH,
+            batch_size=1 if length_rule(self.model.config) else PLAIN_BATCH,
             softmax_dtype="float32",
         )
         lm.encode_prompts = self.encode_prompts

@@ -14,6 +14,7 @@ from cl_bench.evaluation.kept import only_kept
 from cl_bench.evaluation.packing import Array, Layout, Mask
 from cl_bench.evaluation.row_attention import RowAttention, parts_of
 from cl_bench.evaluation.slots import SlotCache
+from cl_bench.positions import forget_lengths
 
 TAKES_MASKS = ("sdpa", "eager")
 """Attention implementations of transformers that take a mask of any form."""
@@ -56,6 +57,7 @@ def evaluating(model: Any) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     attention = model.config._attn_implementation
     model.eval()
+    forget_lengths(model)
     try:
         if attention not in TAKES_MASKS:
             model.set_attn_implementation("sdpa")

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import normalize_gen_kwargs
 
 from cl_bench.data.special_tokens import added_tokens
 from cl_bench.evaluation.counting import ROOM_OF_HFLM, Asked, score_counted
 from cl_bench.evaluation.engine import EncodePrompts
+from cl_bench.positions import forget_lengths, length_rule, window
 
 
 class TruncatingHFLM(HFLM):  # type: ignore[misc]
     """`HFLM` that cuts the prompts of generation requests as in training.
 
     An empty continuation has (0.0, True), where `HFLM` fails. What a tokenizer puts behind a text
-    is left out.
+    is left out. Where the longest sequence of a batch changes what is computed for the others,
+    sequences beyond that length are computed alone.
     """
 
     encode_prompts: EncodePrompts | None = None
 
     def __init__(self, pretrained: Any, **options: Any) -> None:
+        if (tokenizer := options.get("tokenizer")) is not None:
+            options.setdefault("max_length", window(pretrained.config, tokenizer))
         super().__init__(pretrained=pretrained, **options)
         self.counters = Asked()
+        self._rule = length_rule(pretrained.config)
+        forget_lengths(pretrained)
         self._added = added_tokens(self.tokenizer)
 
     def tok_encode(
@@ -47,8 +54,37 @@ class TruncatingHFLM(HFLM):  # type: ignore[misc]
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """As `HFLM`, counted."""
         self.counters.requests += len(requests)
-        texts: list[str] = super().generate_until(requests, disable_tqdm)
-        return texts
+
+        def generate(some: list[Any]) -> list[str]:
+            texts: list[str] = super(TruncatingHFLM, self).generate_until(some, disable_tqdm)
+            return texts
+
+        if self._rule is None:
+            return generate(list(requests))
+        encode = self.encode_prompts or (lambda texts: [self.tok_encode(text) for text in texts])
+        prompts = encode([request.args[0] for request in requests])
+        lengths = [
+            len(ids) + normalize_gen_kwargs(request.args[1], self.max_gen_toks)["max_gen_toks"]
+            for ids, request in zip(prompts, requests, strict=True)
+        ]
+        return self._by_length(list(requests), lengths, generate)
+
+    def _by_length(
+        self, requests: list[Any], lengths: Sequence[int], answer: Callable[[list[Any]], list[Any]]
+    ) -> list[Any]:
+        """The answers, those to requests beyond the rule's length one at a time."""
+        assert self._rule is not None
+        answers: dict[int, Any] = {}
+        for alone in (False, True):
+            chosen = [i for i, n in enumerate(lengths) if (n > self._rule.beyond) == alone]
+            size = self.batch_size_per_gpu
+            self.batch_size_per_gpu = 1 if alone else size
+            try:
+                found = answer([requests[i] for i in chosen]) if chosen else []
+            finally:
+                self.batch_size_per_gpu = size
+            answers |= dict(zip(chosen, found, strict=True))
+        return [answers[i] for i in range(len(requests))]
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], *args: Any, **options: Any
@@ -59,7 +95,14 @@ class TruncatingHFLM(HFLM):  # type: ignore[misc]
             )
             return scores
 
-        return score_counted(requests, self.max_length + ROOM_OF_HFLM, self.counters, score)
+        def score_by_length(some: list[Any]) -> list[tuple[float, bool]]:
+            if self._rule is None:
+                return score(some)
+            lengths = [len(context) + len(rest) - 1 for _, context, rest in some]
+            return self._by_length(some, lengths, score)
+
+        room = self.max_length + ROOM_OF_HFLM
+        return score_counted(requests, room, self.counters, score_by_length)
 
     def tok_batch_encode(
         self,

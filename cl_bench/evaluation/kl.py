@@ -60,9 +60,16 @@ def sample_texts(
 
 
 def read_texts(
-    task: Any, documents: Iterable[int], tokenizer: Any, positions: int, seed: int
+    task: Any,
+    documents: Iterable[int],
+    tokenizer: Any,
+    positions: int,
+    seed: int,
+    most: int = MAX_TOKENS,
 ) -> dict[int, Text]:
     """The texts of a task's documents, with a seeded sample of `positions` of each (or all).
+
+    A text has the last `most` tokens of its prompt: MAX_TOKENS, or the model's smaller window.
 
     Documents without a prompt of their own are left out, and all of a task that a Python class
     makes.
@@ -76,7 +83,7 @@ def read_texts(
             prompts[doc_id] = own_prompt(task, docs[doc_id])
         except ValueError:
             continue
-    encoded = encode_prompts(tokenizer, list(prompts.values()), MAX_TOKENS, "left")
+    encoded = encode_prompts(tokenizer, list(prompts.values()), most, "left")
     return {
         doc_id: Text(
             tuple(prompt.ids),

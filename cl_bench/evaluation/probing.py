@@ -66,7 +66,8 @@ def _divergences(
     # Another sample may have left one here.
     file.unlink(missing_ok=True)
     chosen = sampled.documents.get(leaf, [])
-    texts = kl.read_texts(task, chosen, lm.tokenizer, sampled.positions, sampled.seed)
+    most = min(kl.MAX_TOKENS, lm.max_length)
+    texts = kl.read_texts(task, chosen, lm.tokenizer, sampled.positions, sampled.seed, most)
     if texts:
         kl.keep_reference(lm.model, texts, file)
     return kl.of_base(texts)

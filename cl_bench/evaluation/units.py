@@ -68,15 +68,19 @@ def answering(
     subject: Subject,
     progress: Progress | None = None,
     reference: Reference | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Iterator[Callable[[Unit], Answer]]:
     """A function that gives the results of a unit's leaf tasks; one `LM` serves all its calls.
 
     With a `reference` the results have their probes, made on the model in memory. Afterwards the
-    model and all random states are as they were before.
+    model and all random states are as they were before. `say` gets a line when prefixes are not
+    shared, before anything is scored.
     """
     model, tokenizer = subject.model, subject.tokenizer
     with untouched(model), opened(engine, subject, progress) as lm:
         model.eval()
+        if say is not None and isinstance(lm, SharedPrefixLM) and (note := lm.sharing_note()):
+            say(note)
         prober = None
         if reference is not None:
             prober = SharedPrefixLM(model, tokenizer, progress=_named("probes", progress))

@@ -34,6 +34,8 @@ class Batcher:
     padding: Mapping[str, Any]
     device: torch.device
     processes: Processes
+    group: Callable[[int], int] | None = None
+    """Numbers the lengths: unequal ones never share a micro-batch (`positions.LengthRule`)."""
 
     def collate(self, encoded: Sequence[Encoded]) -> dict[str, Tensor]:
         """Padded `input_ids`, `attention_mask`, `labels` [B, T]."""
@@ -58,7 +60,9 @@ class Batcher:
         self, train: TrainConfig, batch: Sequence[int], lengths: Sequence[int]
     ) -> list[list[int]]:
         """The micro-batches of `batch` that belong to this process."""
-        parts = micro_batches(batch, lengths, train.micro_batch_size, train.micro_batch_tokens)
+        parts = micro_batches(
+            batch, lengths, train.micro_batch_size, train.micro_batch_tokens, self.group
+        )
         return for_process(parts, self.processes.rank, self.processes.world)
 
 
@@ -90,6 +94,7 @@ def train_stage(
     `on_step` gets the record of each update (a line of train.jsonl) and the updates in all.
     """
     method.prepare(stage)
+    _refuse_virtual_tokens(stage.model, method)
     plan = method.plan(stage) or UpdatePlan()
     examples = method.examples(stage, stage.examples)
     phases = method.phases(stage, examples, epochs) or [Phase(examples, epochs)]
@@ -137,6 +142,18 @@ def _fault_of_weights(stage: Stage, examples: Sequence[Example], batcher: Batche
             if not bool(loss.isfinite()):
                 return f"the loss of an example is {float(loss)} after it"
     return None
+
+
+def _refuse_virtual_tokens(model: Any, method: Method) -> None:
+    """PEFT's prompt learning puts tokens in front that losses and scores would not count."""
+    configs = getattr(model, "peft_config", {})
+    for config in configs.values() if isinstance(configs, dict) else ():
+        if getattr(config, "is_prompt_learning", False):
+            raise RunError(
+                f"method {method.name}: {config.peft_type.value} (PEFT's prompt learning) cannot "
+                "be trained or scored: its virtual tokens move the positions of all others, and it "
+                "cannot be merged into the weights; use an adapter of the weights (LoRA, ...)"
+            )
 
 
 def _pause(
