@@ -49,12 +49,12 @@ class Preflight:
     """Training examples by (task, seed)."""
     model_path: str | Path
     tokenizer: Any
-    skeleton: Any
-    """The model on the meta device: classes, shapes and config without weights."""
     say: Callable[[str], None]
     """Prints a line that is a warning, not a fault."""
     notes: list[str] = field(default_factory=list)
     """Warnings that the report repeats."""
+    skeleton: Any = None
+    """The model on the meta device: classes, shapes and config without weights."""
 
     def note(self, line: str) -> None:
         """Say a warning, now and in the report."""
@@ -106,7 +106,7 @@ def preflight(
     if faults := [*faults, *special_token_faults(tokenizer, rows)]:
         raise UserError(faults)
     padding = pad_within(tokenizer, rows)
-    found = Preflight(config, runs, suite, examples, path, tokenizer, skeleton, say)
+    found = Preflight(config, runs, suite, examples, path, tokenizer, say, skeleton=skeleton)
     if padding:
         found.note(padding)
     if faults := list(dict.fromkeys(fault for check in CHECKS for fault in check(found))):

@@ -77,7 +77,7 @@ class TruncatingHFLM(HFLM):  # type: ignore[misc]
         answers: dict[int, Any] = {}
         for alone in (False, True):
             chosen = [i for i, n in enumerate(lengths) if (n > self._rule.beyond) == alone]
-            size = self.batch_size_per_gpu
+            size: int = self.batch_size_per_gpu  # type: ignore[has-type]
             self.batch_size_per_gpu = 1 if alone else size
             try:
                 found = answer([requests[i] for i in chosen]) if chosen else []

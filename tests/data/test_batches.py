@@ -138,3 +138,13 @@ def test_collate_pads_and_labels_answers_only(drawn, side, multiple_of):
         assert batch[name].dtype == torch.int64
     trained = sum(max(0, len(ids) - max(prompt, 1)) for ids, prompt in drawn)
     assert batch["answer_tokens"] == trained
+
+
+def test_lengths_of_unequal_groups_never_stand_together() -> None:
+    def group(length: int) -> int:
+        return 0 if length <= 4 else length
+
+    lengths = [2, 4, 4, 5, 5, 7]
+    cut = micro_batches(range(6), lengths, 4, 100, group)
+    assert cut == [[0, 1, 2], [3, 4], [5]]
+    assert micro_batches(range(6), lengths, "auto", 9, group) == [[0, 1], [2], [3], [4], [5]]
