@@ -31,5 +31,5 @@ class Stage:
 
 
 def test_prompt_learning_is_refused_with_the_reason() -> None:
-    with pytest.raises(RunError, match="PROMPT_TUNING .*virtual tokens"):
+    with pytest.raises(RunError, match=r"PROMPT_TUNING .*virtual tokens"):
         train_stage(Stage(), Prompts.__new__(Prompts), 1, None, lambda *_: None)  # type: ignore[arg-type]
