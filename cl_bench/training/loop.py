@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cl_bench.data.batches import collate, epoch_batches, for_process, micro_batches
-from cl_bench.errors import DivergedError
+from cl_bench.errors import DivergedError, RunError
 from cl_bench.methods.base import Method, Phase, Stage, Step
 from cl_bench.processes import Processes
 from cl_bench.training.engine import SelectiveUpdate
