@@ -86,8 +86,9 @@ def check_window(found: Preflight) -> Iterator[str]:
 
     Training would go beyond the positions that the model has, or see what scoring cuts.
     """
-    engine = found.suite.engine.args
-    limit = int(engine.get("max_length") or window(found.skeleton.config, found.tokenizer))
+    # A smaller window that the user asks of the engine cuts what is scored, and the report says so.
+    asked = int(found.suite.engine.args.get("max_length") or 0)
+    limit = max(asked, window(found.skeleton.config, found.tokenizer))
     yield from _training_beyond(found, limit)
     yield from _scoring_beyond(found, limit)
     for name, task in _general_leaves(found).items():

@@ -64,9 +64,10 @@ def _type_fault(kind: str, values: Mapping[str, Any], start: str) -> str | None:
             "cl-bench runs only the model classes of transformers"
         )
     if not known:
+        guess = nearest(kind, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
         return (
             f"{start}: model_type '{kind}' is unknown to transformers {transformers.__version__}"
-            f"{nearest(kind, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)[:200]}"
+            f"{guess if 'did you mean' in guess else ''}"
         )
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return f"{start}: transformers has no causal language model of type '{kind}'; {ONLY}"
