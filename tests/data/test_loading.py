@@ -269,20 +269,3 @@ def test_lm_eval_scores_our_tasks_with_traces_metrics(data_root):
         assert measured["unscorable"] == expected.n_unscorable / 4
         assert {key: measured[key] for key in expected.metrics} == pytest.approx(expected.metrics)
         assert [sample["doc_id"] for sample in found["samples"][name]] == ids
-
-
-def test_the_cause_of_a_fault_in_the_data_is_said(tmp_path):
-    """`datasets` hides that the two files of a split have other columns."""
-    for name, row in (("a", {"q": "Q", "a": "A"}), ("b", {"q": "Q", "a": "A", "more": 1})):
-        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
-    files = [str(tmp_path / f"{name}.jsonl") for name in "ab"]
-    (tmp_path / "two.yaml").write_text(
-        MINE.format(name="two").replace(
-            "custom_dataset: !function cl_bench.data.sources.json_splits\n"
-            "dataset_kwargs: {folder: mine}",
-            f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {json.dumps(files)}}}}}",
-        )
-    )
-    (fault,) = faults(["two"], tmp_path, [tmp_path])
-    assert fault.startswith("two: could not be loaded (Dataset")
-    assert "caused by" in fault and "more" in fault

@@ -176,7 +176,7 @@ def test_a_broken_data_file_is_named(bench: Bench) -> None:
     path = bench.root / "data" / "trace" / "FOMC" / "train.json"
     path.write_text('[{"prompt": 1}]')
     code, _, err = bench.run("plan", str(bench.config))
-    assert code == 2 and f"{path}: row 1: 'prompt' must be a string" in err
+    assert code == 2 and f"{path}: row 1: field 'prompt': a number, not a string" in err
 
 
 def test_a_method_of_the_users_own_is_counted_as_it_says(bench: Bench) -> None:
