@@ -101,6 +101,14 @@ def check_records(place: Path, scores: Mapping[str, Any]) -> None:
         check_files(place, recorded, names, _RECORDS_AGAIN.format(place))
 
 
+def check_distributions(base: Path) -> None:
+    """Raise RunError where a file of the base model's distributions is not as it was written."""
+    recorded = read_scores(base).get(FILES, {})
+    names = [name for name in recorded if name.startswith("kl/")]
+    check_files(base, recorded, names, f"restore it from a copy; or {_BASE_AGAIN.format(base)}")
+
+
+_BASE_AGAIN = "delete {0}/scores.json and run again, which scores the base model again"
 SCORE_AGAIN = (
     "restore it from a copy, or delete it and run the same command again: what it holds is scored "
     "again"

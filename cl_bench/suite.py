@@ -24,6 +24,7 @@ from cl_bench.evaluation.sampling import DOCUMENT_SEED, stratified_documents
 from cl_bench.evaluation.units import Answer, Unit, answering
 from cl_bench.partial import PartialScores
 from cl_bench.progress import Reporter
+from cl_bench.seals import check_distributions
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,15 @@ class Suite:
         ]
 
     def reference(self, folder: Path, of_base: bool = False) -> Reference | None:
-        """Where the base model's distributions are, or are written; None: no probes are made."""
+        """Where the base model's distributions are, or are written; None: no probes are made.
+
+        Raises RunError when those that were written are damaged or gone: a divergence from fewer
+        texts is another number.
+        """
         if self.probes is None or not self.engine.in_memory:
             return None
         if not of_base:
+            check_distributions(folder.parent)
             return Reference(folder)
         pools = {
             name: {leaf: self.documents[leaf] for leaf in members}

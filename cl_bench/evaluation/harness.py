@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from cl_bench.errors import RunError
 from cl_bench.evaluation.aggregates import aggregated_elsewhere
 from cl_bench.evaluation.answer_form import kind_of, labels_of
 from cl_bench.evaluation.cells import Cell, stratified_mean, weighted_mean
@@ -153,8 +155,10 @@ def capped(tasks: Iterable[Any], max_new_tokens: int | None) -> Iterator[None]:
 def summarise_task(task: Any, samples: Sequence[Mapping[str, Any]]) -> TaskResult:
     """Cell, metrics and records from lm-eval's per-document samples.
 
-    Raises UserError when the task has no score, or a document has a value that is none.
+    Raises UserError when the task has no score, or a document has a value that is none; RunError
+    where the model gave a log-likelihood that is no number.
     """
+    _check_finite(task, samples)
     headline = headline_of(task, list(samples[0]["metrics"]))
     wanted = headline.filter or samples[0]["filter"]
     kept = [sample for sample in samples if sample["filter"] == wanted]
@@ -181,6 +185,22 @@ def summarise_task(task: Any, samples: Sequence[Mapping[str, Any]]) -> TaskResul
         resamples,
         kept,
     )
+
+
+def _check_finite(task: Any, samples: Iterable[Mapping[str, Any]]) -> None:
+    """A score over likelihoods that are no numbers would be a number all the same: say where."""
+    if task.OUTPUT_TYPE == "generate_until":
+        return
+    for sample in samples:
+        values = [np.ravel(each)[0] for each in sample["filtered_resps"]]
+        wrong = [value for value in map(float, values) if not math.isfinite(value)]
+        if wrong:
+            raise RunError(
+                f"{task.config.task}: document {sample['doc_id']}: the model gives a "
+                f"log-likelihood of {wrong[0]}, so the task cannot be measured: its weights hold "
+                "values that are no numbers, its dtype is too narrow (model.dtype: float32), or it "
+                "excludes a token of the document"
+            )
 
 
 def _labels(

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
+
 from cl_bench.config import TrainConfig
 from cl_bench.data.special_tokens import added_tokens
 from cl_bench.data.tokens import encode_prompts
@@ -17,6 +19,7 @@ from cl_bench.evaluation.guard import untouched
 from cl_bench.evaluation.harness import TaskResult, evaluate_tasks, group_json
 from cl_bench.evaluation.probing import Reference, probe_tasks
 from cl_bench.identity import scoring_depends_on
+from cl_bench.seeds import derive_seed
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,9 @@ def answering(
         def answer(unit: Unit) -> Answer:
             train, before = unit.train, counted(lm)
             lm.encode_prompts = _prompt_encoder(tokenizer, unit)
+            # Sampled answers depend on their unit, not on what was scored before it: a scoring
+            # that is interrupted ends like one that is not. `untouched` puts the generators back.
+            torch.manual_seed(derive_seed("answers", unit.part, unit.name))
             cap = None if train is None else train.max_answer_tokens
             found = evaluate_tasks(lm, unit.tasks, unit.documents, cap)
             requests = requests_of(lm, before)
