@@ -83,7 +83,10 @@ class Processes:
         import torch
         from accelerate import PartialState
 
-        said = torch.tensor(value if self.first else 0, device=PartialState().device)
+        # A type of its own: a truth value would be a byte on one side and eight on the other.
+        said = torch.tensor(
+            int(value) if self.first else 0, dtype=torch.int64, device=PartialState().device
+        )
         self.all_reduce(said)
         return int(said)
 

@@ -247,13 +247,17 @@ def _is_lines(text: str) -> bool:
     return bool(rest)
 
 
+_WRAPPERS = ("data", "rows", "examples", "instances", "train", "test")
+"""Keys under which other programs put the rows of a file."""
+
+
 def _one_object(text: str) -> list[str]:
     """Keys of a file that is one object: over several lines, or with the rows under a key."""
     try:
         value = json.loads(text)
     except (RecursionError, ValueError):
         return []
-    holds_rows = any(isinstance(each, list) and each for each in value.values())
+    holds_rows = any(isinstance(value.get(name), list) for name in _WRAPPERS)
     return list(value) if holds_rows or "\n" in text.strip() else []
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from cl_bench.seals import write_sealed
+
 
 def general(bench, **options) -> None:
     options.setdefault("tasks", ["piqa"])
@@ -50,7 +52,7 @@ def test_the_report_says_what_was_recorded_not_what_is_installed(bench):
     file = bench.results / "base" / "scores.json"
     data = json.loads(file.read_text())
     data["general"]["piqa"]["measured"]["harness_version"] = "0.0.1"
-    file.write_text(json.dumps(data))
+    write_sealed(file, data)
     assert bench.run("report", bench.results)[0] == 0
     report = (bench.results / "report.md").read_text()
     assert "lm-evaluation-harness 0.0.1, protocol opencompass-2023, engine `cl-bench`" in report
@@ -118,7 +120,7 @@ def test_a_missing_or_wrong_benchmark_file_is_named(bench, monkeypatch):
     code, _, err = bench.run("run", bench.config)
     assert code == 2
     assert "line 1: field 'sol2': missing" in err
-    assert "line 1: 'label' must be 0 or 1" in err
+    assert "line 1: field 'label': not one of 0, 1" in err
     file.unlink()
     code, _, err = bench.run("run", bench.config)
     assert code == 2

@@ -159,7 +159,7 @@ def test_wrong_fields_are_named_with_their_line(tmp_path):
         load_suite(["general_mmlu"], root)
     text = str(error.value)
     assert "test.jsonl" in text
-    assert "line 2: 'answer' must be one of the letters" in text
+    assert "line 2: field 'answer': not one of 'A'" in text
     assert "line 3: field 'question': missing" in text
 
 
