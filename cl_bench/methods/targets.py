@@ -120,7 +120,8 @@ def _try(model: Any, options: LoRAOptions) -> dict[str, Shape]:
     try:
         wrapped = adapted(model, options, targets)
     except (ValueError, RuntimeError, TypeError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
+        lines = str(error).strip().splitlines()
+        reason = lines[0] if lines else type(error).__name__
         remedy = "dropout: 0" if "dropout" in reason else f"layers of {', '.join(sorted(named))}"
         raise UserError(
             f"target_modules: {_text(targets)}: PEFT refuses it ({reason}); give {remedy}"
