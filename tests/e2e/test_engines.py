@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from tests.e2e.conftest import Bench
+from tests.forked import fork_workers
 
 
 def scores(folder: Path) -> dict:
@@ -44,7 +45,8 @@ def test_an_unknown_argument_is_named_before_anything_starts(bench: Bench) -> No
     assert not bench.results.exists()
 
 
-def test_a_worker_that_fails_fails_the_run(bench: Bench) -> None:
+def test_a_worker_that_fails_fails_the_run(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    fork_workers(monkeypatch)
     arguments = ["--engine", "hf", "--engine-args", "subprocess=true,dtype=float99"]
     code, _, err = bench.run("run", "tiny.yaml", *arguments)
     assert code == 1 and "float99" in err and "the last lines it wrote" in err
@@ -59,7 +61,10 @@ def test_scores_inside_a_stage_need_the_model_in_memory(bench: Bench) -> None:
     assert code == 2 and "eval.within_stage" in err and "subprocess=True" in err
 
 
-def test_checkpoints_and_adapters_are_scored_in_a_subprocess(bench: Bench) -> None:
+def test_checkpoints_and_adapters_are_scored_in_a_subprocess(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fork_workers(monkeypatch)
     bench.write_config(
         methods=["lora"], stages=[{"task": "FOMC", "limit": 8}, {"task": "trace_numglue_ds"}]
     )

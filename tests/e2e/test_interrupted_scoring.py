@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,34 +12,32 @@ import pytest
 
 import cl_bench.evaluation.units as units
 import cl_bench.partial as partial
+from cl_bench.cli import run_command
 from cl_bench.seals import write_sealed
 from tests.e2e.conftest import Bench, fingerprints
-
-KILLED_AFTER = """
-import os, signal, sys
-import cl_bench.partial as partial
-from cl_bench.cli import run_command
-write, left = partial.write_json, int(sys.argv[1])
-def write_and_die(path, data):
-    global left
-    write(path, data)
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-partial.write_json = write_and_die
-run_command(sys.argv[2:])
-"""
+from tests.forked import watched
 
 
 def kill_after(writes: int, *arguments: str) -> None:
     """`cl-bench ARGUMENTS` in a process that is killed (SIGKILL) after so many score files."""
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED_AFTER, str(writes), *arguments],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+
+    def work() -> int:
+        write, left = partial.write_json, writes
+
+        def write_and_die(path: Path, data: object) -> None:
+            nonlocal left
+            write(path, data)
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        partial.write_json = write_and_die
+        return run_command(list(arguments))
+
+    process, lines = watched(work)
+    said = lines.read()
+    lines.close()
+    assert process.wait() == -signal.SIGKILL, said
 
 
 class Killed(BaseException):

@@ -16,9 +16,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from cl_bench.cli import run_command
 from tests.e2e.conftest import Bench
 from tests.launching import launched
 
+CPU = {"ACCELERATE_USE_CPU": "true"}
 AGEM = '''
 from pathlib import Path
 
@@ -66,7 +68,7 @@ def torchrun(bench: Bench, *arguments: str) -> subprocess.CompletedProcess[str]:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     return subprocess.run(
         [*launch, "--nproc_per_node", "2", "-m", "cl_bench", "run", "tiny.yaml", *arguments],
-        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        env=os.environ | {**CPU, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=120,
@@ -101,12 +103,13 @@ def test_two_processes_train_like_one(bench: Bench) -> None:
     bench.must("run", "tiny.yaml", "-o", "name=one")
 
     (bench.root / "fails").touch()  # the second process fails in the last method's second stage
-    broken = torchrun(bench, "-o", "name=two")
-    said = [line for line in broken.stderr.splitlines() if line.startswith("cl-bench:")]
-    assert broken.returncode == 1 and said == ["cl-bench: failed: RuntimeError: invented"], (
-        broken.stderr
-    )
-    assert "2 processes on cpu" in broken.stderr
+    command = ["run", "tiny.yaml", "-o", "name=two"]
+    broken = launched(bench.root, lambda rank: run_command(command), environment=CPU)
+    told = "".join(one.err for one in broken)
+    said = [line for line in told.splitlines() if line.startswith("cl-bench:")]
+    assert all(one.code for one in broken) and 1 in [one.code for one in broken], broken
+    assert said == ["cl-bench: failed: RuntimeError: invented"], told
+    assert "2 processes on cpu" in told
     assert stage_of(bench, "two", "agem", 1).joinpath("scores.json").is_file()
     assert not stage_of(bench, "two", "agem").joinpath("scores.json").exists()
     (bench.root / "fails").unlink()
@@ -142,8 +145,6 @@ def compare(bench: Bench, method: str) -> None:
 
 def test_wrong_input_of_several_processes_is_said_once(bench: Bench) -> None:
     """Found by all before they are connected; by all after; by the first alone."""
-    from cl_bench.cli import run_command
-
     bench.write_config(methods=["sft"], eval={"trace": {"limit": 2}, "general": {"tasks": []}})
     bench.must("run", "tiny.yaml")
     cases = {
@@ -155,7 +156,7 @@ def test_wrong_input_of_several_processes_is_said_once(bench: Bench) -> None:
         ended = launched(
             bench.root,
             lambda rank, arguments=arguments: run_command(arguments),
-            environment={"ACCELERATE_USE_CPU": "true"},
+            environment=CPU,
         )
         (speaker,) = [one for one in ended if "cl-bench: " in one.err]
         assert speaker.code == 2 and "cl-bench: error: " in speaker.err and expected in speaker.err

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from cl_bench.cli import run_command
 from tests.e2e.conftest import Bench, fingerprints, write_task
+from tests.forked import watched
 from tests.rendered import must_render
 
 
@@ -102,18 +101,14 @@ def test_scoring_leaves_training_alone(bench: Bench) -> None:
 
 def test_killed_for_real_and_started_again(bench: Bench) -> None:
     run(bench, "-o", "name=whole", "--method", "sft")
-    command = [sys.executable, "-m", "cl_bench", "run", "tiny.yaml", "-o", "name=killed"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    process = subprocess.Popen(
-        [*command, "--method", "sft"], env=environment, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
+    command = ["run", "tiny.yaml", "-o", "name=killed", "--method", "sft"]
+    process, said = watched(lambda: run_command(command))
+    for line in said:
         if "stage 2/2" in line:
-            process.kill()
+            process.send_signal(signal.SIGKILL)
             break
-    process.wait()
-    assert process.returncode != 0
+    said.close()
+    assert process.wait() == -signal.SIGKILL
     run(bench, "-o", "name=killed", "--method", "sft")
     for name in ("stage-1-trace_fomc", "stage-2-trace_numglue_ds"):
         whole, killed = (
@@ -129,21 +124,14 @@ def test_killed_for_real_and_started_again(bench: Bench) -> None:
 
 
 def test_an_interrupt_says_that_the_state_is_kept(bench: Bench) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cl_bench", "run", "tiny.yaml"],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-        # A background job of a shell ignores Ctrl-C, and so would what it starts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    assert process.stderr is not None
+    process, lines = watched(lambda: run_command(["run", "tiny.yaml"]))
     said = []
-    for line in process.stderr:
+    for line in lines:
         said.append(line)
         if "stage 1/2" in line:
             process.send_signal(signal.SIGINT)
-            said += list(process.stderr)
+            said += list(lines)
+    lines.close()
     assert process.wait() == 130, "".join(said)
     assert "interrupted" in said[-1] and "Traceback" not in "".join(said)
     run(bench)

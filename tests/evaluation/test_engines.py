@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
+import signal
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -25,8 +24,10 @@ from cl_bench.evaluation.engines import (
     opened,
     requests_of,
 )
+from cl_bench.evaluation.remote import RemoteLM
 from cl_bench.evaluation.whole_prompt import REQUEST, whole_prompts
 from cl_bench.models import load_model
+from tests.forked import fork_workers, watched
 from tests.tiny import byte_tokenizer, tiny_model
 
 IN_SUBPROCESS = Engine("hf", {"subprocess": True})
@@ -122,9 +123,14 @@ def answers(engine: Engine, subject: Subject) -> dict[str, Any]:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_subprocess_answers_as_the_model_in_memory(
-    dtype: Literal["float32", "bfloat16"], tmp_path: Path
+    dtype: Literal["float32", "bfloat16"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also with prompts cut to their last 9 tokens, and in bf16 with the same float32 softmax."""
+    """Also with prompts cut to their last 9 tokens, and in bf16 with the same float32 softmax.
+
+    The first is a process of its own from its beginning, as a user's is; all others are forks.
+    """
+    if dtype == "bfloat16":
+        fork_workers(monkeypatch)
     subject = saved(tmp_path, dtype)
     here = answers(Engine("hf"), subject)
     assert answers(IN_SUBPROCESS, subject) == here
@@ -137,7 +143,8 @@ def test_a_subprocess_answers_as_the_model_in_memory(
     )
 
 
-def test_a_worker_that_fails_is_quoted(subject: Subject) -> None:
+def test_a_worker_that_fails_is_quoted(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    fork_workers(monkeypatch)
     broken = Subject(subject.model, subject.tokenizer, Path("nowhere/at/all"))
     with (
         pytest.raises(RunError, match=r"(?s)exit code 1.*nowhere/at/all"),
@@ -171,16 +178,6 @@ def test_what_a_dead_worker_started_is_ended_too(
     assert ended(int(child[1]))
 
 
-PARENT = """
-import sys
-from pathlib import Path
-from cl_bench.evaluation.choice import Engine
-from cl_bench.evaluation.remote import RemoteLM
-with open(sys.argv[1], "w+b") as log:
-    RemoteLM(Engine("vllm"), Path("any"), {}, None, log)
-"""
-
-
 def test_a_worker_ends_with_a_parent_that_was_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,7 +188,13 @@ def test_a_worker_ends_with_a_parent_that_was_killed(
     paths = [str(tmp_path), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
     log = tmp_path / "log"
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(log)])
+
+    def work() -> int:
+        with log.open("w+b") as file:
+            RemoteLM(Engine("vllm"), Path("any"), {}, None, file)
+        return 0
+
+    parent, said = watched(work)
     try:
         for _ in range(600):
             worker = re.search(r"worker (\d+)", log.read_text() if log.exists() else "")
@@ -199,8 +202,9 @@ def test_a_worker_ends_with_a_parent_that_was_killed(
                 break
             time.sleep(0.1)
     finally:
-        parent.kill()
+        parent.send_signal(signal.SIGKILL)
         parent.wait()
+        said.close()
     assert worker is not None
     psutil.wait_procs([p for p in psutil.process_iter() if p.pid == int(worker[1])], timeout=10)
     assert ended(int(worker[1]))
@@ -223,7 +227,8 @@ def test_a_model_leaves_its_accelerator_and_comes_back(kind: str) -> None:
     assert model.device == torch.device(kind, 0)
 
 
-def test_no_worker_outlives_an_error(subject: Subject) -> None:
+def test_no_worker_outlives_an_error(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    fork_workers(monkeypatch)
     with pytest.raises(KeyboardInterrupt), opened(IN_SUBPROCESS, subject) as lm:
         worker = lm._process.pid
         raise KeyboardInterrupt
@@ -240,7 +245,10 @@ def test_no_worker_outlives_an_error(subject: Subject) -> None:
     ],
     ids=str,
 )
-def test_what_is_cut_or_empty_is_counted(engine: Engine, subject: Subject) -> None:
+def test_what_is_cut_or_empty_is_counted(
+    engine: Engine, subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fork_workers(monkeypatch)
     with opened(engine, subject) as lm, whole_prompts(lm):
         before = counted(lm)
         scores = lm.loglikelihood(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from cl_bench.training.engine import SelectiveUpdate
 from cl_bench.training.loss import answer_loss
+from tests.forked import watched
 from tests.tiny import tiny_model
 from tests.training.selective_oracle import count_answers, random_batch, random_plan
 
@@ -39,21 +39,23 @@ def join(rank: int, store: str) -> dict[str, torch.Tensor]:
         dist.destroy_process_group()
 
 
-def second(store: str, out: str) -> None:
-    torch.save(join(1, store), out)
-
-
 def test_two_processes_match_one(tmp_path):
     store, out = str(tmp_path / "store"), tmp_path / "second.pt"
+
+    def second() -> int:
+        torch.save(join(1, store), out)
+        return 0
+
     threads = torch.get_num_threads()
-    other = mp.get_context("spawn").Process(target=second, args=(store, str(out)))
-    other.start()
+    other, said = watched(second)
     try:
         first = join(0, store)
         alone = train(0, 1, lambda flat: None)
     finally:
-        other.join()
+        code = other.wait()
         torch.set_num_threads(threads)
+    assert code == 0, said.read()
+    said.close()
     theirs = torch.load(out)
     for name, value in alone.items():
         assert torch.equal(first[name], theirs[name]), name
