@@ -14,7 +14,7 @@ from cl_bench.metrics.uncertainty import (
     compare_paired,
     mean,
 )
-from cl_bench.paired import of_all_documents, paired_values
+from cl_bench.paired import is_unmeasured, of_all_documents, paired_values
 from cl_bench.places import Place, Records
 from cl_bench.same_documents import made_of
 
@@ -52,7 +52,9 @@ class Pair:
         ours, theirs = (side.get("loglikelihoods") for side in (self.before, self.after))
         if not ours or not theirs or len(ours) != len(theirs):
             return None
-        return float(max(abs(a - b) for a, b in zip(ours, theirs, strict=True)))
+        pairs = zip(ours, theirs, strict=True)  # null: -inf, or no number
+        gaps = [abs(a - b) for a, b in pairs if a is not None and b is not None]
+        return float(max(gaps)) if gaps else None
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,16 @@ class TaskDiff:
     """A task or benchmark in A and B. Scores 0-1; of a group the unweighted mean of its members."""
 
     task: str
-    before: float
-    after: float
-    comparison: Comparison
-    """Of B minus A."""
+    before: float | None
+    after: float | None
+    comparison: Comparison | None
+    """Of B minus A; None where one of them is not measured."""
     pairs: Sequence[Pair]
     members: dict[str, TaskDiff] = field(default_factory=dict)
     of_all: bool = False
     """Whether the score is a number of all documents together."""
+    not_measured: dict[str, str] = field(default_factory=dict)
+    """Why A or B has no score, by `A` and `B`."""
 
     @property
     def graded(self) -> bool:
@@ -105,7 +109,8 @@ class TaskDiff:
             "b": self.after,
             "graded": self.graded,
             "of_all_documents": self.of_all,
-            "difference": self.comparison.to_json(),
+            "difference": None if self.comparison is None else self.comparison.to_json(),
+            **({"not_measured": self.not_measured} if self.not_measured else {}),
             "forgotten": [list(pair.key) for pair in self.forgotten],
             "learned": [list(pair.key) for pair in self.learned],
             "other_answers": self.other_answers,
@@ -218,6 +223,14 @@ def _diff(
     inner: dict[str, TaskDiff] | None = None,
 ) -> TaskDiff:
     entries = [place.entry(task) for place in places]
+    if any(map(is_unmeasured, entries)):
+        reasons = {
+            side: str(entry.get("not_measured"))
+            for side, entry in zip("AB", entries, strict=True)
+            if is_unmeasured(entry)
+        }
+        a, b = (entry.get("score") for entry in entries)
+        return TaskDiff(task, a, b, None, pairs, inner or {}, not_measured=reasons)
     if any(map(of_all_documents, entries)):
         return _diff_of_all(task, members, pairs, entries, inner)
     before, after = (

@@ -1,7 +1,8 @@
 """Scores in the middle of a stage: `curve.jsonl`, a line for each point of the training.
 
 A line is `{"step", "epoch", "phase", "trace": {task: {score, stderr, n}}, "general": {...}}` with
-scores of 0-1; step 0 is the model that the stage began with (after the method's `prepare`).
+scores of 0-1, null with the reason in `not_measured` where there is none; step 0 is the model that
+the stage began with (after the method's `prepare`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from cl_bench.progress import Reporter
 from cl_bench.suite import Suite, curve_tasks
 
 CURVE = "curve.jsonl"
+KEYS = ("score", "stderr", "n", "not_measured")
 
 
 @dataclass
@@ -52,7 +54,7 @@ class Curve:
             for number, unit in enumerate(self.units, 1):
                 self.reporter.task(unit.name, number, unit.size)
                 entry = unit.entry(answer(unit))
-                point[unit.part][unit.name] = {key: entry[key] for key in ("score", "stderr", "n")}
+                point[unit.part][unit.name] = {k: entry[k] for k in KEYS if k in entry}
         with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(point, ensure_ascii=False, allow_nan=False) + "\n")
         self.seconds += time.perf_counter() - began

@@ -38,11 +38,19 @@ def of_all_documents(entry: Entry) -> bool:
     return any(each.get("aggregation", "mean") != "mean" for each in members or [entry])
 
 
+def is_unmeasured(entry: Entry) -> bool:
+    """Whether an entry of `scores.json` is there without a score."""
+    return "score" in entry and entry["score"] is None
+
+
 def paired_values(entry: Entry, records: Records) -> list[tuple[str, float]]:
     """(key, value) to compare a scoring by: of every document, or of every resample.
 
     A single value, whose error is not known, where a metric of all documents has no resamples.
+    Nothing where the entry is not measured.
     """
+    if is_unmeasured(entry):
+        return []
     if not of_all_documents(entry):
         return [
             (f"{leaf}/{record['doc_id']}", record["score"])

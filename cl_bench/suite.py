@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from cl_bench.evaluation.probe_scores import DocumentProbe, probes_file, probes_
 from cl_bench.evaluation.probing import Reference, Sampled
 from cl_bench.evaluation.sampling import DOCUMENT_SEED, stratified_documents
 from cl_bench.evaluation.units import Answer, Unit, answering
+from cl_bench.evaluation.unmeasured import ADVICE
 from cl_bench.partial import PartialScores
 from cl_bench.progress import Reporter
 from cl_bench.seals import check_distributions
@@ -118,7 +119,9 @@ class Suite:
                 for i in missing:
                     reporter.task(units[i].name, i + 1, units[i].size)
                     found, now = answer(units[i]), time.perf_counter()
-                    entries[i] = _keep(partial, units[i], whats[i], found, now - began)
+                    entries[i] = entry = _keep(partial, units[i], whats[i], found, now - began)
+                    for line in _not_measured(units[i], entry, found):
+                        reporter.line(line)
                     began = now
         scores = {
             part: {u.name: e for u, e in zip(units, entries, strict=True) if u.part == part}
@@ -143,6 +146,18 @@ def _probes(units: Sequence[Unit], place: Path) -> dict[str, Any]:
         files = [probes_file(place / "predictions", leaf) for leaf in unit.tasks]
         found[unit.part][unit.name] = [probe for file in files for probe in read_probes(file)]
     return probes_json(found["trace"], found["general"])
+
+
+def _not_measured(unit: Unit, entry: Mapping[str, Any], answer: Answer) -> Iterator[str]:
+    """What is said of a unit that has no score, or whose probes have no mean."""
+    reasons = {unit.name: entry["not_measured"]} if "not_measured" in entry else {}
+    if not reasons:
+        probes = [probe for result in answer.results.values() for probe in result.probes]
+        for probe in probes:
+            for key, why in (probe.not_finite or {}).items():
+                reasons.setdefault(f"{unit.name}, probe {key}", why)
+    for what, why in reasons.items():
+        yield f"warning: {what}: not measured: {why} (it comes from {ADVICE})"
 
 
 def _keep(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.evaluation.scores import Cell, Summary, summarise
-from cl_bench.paired import entry_of, paired_values
+from cl_bench.paired import entry_of, is_unmeasured, paired_values
 from cl_bench.seals import read_scores
 from cl_bench.store import RunFolder, read_records, read_run, stage_number, write_json
 
@@ -56,17 +56,24 @@ def base_summary(experiment: Path, tasks: list[str]) -> Summary:
 
 def cells(entries: Mapping[str, Any]) -> dict[str, Cell | None]:
     """Cells of a `trace` or `general` part of `scores.json` (the General mean is no cell)."""
-    return {name: Cell.from_json(entry) for name, entry in entries.items() if name != "mean"}
+    return {
+        name: None if entry["score"] is None else Cell.from_json(entry)
+        for name, entry in entries.items()
+        if name != "mean"
+    }
 
 
 def documents(predictions: Path, names: Mapping[str, list[str]]) -> dict[str, list[Any]]:
     """Values for paired comparisons: benchmark -> [(document or resample, score)].
 
     `names` gives the leaf tasks of each benchmark; benchmarks without predictions are left out.
+    Nothing at all where one of them is not measured: their mean is not, then.
     """
     file = predictions.parent / "scores.json"
     scores = read_scores(file.parent) if file.is_file() else {}
     found: dict[str, list[Any]] = {}
+    if any(is_unmeasured(entry_of(scores, name)) for name in names):
+        return found
     for name, leaves in names.items():
         files = [predictions / f"{leaf}.jsonl" for leaf in leaves]
         if all(file.is_file() for file in files):

@@ -19,6 +19,9 @@ MOST_RESAMPLES, FEWEST_RESAMPLES = 200, 20
 DOCUMENTS_RESAMPLED = 100_000
 """Bounds the cost: 200 resamples of up to 500 documents, 50 of 2,000, never fewer than 20."""
 
+NO_NUMBER = "it is "
+"""How the reason begins where a value is there and is not finite."""
+
 
 @dataclass(frozen=True)
 class Aggregate:
@@ -92,7 +95,7 @@ def value_of(function: Aggregation, items: Sequence[Any]) -> tuple[float | None,
             value = float(function(items))
     except Exception as error:
         return None, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    return (value, None) if isfinite(value) else (None, f"it is {value}")
+    return (value, None) if isfinite(value) else (None, f"{NO_NUMBER}{value}")
 
 
 @contextmanager

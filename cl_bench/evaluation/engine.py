@@ -13,6 +13,7 @@ from lm_eval.models.utils import has_bos_prefix
 
 from cl_bench.data.special_tokens import added_tokens
 from cl_bench.errors import UserError
+from cl_bench.evaluation.finite import NotFinite
 from cl_bench.evaluation.forward import Counters, PackedModel, evaluating
 from cl_bench.evaluation.generation import Room, generate_greedy
 from cl_bench.evaluation.packed_linear import packed_linears
@@ -303,7 +304,7 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
             if rules[i].max_new_tokens > 0:
                 groups.setdefault((rules[i], tuple(prompts[i])), []).append(i)
         tokens: dict[int, list[int]] = {}
-        found = generate_greedy(
+        found, bad = generate_greedy(
             self.packed,
             self.tokenizer,
             [prompt for _, prompt in groups],
@@ -314,7 +315,11 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
         )
         for same, new in zip(groups.values(), found, strict=True):
             tokens |= dict.fromkeys(same, new)
-        return [answer_text(self.tokenizer, tokens.get(i, []), rules[i]) for i in chosen]
+        unsound = {i for number, same in enumerate(groups.values()) if number in bad for i in same}
+        texts = [answer_text(self.tokenizer, tokens.get(i, []), rules[i]) for i in chosen]
+        return [
+            NotFinite(text) if i in unsound else text for i, text in zip(chosen, texts, strict=True)
+        ]
 
     def _shareable(self) -> int:
         """Longest sequence whose prefixes may be shared; 0 for models that allow none."""

@@ -73,8 +73,12 @@ def general_score(row: GeneralRow | None, base: GeneralRow | None) -> GeneralSco
 
 
 def general_mean(general: Mapping[str, Mapping[str, Any]]) -> float | None:
-    """The unweighted mean of the benchmarks' `score` in `scores.json`; None if there are none."""
-    return mean([entry["score"] for entry in general.values()]) if general else None
+    """The unweighted mean of the benchmarks' `score` in `scores.json`.
+
+    None if there are none, or one of them is not measured.
+    """
+    scores = [entry["score"] for entry in general.values()]
+    return mean(scores) if scores and None not in scores else None
 
 
 def _mean(

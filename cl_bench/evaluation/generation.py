@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from cl_bench.evaluation.finite import ask_again, is_distribution
 from cl_bench.evaluation.forward import PackedModel, crop
 from cl_bench.evaluation.lookup import STREAK, Lookup
 from cl_bench.evaluation.packing import Layout, Limits, Pack, Placed, lay_out, plan
@@ -62,11 +63,33 @@ def generate_greedy(
     limits: Limits,
     room: Room,
     progress: Callable[[int], None] | None = None,
-) -> list[list[int]]:
+) -> tuple[list[list[int]], set[int]]:
     """New tokens for every prompt (non-empty; `max_new_tokens` at least 1), argmax of fp32 logits.
 
-    `progress` is called with the number of prompts that are finished.
+    With them the prompts whose answer ends where logits are no numbers. `progress` is called with
+    the number of prompts that are finished.
     """
+    answers, bad = _generate(model, tokenizer, prompts, rules, limits, room, progress)
+
+    def alone(i: int) -> list[int] | None:
+        one = _generate(model, tokenizer, [prompts[i]], [rules[i]], limits, room, None)
+        return None if one[1] else one[0][0]
+
+    again = ask_again(sorted(bad), alone)
+    for i, answer in again.items():
+        answers[i] = answer
+    return answers, bad - again.keys()
+
+
+def _generate(
+    model: PackedModel,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    rules: Sequence[StopRule],
+    limits: Limits,
+    room: Room,
+    progress: Callable[[int], None] | None,
+) -> tuple[list[list[int]], set[int]]:
     decoder = Decoder(model, tokenizer, prompts, rules, room)
     packs = plan(build_forest(prompts), limits)
     waiting = next(packs, None)
@@ -77,7 +100,7 @@ def generate_greedy(
         decoder.step()
         if progress is not None:
             progress(decoder.finished)
-    return decoder.answers
+    return decoder.answers, decoder.bad
 
 
 class Decoder:
@@ -97,6 +120,8 @@ class Decoder:
             len(prompt) + rule.max_new_tokens for prompt, rule in zip(prompts, rules, strict=True)
         ]
         self.answers: list[list[int]] = [[] for _ in prompts]
+        self.bad: set[int] = set()
+        """Prompts that came to logits which are no numbers."""
         self.running: list[Running] = []
         self.finished = 0
         self.trunk = DynamicCache()
@@ -122,8 +147,11 @@ class Decoder:
         crop(self.trunk, pack.past)
         cache = self.trunk if on_trunk else DynamicCache()
         logits = self.model.run(layout, np.asarray(keep, dtype=np.int64), cache)
-        first = logits.float().argmax(dim=-1).tolist()
-        for (place, request), token in zip(ending, first, strict=True):
+        picked = logits.float().argmax(dim=-1)
+        fine = is_distribution(logits, picked).tolist()
+        for (place, request), token, sound in zip(ending, picked.tolist(), fine, strict=True):
+            if not sound:
+                self.bad.add(request)
             if not self._ended(request, [token]):
                 columns = np.concatenate(
                     [np.arange(pack.past)]
@@ -150,11 +178,14 @@ class Decoder:
         held = [each.held for each in running]
         logits = self.model.step(torch.tensor(fed), held, self.slots, first)
         self.model.counters.steps += 1
-        for each, given, chosen in zip(
-            running, fed, logits.float().argmax(-1).tolist(), strict=True
-        ):
+        picked = logits.float().argmax(-1)
+        fine = is_distribution(logits, picked).tolist()
+        for each, given, chosen, sound in zip(running, fed, picked.tolist(), fine, strict=True):
             rule = self.rules[each.request]
             for i, token in enumerate(chosen):
+                if not sound[i]:
+                    self.bad.add(each.request)
+                    break
                 each.text.append(token)
                 self.model.counters.decoded_tokens += 1
                 self.model.counters.guessed_tokens += i > 0
@@ -189,7 +220,7 @@ class Decoder:
         self.running.append(Running(request, text, len(columns), self.longest[request]))
 
     def _ended(self, request: int, tokens: list[int]) -> bool:
-        ended = self.rules[request].ended(self.tokenizer, tokens)
+        ended = request in self.bad or self.rules[request].ended(self.tokenizer, tokens)
         if ended:
             self.answers[request] = tokens
             self.finished += 1

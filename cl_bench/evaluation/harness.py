@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from cl_bench.errors import RunError
 from cl_bench.evaluation.aggregates import aggregated_elsewhere
 from cl_bench.evaluation.answer_form import kind_of, labels_of
 from cl_bench.evaluation.cells import Cell, stratified_mean, weighted_mean
@@ -21,10 +20,16 @@ from cl_bench.evaluation.headline import headline_of
 from cl_bench.evaluation.metric_values import (
     MetricSummary,
     constant_answer,
+    document_score,
     score_of,
     summarise_metrics,
 )
 from cl_bench.evaluation.probe_scores import DocumentProbe
+from cl_bench.evaluation.unmeasured import (
+    choice_values,
+    not_measured_members,
+    why_not_measured,
+)
 from cl_bench.evaluation.whole_prompt import whole_prompts
 
 FEWSHOT_SEED = 1234
@@ -34,7 +39,8 @@ FEWSHOT_SEED = 1234
 class TaskResult:
     """One task's score: the cell for the tables and a record for every document."""
 
-    cell: Cell
+    cell: Cell | None
+    """None: not measured, as `not_measured` says."""
     metrics: dict[str, float | None]
     """Every metric of the task on its own scale, as lm-eval aggregates it; None: not computed."""
     labels: dict[str, float] | None = None
@@ -53,15 +59,23 @@ class TaskResult:
     samples: list[Mapping[str, Any]] = field(default_factory=list, repr=False)
     """What lm-eval has of every record's document: `doc`, `arguments` of its requests, ..."""
     probes: list[DocumentProbe] = field(default_factory=list)
+    not_measured: str | None = None
+
+    @property
+    def n(self) -> int:
+        """The number of documents."""
+        return len(self.records) if self.cell is None else self.cell.n
 
     def to_json(self) -> dict[str, Any]:
         """What `scores.json` holds for the task."""
         data: dict[str, Any] = {
-            "score": self.cell.score,
-            "stderr": self.cell.stderr,
-            "n": self.cell.n,
+            "score": None if self.cell is None else self.cell.score,
+            "stderr": None if self.cell is None else self.cell.stderr,
+            "n": self.n,
             "metrics": self.metrics,
         }
+        if self.not_measured is not None:
+            data["not_measured"] = self.not_measured
         if self.majority is not None:
             data |= {"majority": self.majority, "labels": self.labels}
         data |= {**self.how, **self.summary.to_json()}
@@ -114,22 +128,25 @@ def group_json(members: Mapping[str, TaskResult], sizes: Mapping[str, int]) -> d
 
     Unweighted is what TRACE and OpenCompass report for MMLU, BBH and TyDiQA, also of the other
     metrics. The mean weighted by documents (lm-eval's) stands beside it: by those that a member has
-    (`sizes`), since of a sample all have equal shares.
+    (`sizes`), since of a sample all have equal shares. Without a score where a member has none.
     """
     if len(members) == 1:
         return next(iter(members.values())).to_json()
-    mean = stratified_mean(result.cell for result in members.values())
-    whole = [replace(result.cell, n=sizes[name]) for name, result in members.items()]
+    cells = {name: result.cell for name, result in members.items() if result.cell is not None}
+    reason = not_measured_members(result.not_measured for result in members.values())
+    mean = stratified_mean(cells.values()) if reason is None else None
+    whole = [replace(cell, n=sizes[name]) for name, cell in cells.items()]
     metrics = [result.metrics for result in members.values()]
     shared = [name for name in metrics[0] if all(name in each for each in metrics)]
     hows = [result.how for result in members.values()]
     keys = dict.fromkeys(key for how in hows for key in how)
     return {
-        "score": mean.score,
-        "stderr": mean.stderr,
-        "n": mean.n,
+        "score": None if mean is None else mean.score,
+        "stderr": None if mean is None else mean.stderr,
+        "n": sum(result.n for result in members.values()),
+        **({} if reason is None else {"not_measured": reason}),
         "metrics": {name: _mean_of([each[name] for each in metrics]) for name in shared},
-        "weighted": weighted_mean(whole).score,
+        "weighted": None if mean is None else weighted_mean(whole).score,
         **{key: "/".join(dict.fromkeys(str(how.get(key, 1)) for how in hows)) for key in keys},
         "members": {name: result.to_json() for name, result in members.items()},
     }
@@ -155,17 +172,26 @@ def capped(tasks: Iterable[Any], max_new_tokens: int | None) -> Iterator[None]:
 def summarise_task(task: Any, samples: Sequence[Mapping[str, Any]]) -> TaskResult:
     """Cell, metrics and records from lm-eval's per-document samples.
 
-    Raises UserError when the task has no score, or a document has a value that is none; RunError
-    where the model gave a log-likelihood that is no number.
+    A task with a document that the model gave no number is not measured: its other documents are
+    another sample. Raises UserError when the task has no score, or a document has a value that is
+    none.
     """
-    _check_finite(task, samples)
     headline = headline_of(task, list(samples[0]["metrics"]))
     wanted = headline.filter or samples[0]["filter"]
     kept = [sample for sample in samples if sample["filter"] == wanted]
     summary = summarise_metrics(task, samples, headline.metric)
-    cell, scores, resamples = score_of(task, headline, kept, summary)
+    reason, bad = why_not_measured(task, headline, samples, kept, summary)
+    cell: Cell | None = None
+    resamples: Sequence[float] = ()
+    if reason is None:
+        cell, scores, resamples = score_of(task, headline, kept, summary)
+    else:
+        wrong = [int(sample["doc_id"]) in bad for sample in kept]
+        pairs = zip(kept, wrong, strict=True)
+        scores = [None if is_bad else document_score(headline, one) for one, is_bad in pairs]
+        summary = MetricSummary(dict.fromkeys(summary.values))
     records = [
-        _record(sample, score) | _picked(task, sample, headline.metric)
+        _record(sample, score) | _answer(task, sample, headline.metric, bad)
         for sample, score in zip(kept, scores, strict=True)
     ]
     if headline.corpus:
@@ -176,7 +202,7 @@ def summarise_task(task: Any, samples: Sequence[Mapping[str, Any]]) -> TaskResul
     return TaskResult(
         cell,
         summary.values,
-        shares,
+        None if cell is None else shares,
         majority,
         records,
         named if named in summary.values else headline.metric,
@@ -184,23 +210,8 @@ def summarise_task(task: Any, samples: Sequence[Mapping[str, Any]]) -> TaskResul
         summary,
         resamples,
         kept,
+        not_measured=reason,
     )
-
-
-def _check_finite(task: Any, samples: Iterable[Mapping[str, Any]]) -> None:
-    """A score over likelihoods that are no numbers would be a number all the same: say where."""
-    if task.OUTPUT_TYPE == "generate_until":
-        return
-    for sample in samples:
-        values = [np.ravel(each)[0] for each in sample["filtered_resps"]]
-        wrong = [value for value in map(float, values) if not math.isfinite(value)]
-        if wrong:
-            raise RunError(
-                f"{task.config.task}: document {sample['doc_id']}: the model gives a "
-                f"log-likelihood of {wrong[0]}, so the task cannot be measured: its weights hold "
-                "values that are no numbers, its dtype is too narrow (model.dtype: float32), or it "
-                "excludes a token of the document"
-            )
 
 
 def _labels(
@@ -242,23 +253,23 @@ def _record(sample: Mapping[str, Any], score: float | None) -> dict[str, Any]:
         return record | {"prediction": responses[0]}
     # A text as a whole (`loglikelihood_rolling`) has no word on whether it was the likeliest.
     values = [each[0] if isinstance(each, list | tuple) else each for each in responses]
-    return record | {"loglikelihoods": [float(value) for value in values]}
+    # JSON has no -inf, which is what a choice with an excluded token gets.
+    numbers = [float(value) for value in values]
+    return record | {"loglikelihoods": [n if math.isfinite(n) else None for n in numbers]}
 
 
-def _picked(task: Any, sample: Mapping[str, Any], headline: str) -> dict[str, Any]:
-    """Which choice the headline metric takes as the answer; the first among equals, as lm-eval."""
+def _answer(
+    task: Any, sample: Mapping[str, Any], headline: str, bad: Mapping[int, str]
+) -> dict[str, Any]:
+    """Which choice the headline metric takes as the answer; the first among equals, as lm-eval.
+
+    Of a document that is not measured, why.
+    """
+    if (reason := bad.get(int(sample["doc_id"]))) is not None:
+        return {"not_measured": reason}
     if task.OUTPUT_TYPE != "multiple_choice":
         return {}
-    choices = task.doc_to_choice(sample["doc"])
-    scores = np.array([float(response[0]) for response in sample["filtered_resps"]])
-    conditional, alone = scores[: len(choices)], scores[len(choices) :]
-    if headline == "acc_mutual_info":
-        conditional = conditional - alone
-    if headline == "acc_norm":
-        conditional = conditional / [float(len(choice)) for choice in choices]
-    if headline == "acc_bytes":
-        conditional = conditional / [float(len(choice.encode())) for choice in choices]
-    return {"choice": int(np.argmax(conditional))}
+    return {"choice": int(np.argmax(choice_values(task, sample, headline)))}
 
 
 def _plain(value: Any) -> Any:

@@ -12,10 +12,11 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from cl_bench.data.special_tokens import added_tokens
 from cl_bench.evaluation.counting import ROOM_OF_HFLM, Asked, score_counted
 from cl_bench.evaluation.engine import EncodePrompts
+from cl_bench.evaluation.finite import Watched
 from cl_bench.positions import forget_lengths, length_rule, window
 
 
-class TruncatingHFLM(HFLM):  # type: ignore[misc]
+class TruncatingHFLM(Watched, HFLM):  # type: ignore[misc]
     """`HFLM` that cuts the prompts of generation requests as in training.
 
     An empty continuation has (0.0, True), where `HFLM` fails. What a tokenizer puts behind a text
@@ -112,6 +113,7 @@ class TruncatingHFLM(HFLM):  # type: ignore[misc]
         truncation: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and mask [B, T], padded on the left."""
+        self._asked = strings
         encode = self.encode_prompts
         if encode is None and self._added.after:
             encode = self._encode_all

@@ -35,10 +35,14 @@ class Text:
 
 @dataclass(frozen=True)
 class Divergence:
-    """KL(base || model) in nats after each of a text's positions."""
+    """KL(base || model) in nats after each of a text's positions.
+
+    None where one of them is not finite: a model's logits are no numbers, or it excludes a token
+    that the base model does not.
+    """
 
     positions: tuple[int, ...]
-    kl: tuple[float, ...]
+    kl: tuple[float, ...] | None
 
 
 def sample_texts(
@@ -118,27 +122,30 @@ def divergence(base: Tensor, current: Tensor) -> Tensor:
     return parts.sum(dim=-1).clamp_min(0.0)
 
 
-def keep_reference(model: Any, texts: Mapping[int, Text], file: Path) -> None:
+def keep_reference(model: Any, texts: Mapping[int, Text], file: Path) -> dict[int, Divergence]:
     """Write texts, positions and the base model's distributions there (safetensors, atomically).
+
+    Returns the base model's divergences from itself: 0, unless its logits are no numbers.
 
     By document id: `<id>.ids` and `<id>.positions` (int64), `<id>.log_p` (float32 [positions, V]).
     """
     tensors: dict[str, Tensor] = {}
+    found: dict[int, Divergence] = {}
     for (doc_id, text), log_p in zip(
         texts.items(), log_distributions(model, texts.values()), strict=True
     ):
         tensors[f"{doc_id}.ids"] = torch.tensor(text.ids)
         tensors[f"{doc_id}.positions"] = torch.tensor(text.positions)
         tensors[f"{doc_id}.log_p"] = log_p.float()
+        zeros = None if log_p.isnan().any() else (0.0,) * len(text.positions)
+        found[doc_id] = Divergence(text.positions, zeros)
     file.parent.mkdir(parents=True, exist_ok=True)
     save_tensors(file, tensors)
+    return found
 
 
 def measure(model: Any, file: Path) -> dict[int, Divergence]:
-    """Divergences of a model from a kept reference, by document id; none if there is no file.
-
-    Texts where one is not finite are left out: the model diverged, or excludes a token.
-    """
+    """Divergences of a model from a kept reference, by document id; none if there is no file."""
     if not file.is_file():
         return {}
     with safe_open(file, framework="pt") as kept:
@@ -154,11 +161,6 @@ def measure(model: Any, file: Path) -> dict[int, Divergence]:
         found = {}
         for i, current in zip(ids, log_distributions(model, texts.values()), strict=True):
             values = divergence(kept.get_tensor(f"{i}.log_p"), current)
-            if values.isfinite().all():
-                found[i] = Divergence(texts[i].positions, tuple(values.tolist()))
+            finite = bool(values.isfinite().all())
+            found[i] = Divergence(texts[i].positions, tuple(values.tolist()) if finite else None)
     return found
-
-
-def of_base(texts: Mapping[int, Text]) -> dict[int, Divergence]:
-    """The base model's divergence from itself: 0 at every position."""
-    return {i: Divergence(t.positions, (0.0,) * len(t.positions)) for i, t in texts.items()}

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 from cl_bench.errors import RunError, UserError
 from cl_bench.evaluation.aggregates import (
+    NO_NUMBER,
     Aggregate,
     aggregate,
     aggregation_name,
@@ -72,7 +74,10 @@ def _take(summary: MetricSummary, task: Any, name: str, key: str, found: Sequenc
     numbers = all(map(is_number, found))
     if aggregation_name(function) in ("mean", "bypass"):
         if numbers:
-            summary.values[key] = sum(map(float, found)) / len(found)
+            value = sum(map(float, found)) / len(found)
+            summary.values[key] = value if isfinite(value) else None
+            if not isfinite(value):
+                summary.not_computed[key] = f"{NO_NUMBER}{value}"
             return
         made = Aggregate(None, reason=f"lm-eval takes the mean of {type(found[0]).__name__}s")
     else:
@@ -103,7 +108,7 @@ def score_of(
         return Cell.from_documents(scores), list(scores), []
     if not kept:
         raise ValueError("a cell needs at least one document; without any it is None")
-    made = summary.aggregates.get(f"{name},{kept[0]['filter']}") or summary.aggregates[name]
+    made = of_all(headline, kept, summary)
     if made.value is None:
         raise RunError(f"{task.task_name}: {name} cannot be computed: {made.reason}")
     if fault := headline.fault(made.value):
@@ -112,6 +117,18 @@ def score_of(
     stderr = None if made.stderr is None else made.stderr / headline.scale
     cell = Cell(made.value / headline.scale, len(kept), stderr)
     return cell, [_own_part(sample[name]) for sample in kept], resamples
+
+
+def of_all(headline: Headline, kept: Sequence[Sample], summary: MetricSummary) -> Aggregate:
+    """The headline's number of all documents together; `kept` are of one filter."""
+    name = headline.metric
+    return summary.aggregates.get(f"{name},{kept[0]['filter']}") or summary.aggregates[name]
+
+
+def document_score(headline: Headline, sample: Sample) -> float | None:
+    """What the record of a sound document has as `score` where the task has none."""
+    value = sample[headline.metric]
+    return _own_part(value) if headline.corpus else float(value) / headline.scale
 
 
 def _own_part(item: Any) -> float | None:

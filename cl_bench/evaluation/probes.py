@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import isfinite
+from math import isfinite, isnan
 from typing import Any
 
 from cl_bench.config import TrainConfig
@@ -48,7 +48,7 @@ def probe_documents(
     probes = _formats(task, result, labels, probes)
     by_letter = kind_of(task) == "choice_with_reasoning"
     targets = [str(record["target"])[: 1 if by_letter else None] for record in result.records]
-    return _generated(lm, questions, labels, targets, probes)
+    return _generated(lm, task, questions, labels, targets, probes)
 
 
 def _choices(
@@ -66,12 +66,15 @@ def _choices(
     for probe, record, choice in zip(probes, result.records, gold, strict=True):
         tokens = next(counts) if choice is not None else 0
         known = choice is not None and tokens
-        found.append(_with_nll(probe, record["loglikelihoods"][choice], tokens) if known else probe)
+        if known:
+            probe = _with_nll(probe, task, record["loglikelihoods"][choice], tokens)
+        found.append(probe)
     return found
 
 
 def _generated(
     lm: SharedPrefixLM,
+    task: Any,
     questions: Sequence[Question],
     labels: Sequence[str],
     targets: Sequence[str],
@@ -83,19 +86,28 @@ def _generated(
     for probe, question, target, score in zip(probes, questions, targets, scores, strict=True):
         gold, options = score
         if gold is not None and question.gold is not None:
-            probe = _with_nll(probe, gold, len(question.gold[1]))
-        if options and all(map(isfinite, options)):
+            probe = _with_nll(probe, task, gold, len(question.gold[1]))
+        if options and not _has_likeliest(options):
+            probe = probe.without_number(task.task_name, "constrained")
+        elif options:
             label = labels[max(range(len(labels)), key=options.__getitem__)]
             probe = replace(probe, label=label, constrained=float(label == target))
         found.append(probe)
     return found
 
 
-def _with_nll(probe: DocumentProbe, log_likelihood: float, tokens: int) -> DocumentProbe:
-    """A model that diverged has no finite likelihood: not measured, as JSON has no NaN."""
-    if not isfinite(log_likelihood):
-        return probe
+def _with_nll(
+    probe: DocumentProbe, task: Any, log_likelihood: float | None, tokens: int
+) -> DocumentProbe:
+    """A likelihood of 0 (an excluded token) has no finite logarithm, and a record null for it."""
+    if log_likelihood is None or not isfinite(log_likelihood):
+        return probe.without_number(task.task_name, "nll")
     return replace(probe, nll=-log_likelihood / tokens, tokens=tokens)
+
+
+def _has_likeliest(options: Sequence[float]) -> bool:
+    """A label with an excluded token is as unlikely as can be; NaN is no likelihood."""
+    return not any(map(isnan, options)) and isfinite(max(options))
 
 
 def score_questions(
@@ -130,12 +142,11 @@ def _formats(
     is_valid = valid_format(task, labels, result.samples[0]["filter"])
     if is_valid is None:
         return list(probes)
-    return [
-        replace(
-            probe,
-            valid_format=float(
-                is_valid(record["prediction"]) or record["prediction"] == record["target"]
-            ),
-        )
-        for probe, record in zip(probes, result.records, strict=True)
-    ]
+    found = []
+    for probe, record in zip(probes, result.records, strict=True):
+        if "not_measured" in record:
+            found.append(probe.without_number(task.task_name, "valid_format"))
+            continue
+        valid = is_valid(record["prediction"]) or record["prediction"] == record["target"]
+        found.append(replace(probe, valid_format=float(valid)))
+    return found

@@ -52,7 +52,7 @@ def probe_tasks(
     for leaf, task in tasks.items():
         probes = probe_documents(lm, task, results[leaf], train)
         moved = {} if train is not None else _divergences(lm, leaf, task, reference)
-        found[leaf] = _with_kl(probes, moved)
+        found[leaf] = _with_kl(leaf, probes, moved)
     return found
 
 
@@ -68,20 +68,19 @@ def _divergences(
     chosen = sampled.documents.get(leaf, [])
     most = min(kl.MAX_TOKENS, lm.max_length)
     texts = kl.read_texts(task, chosen, lm.tokenizer, sampled.positions, sampled.seed, most)
-    if texts:
-        kl.keep_reference(lm.model, texts, file)
-    return kl.of_base(texts)
+    return kl.keep_reference(lm.model, texts, file) if texts else {}
 
 
 def _with_kl(
-    probes: Sequence[DocumentProbe], moved: Mapping[int, kl.Divergence]
+    leaf: str, probes: Sequence[DocumentProbe], moved: Mapping[int, kl.Divergence]
 ) -> list[DocumentProbe]:
     """Texts beside the scored documents (another sample is scored again) stand behind them."""
     known = {probe.doc_id for probe in probes}
     others = [DocumentProbe(doc_id) for doc_id in moved if doc_id not in known]
-    return [
-        replace(probe, kl=moved[probe.doc_id].kl, positions=moved[probe.doc_id].positions)
-        if probe.doc_id in moved
-        else probe
-        for probe in (*probes, *others)
-    ]
+    found = []
+    for probe in (*probes, *others):
+        if (text := moved.get(probe.doc_id)) is not None:
+            probe = replace(probe, kl=text.kl, positions=text.positions)
+            probe = probe if text.kl is not None else probe.without_number(leaf, "kl")
+        found.append(probe)
+    return found

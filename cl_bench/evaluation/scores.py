@@ -190,10 +190,10 @@ def learning_accuracy(matrix: ScoreMatrix) -> Measure:
 
 
 def operation_score(trace: Mapping[str, Mapping[str, Any]], seen: Sequence[str]) -> float | None:
-    """OP_t from the `trace` part of a `scores.json`; None when a task in `seen` was not scored."""
-    if not seen or any(task not in trace for task in seen):
-        return None
-    return mean([trace[task]["score"] for task in seen])
+    """OP_t from the `trace` part of a `scores.json`; None when one in `seen` is not measured."""
+    scores = [trace.get(task, {}).get("score") for task in seen]
+    known = [score for score in scores if score is not None]
+    return mean(known) if known and len(known) == len(scores) else None
 
 
 @dataclass(frozen=True)

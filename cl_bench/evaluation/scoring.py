@@ -6,11 +6,13 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from math import isnan
 
 import numpy as np
 import torch
 from transformers import DynamicCache
 
+from cl_bench.evaluation.finite import ask_again
 from cl_bench.evaluation.forward import PackedModel, crop
 from cl_bench.evaluation.packing import Array, Layout, Limits, Pack, lay_out, plan
 from cl_bench.evaluation.prefix_tree import Segment, build_forest, preorder
@@ -43,6 +45,24 @@ def score_continuations(
     (which therefore lacks the last target, and may share tokens with the targets). Softmax in
     fp32, sums in fp64. `progress` is called with the number of requests answered so far.
     """
+    scores = _score(model, pairs, limits, progress)
+
+    def alone(i: int) -> tuple[float, bool] | None:
+        (score,) = _score(model, [pairs[i]], limits)
+        return None if isnan(score[0]) else score
+
+    bad = [i for i, (value, _) in enumerate(scores) if isnan(value)]
+    for i, score in ask_again(bad, alone).items():
+        scores[i] = score
+    return scores
+
+
+def _score(
+    model: PackedModel,
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+    limits: Limits,
+    progress: Callable[[int], None] | None = None,
+) -> list[tuple[float, bool]]:
     roots = build_forest([tokens for tokens, _ in pairs])
     asked = _assign(roots, pairs)
     sums = np.zeros(len(pairs))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,17 @@ STRIDES = (1, 64)
 """Distances of neighbouring tokens where the longest position is varied."""
 
 
+class _NoNumbersError(Exception):
+    """The trial came to log-probabilities that are no numbers, which differ from everything.
+
+    A model without any may share: no answer of it is a score, whichever way it is computed.
+    """
+
+    def __init__(self, some: bool, window: int) -> None:
+        said = "some of the model's log-probabilities are no numbers"
+        self.found: tuple[str | None, int] = (said, 0) if some else (None, window)
+
+
 _FOUND: dict[Any, tuple[str | None, int]] = {}
 
 
@@ -55,7 +67,10 @@ def why_not_shared(model: Any, max_length: int = 2048) -> tuple[str | None, int]
         *(model.dtype, str(model.device), max_length),
     )
     if kind not in _FOUND:
-        _FOUND[kind] = _try(model, max_length)
+        try:
+            _FOUND[kind] = _try(model, max_length)
+        except _NoNumbersError as error:  # of these weights, not of the kind
+            return error.found
     return _FOUND[kind]
 
 
@@ -75,6 +90,8 @@ def _try(model: Any, max_length: int) -> tuple[str | None, int]:
         moved = trial.beside_far_positions(far)
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError) as error:
         return f"{type(error).__name__}: {error}", 0
+    if isnan(difference):
+        raise _NoNumbersError(trial.numbers, window)
     if not difference <= allowed:
         said = f"log-probabilities differ by {difference:.2g} nats"
         return f"{said}, where rounding explains {allowed:.2g}", 0
@@ -112,6 +129,8 @@ class Trial:
         spread = np.linspace(0, vocabulary - 1, min(TARGETS, vocabulary)).astype(np.int64)
         self.targets = torch.from_numpy(np.unique(spread))
         self._largest = 0.0
+        self.numbers = False
+        """Whether any logit of the plain passes is one."""
 
     def floor(self) -> float:
         """Half a step of the dtype at the largest logit, at least `FLOOR`."""
@@ -139,7 +158,9 @@ class Trial:
         mask = torch.ones_like(padded)
         mask[:, width:] = 0
         logits = self.model(ids, use_cache=False).logits
-        self._largest = max(self._largest, float(logits.abs().max()))
+        finite = logits.isfinite()
+        self.numbers = self.numbers or bool(finite.any())
+        self._largest = max(self._largest, float(torch.where(finite, logits, 0).abs().max()))
         together = self._log_p(logits)
         masked = self._log_p(self.model(padded, attention_mask=mask, use_cache=False).logits)
         alone = together.clone()  # of one sequence a set: passes cost
@@ -210,7 +231,9 @@ def _branching(ids: Sequence[int]) -> list[list[int]]:
 
 def _apart(one: Tensor, other: Tensor) -> Tensor:
     """Root mean square of the difference over the last dimension."""
-    return (one - other).square().mean(dim=-1).sqrt()
+    # A token that both exclude (-inf) is no difference.
+    apart = torch.where(one == other, 0.0, one - other)
+    return apart.square().mean(dim=-1).sqrt()
 
 
 def _middle(values: Tensor) -> float:

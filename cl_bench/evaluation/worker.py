@@ -51,10 +51,11 @@ def main(fd: int, parent: int) -> None:
     from lm_eval.api.registry import get_model
 
     from cl_bench.evaluation.counting import count_requests
+    from cl_bench.evaluation.finite import watched
 
     connection: Connection[Any, Any] = Connection(fd)
     name, arguments = connection.recv()
-    lm = get_model(name)(**arguments)
+    lm = watched(get_model(name))(**arguments)
     asked = count_requests(lm, name)
     connection.send((None, asked))
     while True:

@@ -64,7 +64,9 @@ def learned_table(base: Entry, results: Sequence[MethodResult]) -> Iterator[str]
         yield from table(columns, rows)
 
 
-def _above(after: Entry, reference: float, stderr: float | None) -> str:
+def _above(after: Entry, reference: float | None, stderr: float | None) -> str:
+    if after["score"] is None or reference is None:
+        return "not measured"
     difference = after["score"] - reference
     if after["stderr"] is None or stderr is None:
         return "unknown"
@@ -106,7 +108,8 @@ def labels_table(base: Entry, results: Sequence[MethodResult]) -> Iterator[str]:
 
 
 def _label_row(task: str, name: str, cell: Entry) -> list[str]:
-    shares = ", ".join(f"{label} {100 * share:.0f}" for label, share in cell["labels"].items())
+    labels = cell["labels"] or {}
+    shares = ", ".join(f"{label} {100 * share:.0f}" for label, share in labels.items()) or "-"
     constant = f"{100 * cell['majority']:.1f}"
     return [short(task), name, str(cell["n"]), _percent(cell), constant, shares]
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cl_bench.compare import Pair, TaskDiff
+from cl_bench.metrics.uncertainty import Comparison
 from cl_bench.places import Place
 from cl_bench.report.tables import Column, number, table
 
@@ -33,6 +34,10 @@ def diff_lines(first: Place, second: Place, diffs: Sequence[TaskDiff], show: int
             "same resampled documents on both sides. forgotten and learned count single answers."
         )
     for diff in diffs:
+        for side, reason in diff.not_measured.items():
+            yield ""
+            yield f"{diff.task}: not measured in {side}: {reason}."
+    for diff in diffs:
         if diff.members and len(diffs) == 1:
             yield ""
             yield f"## {diff.task}: members"
@@ -55,10 +60,6 @@ def _table(diffs: Sequence[TaskDiff]) -> Iterator[str]:
 
 
 def _row(diff: TaskDiff) -> list[str]:
-    compared = diff.comparison
-    interval = "-"
-    if compared.low is not None and compared.high is not None:
-        interval = f"{100 * compared.low:+.2f} to {100 * compared.high:+.2f}"
     gap = diff.loglikelihood_gap
     return [
         diff.task + ("*" if diff.graded else ""),
@@ -67,12 +68,21 @@ def _row(diff: TaskDiff) -> list[str]:
         number([{"value": diff.after}]),
         str(len(diff.forgotten)),
         str(len(diff.learned)),
-        f"{100 * compared.difference:+.2f}",
-        interval,
-        "-" if compared.p_value is None else f"{compared.p_value:.2g}",
+        *_difference(diff.comparison),
         "-" if diff.other_answers is None else str(diff.other_answers),
         "-" if gap is None else f"{gap:.2g}",
     ]
+
+
+def _difference(compared: Comparison | None) -> list[str]:
+    """B - A, its interval and p."""
+    if compared is None:
+        return ["-", "-", "-"]
+    interval = "-"
+    if compared.low is not None and compared.high is not None:
+        interval = f"{100 * compared.low:+.2f} to {100 * compared.high:+.2f}"
+    p_value = "-" if compared.p_value is None else f"{compared.p_value:.2g}"
+    return [f"{100 * compared.difference:+.2f}", interval, p_value]
 
 
 def _documents(diff: TaskDiff, show: int) -> Iterator[str]:
@@ -98,7 +108,8 @@ def _document(pair: Pair) -> Iterator[str]:
 def _answer(record: dict[str, Any]) -> str:
     if "prediction" in record:
         return _short(record["prediction"])
-    likelihoods = ", ".join(f"{value:.2f}" for value in record["loglikelihoods"])
+    values = record["loglikelihoods"]
+    likelihoods = ", ".join("-" if value is None else f"{value:.2f}" for value in values)
     picked = f"choice {record['choice']}, " if "choice" in record else ""
     return f"{picked}log-likelihoods {likelihoods}"
 

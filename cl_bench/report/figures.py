@@ -50,7 +50,7 @@ def draw_curves(curves: Sequence[RunCurve], folder: Path) -> Path:
 
 
 def _draw(panel: Any, curve: RunCurve, task: str) -> None:
-    """One run's line; stages in which the task was not scored leave a gap."""
+    """One run's line; points at which the task was not measured leave a gap."""
     steps: list[float] = []
     scores: list[float] = []
     errors: list[float] = []
@@ -58,7 +58,8 @@ def _draw(panel: Any, curve: RunCurve, task: str) -> None:
         for point in points:
             entry = (point["trace"] | point["general"]).get(task)
             steps.append(begin + point["step"])
-            scores.append(float("nan") if entry is None else 100 * entry["score"])
+            missing = entry is None or entry["score"] is None
+            scores.append(float("nan") if missing else 100 * entry["score"])
             errors.append(0.0 if entry is None else 100 * (entry["stderr"] or 0.0))
     panel.errorbar(steps, scores, errors, label=curve.name, marker=".", linewidth=1.2, capsize=2)
 

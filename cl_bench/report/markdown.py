@@ -16,7 +16,7 @@ from cl_bench.report.curves import curve_lines, load_curves
 from cl_bench.report.general import entries, general_tables, made_with
 from cl_bench.report.probes import probes_section
 from cl_bench.report.requests import notes_section, requests_section
-from cl_bench.report.results import MethodResult, compare_last, load_results
+from cl_bench.report.results import MethodResult, compare_last, lacking, load_results
 from cl_bench.report.states import states_section
 from cl_bench.report.tables import Column, interval, number, table
 from cl_bench.report.task_metrics import metrics_section
@@ -204,6 +204,11 @@ def _comparisons(base: Mapping[str, Any], results: Sequence[MethodResult]) -> It
     left_out: dict[str, int] = {}
     for what, names in groups.items():
         for first, second in combinations(results, 2):
+            if lost := [task for one in (first, second) for task in lacking(one, names)]:
+                which = ", ".join(map(short, dict.fromkeys(lost)))
+                pair = f"{first.label} - {second.label}"
+                rows.append([what, pair, "-", "-", f"not measured ({which})"])
+                continue
             compared, others = compare_last(first, second, partial(documents, names=names), names)
             left_out |= {task: max(n, left_out.get(task, 0)) for task, n in others.items()}
             if compared is not None:

@@ -79,27 +79,33 @@ def _row(scores: Entry, predictions: Path, before: Path | None) -> list[str]:
         _change(predictions, before, leaves(scores["general"])),
         _nats(probes.get("trace_nll")),
         _change(predictions, before, {task: [task] for task in scores["trace"]}),
-        _percent([Cell.from_json(entry) for entry in strict.values()]),
+        _percent([_cell(entry, "score") for entry in strict.values()]),
         _percent(_cells(trace, "constrained")),
         _percent(_cells(trace, "valid_format")),
         _percent(_cells(general, "valid_format")),
     ]
 
 
-def _cells(entries: Mapping[str, Entry], key: str) -> list[Cell]:
-    found = [entry[key] for entry in entries.values() if key in entry]
-    return [Cell(cell["mean"], cell["n"], cell["stderr"]) for cell in found]
+def _cells(entries: Mapping[str, Entry], key: str) -> list[Cell | None]:
+    return [_cell(entry[key], "mean") for entry in entries.values() if key in entry]
 
 
-def _percent(cells: Sequence[Cell]) -> str:
-    if not cells:
+def _cell(entry: Entry, key: str) -> Cell | None:
+    return None if entry[key] is None else Cell(entry[key], entry["n"], entry["stderr"])
+
+
+def _percent(cells: Sequence[Cell | None]) -> str:
+    known = [cell for cell in cells if cell is not None]
+    if not known or len(known) < len(cells):
         return "-"
-    cell = unweighted_mean(cells)
+    cell = unweighted_mean(known)
     return number([{"value": cell.score, "stderr": cell.stderr}])
 
 
 def _nats(entry: Entry | None, digits: int = 3) -> str:
-    return "-" if entry is None else _with_error(entry["mean"], entry["stderr"], digits)
+    if entry is None or entry["mean"] is None:
+        return "-"
+    return _with_error(entry["mean"], entry["stderr"], digits)
 
 
 def _with_error(value: float, stderr: float | None, digits: int, sign: str = "") -> str:

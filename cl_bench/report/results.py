@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cl_bench.evaluation.scores import Comparison, Documents, Summary, compare_seeds
+from cl_bench.paired import entry_of, is_unmeasured
 from cl_bench.same_documents import pair
 from cl_bench.seals import check_records, read_scores
 from cl_bench.store import RunFolder, find_runs, read_run, stage_number
@@ -71,6 +72,12 @@ def load_results(experiment: Path) -> list[MethodResult]:
         MethodResult(label, runs, [summarise_run(experiment, run) for run in runs], stages[label])
         for label, runs in grouped.items()
     ]
+
+
+def lacking(result: MethodResult, names: Iterable[str]) -> list[str]:
+    """Which of these tasks and benchmarks are not measured after a last stage."""
+    lasts = [read_scores(run.stages()[-1].path) for run in result.runs]
+    return [name for name in names if any(is_unmeasured(entry_of(s, name)) for s in lasts)]
 
 
 def compare_last(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.again import RETRAINED
+from cl_bench.evaluation.probe_scores import unmeasured_probes
 from cl_bench.report.cells import short
 from cl_bench.report.results import MethodResult
 from cl_bench.seals import read_scores, read_sealed
@@ -67,18 +68,9 @@ def _of_scores(where: str, scores: Entry) -> Iterator[str]:
     for task, entry in {**scores["trace"], **scores["general"]}.items():
         if isinstance(entry, Mapping) and "not_measured" in entry:
             yield f"{where}, {short(task)}: not measured: {entry['not_measured']}."
-    for name, reason in _unmeasured_probes(scores.get("probes", {})):
+    for key, task, reason in unmeasured_probes(scores.get("probes", {})):
+        name = "KL to base" if task is None else f"{key} of {short(task)}"
         yield f"{where}, probe {name}: not measured: {reason}."
     for key, text in scores.get("notes", {}).items():
         if key == "dead":
             yield f"{where}: {text}."
-
-
-def _unmeasured_probes(probes: Entry) -> Iterator[tuple[str, str]]:
-    if "not_measured" in probes.get("kl", {}):
-        yield "KL to base", probes["kl"]["not_measured"]
-    for part in ("trace", "general"):
-        for task, cells in probes.get(part, {}).items():
-            for key, cell in cells.items():
-                if "not_measured" in cell:
-                    yield f"{key} of {short(task)}", cell["not_measured"]

@@ -10,6 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from cl_bench.evaluation.engines import Subject
 from tests.e2e.conftest import Bench
 
 
@@ -41,15 +42,49 @@ def test_a_divergence_from_a_damaged_reference_is_refused(bench: Bench, damage) 
     assert not scored, "nothing is scored against a part of the reference"
 
 
-def test_a_model_that_gives_no_numbers_is_named_with_its_document(bench: Bench) -> None:
-    file = bench.root / "model" / "model.safetensors"
-    tensors = load_file(file)
-    name = next(name for name in tensors if name.endswith("norm.weight"))
-    tensors[name][0] = torch.nan
-    save_file(tensors, file, metadata={"format": "pt"})
-    code, _, err = bench.run("run", "tiny.yaml")
-    assert code == 1 and "JSON" not in err, err
-    assert "general_piqa: document 0: the model gives a log-likelihood of nan" in err
+def no_constants(text: str) -> None:
+    raise AssertionError(f"{text} is no JSON")
+
+
+def test_a_document_without_numbers_leaves_its_cell_unmeasured(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After training the model has no numbers for one byte: in FOMC's document 7 alone."""
+
+    def poisoned(model, tokenizer, folder):
+        token = tokenizer.encode("7", add_special_tokens=False)[0]
+        model.get_input_embeddings().weight.data[token] = torch.nan
+        return Subject(model, tokenizer, folder)
+
+    monkeypatch.setattr("cl_bench.stage.Subject", poisoned)
+    evaluation = {"general": {"tasks": ["piqa"], "limit": 4}}
+    stages = [{"task": "FOMC", "epochs": 1, "limit": 4}]
+    bench.write_config(methods=["ori", "sft", "fggm"], stages=stages, eval=evaluation)
+    code, out, err = bench.run("run", "tiny.yaml")
+    reason = "trace_fomc, document 7: an answer from logits that are no numbers"
+    assert code == 0 and f"warning: trace_fomc: not measured: {reason}" in err, err
+    stage = bench.results / "sft" / "seed-1" / "stage-1-trace_fomc"
+    for file in bench.results.rglob("*.json*"):
+        for text in (
+            file.read_text().splitlines() if file.suffix == ".jsonl" else [file.read_text()]
+        ):
+            json.loads(text, parse_constant=no_constants)
+    scores = json.loads((stage / "scores.json").read_text())
+    assert scores["trace"]["trace_fomc"]["score"] is None and scores["op"] is None
+    assert scores["trace"]["trace_fomc"]["not_measured"] == reason
+    assert scores["general"]["mean"] is not None, "the rest is measured"
+    assert "document 7" in scores["probes"]["trace"]["trace_fomc"]["nll"]["not_measured"]
+    summary = json.loads((stage.parent / "summary.json").read_text())
+    assert summary["op_final"]["not_measured"] == "trace_fomc after stage 1"
+    lines = " ".join(out.split()).replace("- ", "-").replace(" -", "-")
+    assert f"sft, seed 1, stage 1, FOMC: not measured: {reason}." in out
+    assert "not measured (FOMC)" in lines and "sft-fggm" in lines, (
+        "no ordering of what is not there"
+    )
+    before = (stage / "scores.json").read_bytes()
+    assert bench.run("run", "tiny.yaml")[0] == 0 and (stage / "scores.json").read_bytes() == before
+    shown = bench.must("diff", bench.results / "base", stage, "--show", "1")
+    assert f"trace_fomc: not measured in B: {reason}." in shown
 
 
 def test_sampled_answers_do_not_depend_on_what_was_scored_before(bench: Bench) -> None:

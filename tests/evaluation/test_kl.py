@@ -54,7 +54,7 @@ def test_the_same_model_has_moved_nowhere_and_another_as_a_plain_forward_says(
 ) -> None:
     chosen, file = texts(), tmp_path / "kl" / "mini_boolq.safetensors"
     base, other = tiny_model(seed=1), tiny_model(seed=2)
-    kl.keep_reference(base, chosen, file)
+    of_base = kl.keep_reference(base, chosen, file)
     assert {i: d.positions for i, d in kl.measure(base, file).items()} == {
         i: text.positions for i, text in chosen.items()
     }
@@ -65,7 +65,7 @@ def test_the_same_model_has_moved_nowhere_and_another_as_a_plain_forward_says(
         rows = [model(input_ids=ids).logits[0].double() for model in (base, other)]
         expected = [loop(*(row[p].tolist() for row in rows)) for p in text.positions]
         assert measured[i].kl == pytest.approx(expected, rel=1e-6)
-        assert kl.of_base(chosen)[i] == kl.Divergence(text.positions, (0.0,) * 4)
+        assert of_base[i] == kl.Divergence(text.positions, (0.0,) * 4)
 
 
 def test_measuring_leaves_the_model_as_it_was(tmp_path: Path) -> None:
@@ -81,11 +81,22 @@ def test_a_benchmark_without_reference_is_not_measured(tmp_path: Path) -> None:
     assert kl.measure(tiny_model(), tmp_path / "none.safetensors") == {}
 
 
-def test_a_model_that_diverged_is_not_measured(tmp_path: Path) -> None:
-    kl.keep_reference(tiny_model(), texts(), tmp_path / "kl.safetensors")
+def test_a_model_without_numbers_has_no_divergence_of_the_texts_it_has_none_for(
+    tmp_path: Path,
+) -> None:
+    chosen, file = texts(), tmp_path / "kl.safetensors"
+    kl.keep_reference(tiny_model(), chosen, file)
     broken = tiny_model()
     broken.lm_head.weight.data.fill_(float("nan"))
-    assert kl.measure(broken, tmp_path / "kl.safetensors") == {}
+    nothing = {i: kl.Divergence(text.positions, None) for i, text in chosen.items()}
+    assert kl.measure(broken, file) == nothing
+    # One token of one text: the others are measured.
+    token = next(i for i in chosen[5].ids if i not in (*chosen[0].ids, *chosen[2].ids))
+    blind = tiny_model()
+    blind.get_input_embeddings().weight.data[token] = float("nan")
+    assert [i for i, text in kl.measure(blind, file).items() if text.kl is None] == [5]
+    own = kl.keep_reference(blind, chosen, tmp_path / "own.safetensors")
+    assert [i for i, text in own.items() if text.kl is None] == [5], "not 0 for the base model"
 
 
 def test_texts_are_the_ends_of_prompts_with_seeded_positions() -> None:
