@@ -17,6 +17,7 @@ from cl_bench.metrics.uncertainty import (
 from cl_bench.paired import is_unmeasured, of_all_documents, paired_values
 from cl_bench.places import Place, Records
 from cl_bench.same_documents import made_of
+from cl_bench.score_kinds import lies_between
 
 HOW_SCORED = ("metric_list", "process_results", "filter_list", "output_type", "class")
 """Keys of a task's definition that make scores of other kinds of equal answers."""
@@ -72,13 +73,8 @@ class TaskDiff:
     """Whether the score is a number of all documents together."""
     not_measured: dict[str, str] = field(default_factory=dict)
     """Why A or B has no score, by `A` and `B`."""
-
-    @property
-    def graded(self) -> bool:
-        """Whether scores lie between right and wrong."""
-        return any(
-            side["score"] not in (0, 1, None) for p in self.pairs for side in (p.before, p.after)
-        )
+    graded: bool = False
+    """Whether scores of documents may lie between right and wrong."""
 
     @property
     def forgotten(self) -> list[Pair]:
@@ -240,8 +236,24 @@ def _diff(
         }
         for side in ("before", "after")
     )
-    comparison = compare_paired(after, before)
-    return TaskDiff(task, _score(before), _score(after), comparison, pairs, inner or {})
+    return TaskDiff(
+        task,
+        _score(before),
+        _score(after),
+        compare_paired(after, before),
+        pairs,
+        inner or {},
+        graded=_graded(task, entries, pairs),
+    )
+
+
+def _graded(task: str, entries: Sequence[Mapping[str, Any]], pairs: Sequence[Pair]) -> bool:
+    """As the recorded metric has it; by the values of scores of old, which do not name it."""
+    told = [lies_between(task, entry) for entry in entries]
+    if None not in told:
+        return any(told)
+    sides = (side for pair in pairs for side in (pair.before, pair.after))
+    return any(side["score"] not in (0, 1, None) for side in sides)
 
 
 def _diff_of_all(

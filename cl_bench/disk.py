@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cl_bench.config import EvalConfig, ExperimentConfig
+from cl_bench.evaluation.answer_limits import own_limit
 from cl_bench.resolve import RunSpec
 from cl_bench.store import RunFolder
 from cl_bench.training.shapes import Shapes
@@ -47,7 +48,7 @@ def _new_tokens(unit: Unit, name: str) -> int:
     if task.OUTPUT_TYPE != "generate_until":
         return 0
     cap = _DEFAULT_NEW_TOKENS if unit.train is None else unit.train.max_answer_tokens
-    own = int((task.config.generation_kwargs or {}).get("max_gen_toks", cap))
+    own = own_limit(task.config.generation_kwargs, cap)
     return own if unit.train is None else min(own, cap)
 
 

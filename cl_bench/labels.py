@@ -24,6 +24,13 @@ def label_faults(labels: Sequence[str]) -> list[str]:
     return found + [_collision(folder, same) for folder, same in folders.items() if len(same) > 1]
 
 
+def one_name(stages: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    """The name of the one method that trains every stage; none of compositions and sequences."""
+    names = {tuple(names) for names in stages}
+    found = names.pop() if len(names) == 1 else ()
+    return found if len(found) == 1 else ()
+
+
 def _faults(label: str) -> Iterable[str]:
     folder = slug(label)
     if any(unicodedata.category(character) in UNPRINTABLE for character in label):

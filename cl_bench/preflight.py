@@ -18,6 +18,7 @@ from cl_bench.data.tasks import canonical_name
 from cl_bench.errors import Absent, UserError
 from cl_bench.evaluation.choice import Engine
 from cl_bench.evaluation.code import sandbox_warnings
+from cl_bench.evaluation.general_check import check_general
 from cl_bench.evaluation.gold_check import check_answers
 from cl_bench.identity import Contents, check_same, contents
 from cl_bench.methods.targets import continuity_faults, target_faults
@@ -69,6 +70,7 @@ CHECKS: tuple[Check, ...] = (
     continuity_faults,
     score_faults,
     check_answers,
+    check_general,
     check_token_ids,
     check_window,
     note_forms,

@@ -33,6 +33,9 @@ from cl_bench.store import (
 )
 from cl_bench.suite import Suite, chosen_documents, load_suite, scored_tasks
 
+GENERAL = "general"
+"""What `--task` calls all benchmarks of a run."""
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -124,8 +127,8 @@ def experiment_config(experiment: Path, data_root: Path | None = None) -> Experi
 def _narrow(config: ExperimentConfig, selection: Selection) -> tuple[ExperimentConfig, list[str]]:
     """The config with the chosen tasks and limit, and the stage tasks among them."""
     known = scored_tasks(config)
-    chosen = [canonical_name(name) for name in selection.tasks]
     general = config.eval.general
+    chosen = chosen_tasks(selection.tasks, general.tasks)
     if chosen:
         others = [name for name in chosen if name not in known]
         general = general.model_copy(update={"tasks": others, "after": "every"})
@@ -142,6 +145,22 @@ def _narrow(config: ExperimentConfig, selection: Selection) -> tuple[ExperimentC
     if chosen:
         return narrowed, [name for name in known if name in chosen]
     return narrowed, scored_tasks(config, selection.stage)
+
+
+def chosen_tasks(names: Sequence[str], benchmarks: Sequence[str]) -> list[str]:
+    """`--task` in our names; `general` stands for all of the run's benchmarks."""
+    found: list[str] = []
+    for name in names:
+        if name.lower() != GENERAL:
+            found.append(canonical_name(name))
+        elif benchmarks:
+            found += benchmarks
+        else:
+            raise UserError(
+                f"--task {name}: the run has no benchmarks (eval.general.tasks): name one, such as "
+                "--task piqa"
+            )
+    return list(dict.fromkeys(found))
 
 
 def _score_run(

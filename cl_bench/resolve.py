@@ -19,7 +19,7 @@ from cl_bench.data.task_names import name_faults
 from cl_bench.data.tasks import canonical_name
 from cl_bench.errors import UserError, nearest
 from cl_bench.further_faults import sound_part
-from cl_bench.labels import label_faults
+from cl_bench.labels import label_faults, one_name
 from cl_bench.methods.base import Method, Options
 from cl_bench.methods.compose import Composite
 from cl_bench.methods.registry import BASE_ROW, method_class, method_from_file
@@ -73,6 +73,11 @@ class RunSpec:
     order: int = 0
     """Position of its method in `methods:`; reports list runs by it."""
 
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The name of its method, where it is one alone; `--method` takes it as well as labels."""
+        return one_name([[part.method.name for part in stage.parts] for stage in self.stages])
+
 
 def resolve_file(
     path: str, overrides: Sequence[str] = (), only: Sequence[str] = ()
@@ -118,13 +123,14 @@ def resolve_runs(config: ExperimentConfig, only: Sequence[str] = ()) -> list[Run
             scheduled = tuple(stages[0].build_method().schedule(stages))
             runs += [RunSpec(label, slug(label), seed, scheduled, order) for seed in config.seeds]
     _check_stage_keys(config, entries, problems)
-    labels = [label for label, _ in entries]
-    unknown = [name for name in only if slug(name) not in {slug(label) for label in labels}]
-    problems += [f"--method {name}: not in methods:{nearest(name, labels)}" for name in unknown]
+    known = list(dict.fromkeys(name for run in runs for name in (run.label, *run.named)))
+    unknown = [name for name in only if slug(name) not in set(map(slug, known))]
+    if len({run.order for run in runs}) == len(entries):  # else the fault that hides one is told
+        problems += [f"--method {name}: not in methods:{nearest(name, known)}" for name in unknown]
     if problems:
         raise UserError(list(dict.fromkeys(problems)))
     wanted = {slug(name) for name in only}
-    return [run for run in runs if not wanted or run.slug in wanted]
+    return [run for run in runs if not wanted or wanted & {run.slug, *map(slug, run.named)}]
 
 
 def _entries(config: ExperimentConfig, problems: list[str]) -> list[tuple[str, list[MethodEntry]]]:

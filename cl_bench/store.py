@@ -296,14 +296,18 @@ def find_experiment(given: str | None, results: Path) -> Path:
 def find_runs(
     experiment: Path, method: str | None = None, seed: int | None = None
 ) -> list[RunFolder]:
-    """The runs of an experiment, in the order they were started, narrowed by method and seed."""
+    """The runs of an experiment, in the order they were started, narrowed by method and seed.
+
+    `method` is a label, or the name of a method: that of all its runs.
+    """
     from cl_bench.config import slug
 
     runs = [file.parent for file in experiment.glob("*/seed-*/run.json")]
     runs.sort(key=lambda folder: (read_json(folder / "run.json").get("order", 0), folder.name))
     if method is not None:
-        known = sorted({folder.parent.name for folder in runs})
-        runs = [folder for folder in runs if folder.parent.name == slug(method)]
+        called = {folder: {folder.parent.name, *_method_name(folder)} for folder in runs}
+        known = sorted(set().union(*called.values()))
+        runs = [folder for folder in runs if slug(method) in map(slug, called[folder])]
         if not runs:
             raise UserError(
                 f"--method {method}: no such run in {experiment}{nearest(method, known)}"
@@ -316,3 +320,11 @@ def find_runs(
                 f"--seed {seed}: no such run in {experiment}{nearest(str(seed), known)}"
             )
     return [RunFolder(folder) for folder in runs]
+
+
+def _method_name(run: Path) -> tuple[str, ...]:
+    """The name of the method that a run is trained with, if it is one."""
+    from cl_bench.labels import one_name
+
+    stages = read_json(run / "run.json").get("config", {}).get("stages", [])
+    return one_name([name for part in stage.get("method", []) for name in part] for stage in stages)

@@ -13,6 +13,7 @@ from cl_bench.data.examples import sample_documents
 from cl_bench.data.loading import load_suite as load_task_suite
 from cl_bench.data.tasks import canonical_name, general_name
 from cl_bench.errors import UserError, nearest
+from cl_bench.evaluation.answer_limits import limit_faults
 from cl_bench.evaluation.choice import Engine
 from cl_bench.evaluation.code import code_faults
 from cl_bench.evaluation.engines import Subject, engine_faults
@@ -205,7 +206,8 @@ def load_suite(config: ExperimentConfig, engine: Engine, allow_code: bool = Fals
     )
     within = config.eval.within_stage
     fewer = within.limit if within else None
-    if faults := code_faults(loaded.tasks, allow_code):
+    faults = [*code_faults(loaded.tasks, allow_code), *limit_faults(loaded.tasks)]
+    if faults:
         raise UserError(faults)
     tasks = {name: loaded.tasks[name] for name in stages}
     members = {

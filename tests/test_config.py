@@ -184,6 +184,18 @@ def test_only_narrows_methods_and_ori_is_no_run(tmp_path: Path) -> None:
         resolve_runs(config, ["fgm"])
 
 
+def test_a_method_is_chosen_by_name_or_by_label(tmp_path: Path) -> None:
+    methods = ["sft", {"name": "fggm", "label": "low"}, {"name": "fggm", "label": "high"}]
+    config, _ = resolve_file(write(tmp_path, methods=[*methods, {"compose": ["fggm", "ewc"]}]))
+    labels = {
+        name: [run.label for run in resolve_runs(config, [name])]
+        for name in ("fggm", "high", "fggm + ewc")
+    }
+    assert labels == {"fggm": ["low", "high"], "high": ["high"], "fggm + ewc": ["fggm + ewc"]}
+    with pytest.raises(UserError, match=r"--method lora: not in methods:.*fggm, .*low"):
+        resolve_runs(config, ["lora"])
+
+
 def test_a_fault_in_any_entry_is_found_whatever_is_chosen(tmp_path: Path) -> None:
     path = write(
         tmp_path, methods=["sft", {"name": "fggm", "alpha": 7}, {"name": "ewc", "lmbda": 1}]

@@ -109,6 +109,11 @@ def test_experiments_and_runs_are_found_by_name_or_time(tmp_path: Path) -> None:
     ]
     assert len(find_runs(tmp_path / "new", "FGGM")) == 2
     assert len(find_runs(tmp_path / "new", "fggm", 2)) == 1
+    trained = {"stages": [{"method": [{"fggm": {}}]}] * 2}
+    labelled = tmp_path / "new" / "low" / "seed-1"
+    write_json(labelled / "run.json", {"order": 3, "config": trained})
+    assert [run.path for run in find_runs(tmp_path / "new", "fggm", 1)][1] == labelled
+    assert [run.path for run in find_runs(tmp_path / "new", "low")] == [labelled]
     with pytest.raises(UserError, match="did you mean 'fggm'"):
         find_runs(tmp_path / "new", "fgm")
     with pytest.raises(UserError, match="--seed 3"):

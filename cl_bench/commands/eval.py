@@ -16,7 +16,8 @@ def evaluate(
     seed: int | None = typer.Option(None, help="Only this seed."),
     task: list[str] = typer.Option(
         [],
-        help="Score these instead of the run's tasks (repeatable): a stage task or a benchmark.",
+        help="Score these instead of the run's tasks (repeatable): a stage task, a benchmark, or "
+        "general for all the run's benchmarks.",
     ),
     limit: int | None = typer.Option(None, min=1, help="Documents a task; the run's by default."),
     engine: str = typer.Option("cl-bench", help=ENGINE_HELP),

@@ -10,7 +10,7 @@ import typer
 def plan(
     config: str = typer.Argument(..., help="Experiment YAML, a path or a shipped one."),
     override: list[str] = typer.Option([], "-o", "--override", help="key=value (repeatable)."),
-    method: list[str] = typer.Option([], help="Only this method (repeatable)."),
+    method: list[str] = typer.Option([], help="Only this method, by name or label (repeatable)."),
     card: list[float] = typer.Option(
         [], min=0.1, help="Does it fit a card of so many GB (repeatable)? Default: 24, 48, 80."
     ),

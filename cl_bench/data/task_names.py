@@ -14,6 +14,7 @@ from cl_bench.data.tasks import (
     defined_in,
     general_name,
     packaged_files,
+    packaged_twin,
     task_folders,
 )
 from cl_bench.errors import UserError
@@ -123,6 +124,12 @@ def _ambiguous(names: Iterable[str], own: Files) -> Iterator[str]:
             yield (
                 f"{files[0]}: the task '{name}' would stand for the one of that name in the group "
                 f"'{group}', which is not yours: rename it"
+            )
+        elif files and (twin := packaged_twin(name)):
+            where = "/".join(twin.parts[-3:])
+            yield (
+                f"{files[0]}: the task '{name}' has the name of one of lm-evaluation-harness "
+                f"({where}), whose scores it would be taken for: rename it"
             )
         for file in files:
             yield from _text_faults(file)

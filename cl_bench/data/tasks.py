@@ -97,6 +97,35 @@ def packaged_files(names: Iterable[str]) -> dict[str, Path]:
     return found
 
 
+def packaged_twin(name: str) -> Path | None:
+    """The packaged YAML that defines a name, found by the names of folders and files alone.
+
+    Reading them all takes seconds: only files are read whose name, or that of a folder above them,
+    begins the task's or ends in it, as nearly all do.
+    """
+
+    def likely(part: str) -> bool:
+        return name.startswith(part) or part.endswith(name)
+
+    for file in _packaged_yamls():
+        if any(map(likely, file[:-1])) or likely(file[-1].removesuffix(".yaml")):
+            path = _packaged_folder().joinpath(*file)
+            if name in _NAME.findall(path.read_text(encoding="utf-8", errors="replace")):
+                return path
+    return None
+
+
+@functools.cache
+def _packaged_yamls() -> Sequence[tuple[str, ...]]:
+    """Every packaged YAML, as its folders and its own name."""
+    root, found = _packaged_folder(), []
+    for parent, folders, files in os.walk(root):
+        folders.sort()
+        above = Path(parent).relative_to(root).parts
+        found += [(*above, file) for file in sorted(files) if file.endswith(".yaml")]
+    return found
+
+
 @functools.cache
 def _packaged() -> Mapping[str, Path]:
     """Every packaged name and its YAML; the files of an installed package do not change."""

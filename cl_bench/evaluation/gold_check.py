@@ -93,7 +93,7 @@ def _about_examples(
     found: Preflight, name: str, examples: Sequence[Example], limit: int
 ) -> Iterator[str]:
     """What is odd about a task's training examples: lost ends, special tokens, empty answers."""
-    some = _sample(examples, name)
+    some = sample(examples, name)
     tokenizer, special = found.tokenizer, SpecialTokens(found.tokenizer)
     answers, of = [example.answer for example in some], f"of {len(some)} training answers"
     lost = sum(len(ids) > limit for ids in encode_answers(tokenizer, answers))
@@ -158,8 +158,8 @@ def _unreachable(
         return None
     task = found.suite.stage_tasks[name]
     scored = list(found.suite.documents[name])
-    ids = [*_sample(scored, name), *_sample(range(len(task.eval_docs)), name)]
-    test = _golds(task, task.eval_docs, islice(dict.fromkeys(ids), MOST))
+    ids = [*sample(scored, name), *sample(range(len(task.eval_docs)), name)]
+    test = golds_of(task, task.eval_docs, islice(dict.fromkeys(ids), MOST))
     try:
         reached = reach(task, test, perfect)
     except UserError:  # it has no score: `score_checks` says so
@@ -170,7 +170,7 @@ def _unreachable(
     if fault := _judged(found, name, "test", reached):
         return fault
     documents = task.training_docs()
-    train = _golds(task, documents, [example.doc_id for example in _sample(examples, name)])
+    train = golds_of(task, documents, [example.doc_id for example in sample(examples, name)])
     try:
         reached = reach(task, train, perfect)
     except Exception:  # rows to train on need not be rows to score
@@ -191,14 +191,15 @@ def _judged(found: Preflight, name: str, split: str, reached: Reach) -> str | No
     if not reached.losses:
         return None
     file = defining_file(name, found.config.task_paths)
-    told = _told(reached, split, "the task's YAML" if file is None else str(file))
+    said = told(reached, split, "the task's YAML" if file is None else str(file))
     if reached.share < NEEDED_OF_CUT or reached.share_if_long_enough < NEEDED:
-        return f"{name}: {told}"
-    found.note(f"{name}: {told}")
+        return f"{name}: {said}"
+    found.note(f"{name}: {said}")
     return None
 
 
-def _told(reached: Reach, split: str, file: str) -> str:
+def told(reached: Reach, split: str, file: str, trained: bool = True) -> str:
+    """What is lost, why, an example of it and the remedy."""
     cause = reached.causes[0]
     loss = next(loss for loss in reached.losses if loss.cause == cause)
     answer, given = _around(loss.answer, loss.given)
@@ -207,7 +208,7 @@ def _told(reached: Reach, split: str, file: str) -> str:
         f"{len(reached.losses)} of {reached.checked} gold answers of {split} documents lose score, "
         f"so that {reached.share:.1%} of {reached.metric} can be reached{also}; {split} document "
         f"{loss.doc_id}: {_why(loss)}: {answer!r} becomes {given!r} "
-        f"({loss.score:.3g} instead of {loss.full:.3g}); {_remedy(loss, file)}"
+        f"({loss.score:.3g} instead of {loss.full:.3g}); {_remedy(loss, file, trained)}"
     )
 
 
@@ -222,7 +223,9 @@ def _why(loss: Loss) -> str:
     }[loss.cause]
 
 
-def _remedy(loss: Loss, file: str) -> str:
+def _remedy(loss: Loss, file: str, trained: bool) -> str:
+    own = "" if trained else f" in {file}"
+    limit = "train.max_answer_tokens, or " if trained else ""
     return {
         "delimiter": (
             f'set `target_delimiter: ""` in {file} (with the space in doc_to_text if one is '
@@ -231,7 +234,7 @@ def _remedy(loss: Loss, file: str) -> str:
         "token": ("take it out of the answers: it ends a generation, or is left out of its text"),
         "tokenizer": "score in a way that allows for it, or use another tokenizer",
         "until": f"take it out of generation_kwargs.until in {file}, or out of the answers",
-        "limit": "raise train.max_answer_tokens, or generation_kwargs.max_gen_toks of the YAML",
+        "limit": f"raise {limit}generation_kwargs.max_gen_toks{own or ' of the YAML'}",
         "filter": f"make filter_list in {file} find the answer, or train on what it finds",
     }[loss.cause]
 
@@ -249,12 +252,14 @@ def _around(answer: str, given: str) -> tuple[str, str]:
     return shown(answer), shown(given)
 
 
-def _golds(task: Any, documents: Any, ids: Iterable[int]) -> list[Gold]:
+def golds_of(task: Any, documents: Any, ids: Iterable[int]) -> list[Gold]:
+    """The documents with these ids that have a gold answer."""
     golds = (gold_of(task, documents[i], i) for i in ids)
     return [gold for gold in golds if gold is not None]
 
 
-def _sample(items: Sequence[Any], name: str) -> list[Any]:
+def sample(items: Sequence[Any], name: str) -> list[Any]:
+    """At most `MOST` of a task's items, the same in every call."""
     return [items[i] for i in seeded_subset(len(items), MOST, 0, "gold", name)]
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from cl_bench.evaluation.aggregates import aggregated_elsewhere
 from cl_bench.evaluation.answer_form import kind_of, labels_of
+from cl_bench.evaluation.answer_limits import limited
 from cl_bench.evaluation.cells import Cell, stratified_mean, weighted_mean
 from cl_bench.evaluation.headline import headline_of
 from cl_bench.evaluation.metric_values import (
@@ -160,8 +161,7 @@ def capped(tasks: Iterable[Any], max_new_tokens: int | None) -> Iterator[None]:
         if max_new_tokens is not None and task.OUTPUT_TYPE == "generate_until":
             own = task.config.generation_kwargs or {}
             before.append((task, own))
-            limit = min(int(own.get("max_gen_toks", max_new_tokens)), max_new_tokens)
-            task.set_config("generation_kwargs", {**own, "max_gen_toks": limit})
+            task.set_config("generation_kwargs", limited(own, max_new_tokens))
     try:
         yield
     finally:

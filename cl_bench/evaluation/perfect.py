@@ -11,6 +11,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 
 from cl_bench.data.tokens import encode_answers
+from cl_bench.evaluation.engine import SharedPrefixLM
 from cl_bench.evaluation.harness import capped
 from cl_bench.evaluation.stopping import StopRule, answer_text, stop_rule
 
@@ -85,13 +86,17 @@ class Generator:
         return generated_text(self.tokenizer, ids, replace(self.rule, max_new_tokens=UNLIMITED))
 
 
-def generator(task: Any, tokenizer: Any, eos: Any, max_new_tokens: int) -> Generator:
-    """As a `generate_until` task is answered when a run caps answers at `max_new_tokens`."""
+def generator(task: Any, tokenizer: Any, eos: Any, max_new_tokens: int | None) -> Generator:
+    """As a `generate_until` task is answered when a run caps answers at `max_new_tokens`.
+
+    None: as General is, up to the YAML's own limit.
+    """
     with capped([task], max_new_tokens):
         kwargs = dict(task.config.generation_kwargs or {})
     until = kwargs.get("until") or []
     strings = (until,) if isinstance(until, str) else tuple(until)
-    rule = stop_rule(tokenizer, eos, {"until": list(strings), **kwargs}, max_new_tokens)
+    default = max_new_tokens or SharedPrefixLM.max_gen_toks
+    rule = stop_rule(tokenizer, eos, {"until": list(strings), **kwargs}, default)
     return Generator(tokenizer, rule, strings)
 
 

@@ -103,13 +103,15 @@ def gold_of(task: Any, doc: Any, doc_id: int) -> Gold | None:
     return Gold(doc_id, doc, target, answer_text(task, doc, target), before)
 
 
-def reach(task: Any, golds: Sequence[Gold], generator: Generator) -> Reach:
+def reach(
+    task: Any, golds: Sequence[Gold], generator: Generator, judge: Judge | None = None
+) -> Reach:
     """The scores of perfect answers; of texts that come back unchanged only a few are computed.
 
     Looks at the documents in order until the metrics of `MOST_SCORED` are computed. Raises what the
     task's own metric raises.
     """
-    judge = Judge(task)
+    judge = judge or Judge(task)
     found = Reach(judge.metric)
     known: list[float] = []
     for start in range(0, len(golds), CHUNK):
@@ -152,9 +154,8 @@ class Judge:
         filtered = self.scores(golds, [gold.target for gold in golds])
         if self.plain:
             return filtered
-        return [
-            max(score, self._unfiltered(gold)) for score, gold in zip(filtered, golds, strict=True)
-        ]
+        pairs = zip(filtered, golds, strict=True)
+        return [max(score, self._unfiltered(gold, gold.target)) for score, gold in pairs]
 
     def scores(self, golds: Sequence[Gold], texts: Sequence[str]) -> list[float]:
         """The headline metric of a text for each document, through the task's filters."""
@@ -168,9 +169,9 @@ class Judge:
         (answer,) = through_filters(self.task, [gold.doc], [text])
         return str(answer[self.filter])
 
-    def _unfiltered(self, gold: Gold) -> float:
+    def _unfiltered(self, gold: Gold, text: str) -> float:
         try:
-            return self._headline(gold.doc, {self.filter: gold.target})
+            return self._headline(gold.doc, {self.filter: text})
         except Exception:  # a metric may take nothing but what its filter gives
             return -math.inf
 
@@ -200,6 +201,21 @@ class Judge:
     def lower_is_better(self) -> bool:
         """Whether the headline metric counts errors."""
         return self.task.higher_is_better().get(self.metric) is False
+
+
+class AnyForm(Judge):
+    """The same of a task that is not trained: a filter may ask for more than the gold text says.
+
+    The filter of a chain of thought looks for the sentence that the shots end in, for one. What it
+    does not find counts as it stands.
+    """
+
+    def scores(self, golds: Sequence[Gold], texts: Sequence[str]) -> list[float]:
+        found = super().scores(golds, texts)
+        if self.plain:
+            return found
+        every = zip(found, golds, texts, strict=True)
+        return [max(score, self._unfiltered(gold, text)) for score, gold, text in every]
 
 
 def _explain(

@@ -12,6 +12,7 @@ import torch
 from cl_bench.config import TrainConfig
 from cl_bench.data.special_tokens import added_tokens
 from cl_bench.data.tokens import encode_prompts
+from cl_bench.evaluation.answer_limits import own_limit
 from cl_bench.evaluation.choice import Engine
 from cl_bench.evaluation.engine import EncodePrompts, Progress, SharedPrefixLM
 from cl_bench.evaluation.engines import Subject, counted, opened, requests_of
@@ -133,4 +134,4 @@ def _prompt_tokens(task: Any) -> int | None:
     window = (task.config.metadata or {}).get("window")
     if window is None or task.OUTPUT_TYPE != "generate_until":
         return None
-    return int(window) - int(task.config.generation_kwargs["max_gen_toks"])
+    return int(window) - own_limit(task.config.generation_kwargs, SharedPrefixLM.max_gen_toks)

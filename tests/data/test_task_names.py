@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from cl_bench.data.tasks import unknown_task
+from cl_bench.resolve import resolve_file
 from tests.test_config import faults_of, write
 
 TASK = {"output_type": "multiple_choice", "test_split": "test"}
@@ -47,6 +48,15 @@ def test_own_tasks_cannot_shadow_members_of_groups(tmp_path: Path) -> None:
     file = put(tmp_path, "deep/mine.yaml", task="bbh_cot_fewshot_navigate", **TASK)
     path = config(tmp_path, ["bbh"])
     must_hold(path, str(file), "'bbh_cot_fewshot_navigate'", "group 'general_bbh'", "rename it")
+
+
+def test_own_tasks_do_not_take_lm_evals_names(tmp_path: Path) -> None:
+    """Found in a folder of the name, and in a file of it."""
+    for name, where in (("cola", "glue/cola/"), ("arc_easy", "arc/")):
+        file = put(tmp_path, "mine.yaml", task=name, **TASK)
+        must_hold(config(tmp_path, [], name, after="never"), str(file), where, "rename it")
+    put(tmp_path, "mine.yaml", task="my_cola", **TASK)
+    resolve_file(config(tmp_path, [], "my_cola", after="never"))
 
 
 def test_own_tasks_cannot_be_shadowed(tmp_path: Path) -> None:
