@@ -24,8 +24,8 @@ def diff_lines(first: Place, second: Place, diffs: Sequence[TaskDiff], show: int
     yield ""
     yield (
         "forgotten: right in A, wrong in B; learned: the other way round (*: scores that may lie "
-        "between; fell, rose). B - A over the same documents with its 95 % interval; p: of the same "
-        "t test, below 0.05 where the interval excludes 0. "
+        "between; fell, rose). B - A over the same documents with its 95 % interval; p: of the "
+        "same t test, below 0.05 where the interval excludes 0. "
         "other: answered otherwise. log-lik.: largest difference in nats."
     )
     if of_all := [diff.task for diff in diffs if diff.of_all]:
