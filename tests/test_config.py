@@ -7,31 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from cl_bench.config import GeneralEval, slug
 from cl_bench.config_file import load_config
 from cl_bench.errors import UserError
 from cl_bench.resolve import resolve_file, resolve_runs
-
-MINIMAL = {
-    "name": "x",
-    "model": {"path": "smollm2-135m"},
-    "methods": ["sft"],
-    "stages": [{"task": "mini_fomc"}],
-}
-
-
-def write(folder: Path, name: str = "config.yaml", **changes: object) -> str:
-    file = folder / name
-    file.write_text(yaml.safe_dump(MINIMAL | changes))
-    return str(file)
-
-
-def faults_of(path: str, *overrides: str) -> list[str]:
-    with pytest.raises(UserError) as caught:
-        resolve_file(path, overrides)
-    return caught.value.faults
+from tests.configs import faults_of, write
 
 
 def test_every_fault_is_in_one_message_with_file_key_and_nearest_name(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from cl_bench.methods.ewc import EWC
 from cl_bench.methods.fggm import FGGM
 from cl_bench.resolve import resolve_file
 from cl_bench.yaml_text import parse
-from tests.test_config import MINIMAL, faults_of, write
+from tests.configs import MINIMAL, faults_of, write
 
 TWO = [{"task": "mini_fomc"}, {"task": "mini_cstance"}]
 

@@ -37,6 +37,16 @@ def byte_tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
     )
 
 
+def appending(template: str) -> PreTrainedTokenizerFast:
+    """A byte tokenizer with this post-processor, e.g. `<s> $A </s>`."""
+    tokenizer = byte_tokenizer()
+    special = [(PAD, 0), (BOS, 1), (EOS, 2)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=template, special_tokens=special
+    )
+    return tokenizer
+
+
 def tiny_model(
     vocab_size: int = BYTE_VOCAB_SIZE,
     kind: Literal["llama", "qwen2"] = "llama",

@@ -10,7 +10,7 @@ import pytest
 from cl_bench.data.examples import training_examples
 from cl_bench.data.loading import load_tasks
 from cl_bench.data.tokens import encode_examples, encode_prompts
-from tests.data.test_tasks import TRACE
+from tests.data.trace_names import TRACE
 from tests.tiny import byte_tokenizer
 
 HEAD_AND_CUE = {

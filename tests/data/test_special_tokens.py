@@ -5,14 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from lm_eval.api.instance import Instance
-from tokenizers.processors import TemplateProcessing
 
 from cl_bench.data.examples import Example
 from cl_bench.data.special_tokens import Added, SpecialTokens, added_tokens, named
 from cl_bench.data.tokens import encode_examples, encode_pairs, encode_prompts
 from cl_bench.evaluation.engine import SharedPrefixLM
 from cl_bench.evaluation.hflm import TruncatingHFLM
-from tests.tiny import byte_tokenizer, tiny_model
+from tests.tiny import appending, byte_tokenizer, tiny_model
 
 PLAIN, WITH_BOS = byte_tokenizer(), byte_tokenizer(bos=True)
 PAD, BOS, EOS = 0, 1, 2
@@ -25,16 +24,6 @@ PAIRS = [
     ("", "alone"),
     ("x</s>", "y</s>"),
 ]
-
-
-def appending(template: str):
-    """A byte tokenizer with this post-processor."""
-    tokenizer = byte_tokenizer()
-    special = [("<pad>", PAD), ("<s>", BOS), ("</s>", EOS)]
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single=template, special_tokens=special
-    )
-    return tokenizer
 
 
 def ids_of(text: str) -> list[int]:

@@ -10,7 +10,7 @@ import yaml
 
 from cl_bench.data.tasks import unknown_task
 from cl_bench.resolve import resolve_file
-from tests.test_config import faults_of, write
+from tests.configs import faults_of, write
 
 TASK = {"output_type": "multiple_choice", "test_split": "test"}
 

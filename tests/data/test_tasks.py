@@ -16,17 +16,7 @@ from cl_bench.data.tasks import (
     unknown_task,
 )
 from cl_bench.errors import UserError
-
-TRACE = {
-    "C-STANCE": "trace_cstance",
-    "FOMC": "trace_fomc",
-    "MeetingBank": "trace_meetingbank",
-    "Py150": "trace_py150",
-    "ScienceQA": "trace_scienceqa",
-    "NumGLUE-cm": "trace_numglue_cm",
-    "NumGLUE-ds": "trace_numglue_ds",
-    "20Minuten": "trace_20minuten",
-}
+from tests.data.trace_names import TRACE
 
 
 def test_our_tasks_are_known():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.e2e.conftest import Bench
-from tests.evaluation.test_opencompass_tasks import rows
+from tests.general_rows import rows
 from tests.tiny import byte_tokenizer
 
 SIX = ("mmlu", "bbh", "tydiqa", "boolq", "piqa", "gsm8k")

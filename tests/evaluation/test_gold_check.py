@@ -22,8 +22,7 @@ from cl_bench.evaluation.stopping import StopRule
 from cl_bench.preflight import Preflight
 from cl_bench.resolve import resolve_runs
 from cl_bench.suite import Suite
-from tests.data.test_special_tokens import appending
-from tests.tiny import byte_tokenizer
+from tests.tiny import appending, byte_tokenizer
 
 EOS = 2
 WORDS = ["north", "south", "east", "west"]

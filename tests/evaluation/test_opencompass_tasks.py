@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from lm_eval.api.model import LM
@@ -19,9 +17,8 @@ from cl_bench.evaluation.engines import Subject
 from cl_bench.evaluation.harness import evaluate_tasks
 from cl_bench.evaluation.measured import how_measured
 from cl_bench.evaluation.units import Unit, answering
-from cl_bench.resources import resource
-from tests.evaluation.engine_oracle import hflm
-from tests.evaluation.test_whole_prompt import mean_cross_entropy
+from tests.evaluation.engine_oracle import hflm, mean_cross_entropy
+from tests.general_rows import rows
 from tests.tiny import byte_tokenizer, tiny_model
 
 NAMES = [f"opencompass_{name}" for name in ("mmlu", "bbh", "tydiqa", "boolq", "piqa", "gsm8k")]
@@ -39,50 +36,11 @@ PUBLISHED = {
     "tydiqa_goldp_sw": "a89e387c8407d97c",
     "tydiqa_goldp_te": "81044755e076ff59",
 }
-LANGUAGES = (
-    *("arabic", "bengali", "english", "finnish", "indonesian"),
-    *("korean", "russian", "swahili", "telugu"),
-)
 FREE = {
     *("multistep_arithmetic_two", "navigate", "dyck_languages", "word_sorting"),
     *("sports_understanding", "boolean_expressions", "object_counting"),
     *("formal_fallacies", "causal_judgement", "web_of_lies"),
 }
-
-
-def members(file: str, key: str) -> list[str]:
-    text = Path(resource("tasks"), "opencompass", f"{file}.yaml").read_text(encoding="utf-8")
-    return re.findall(rf"{key}: (\w+)", text)
-
-
-def rows() -> dict[str, list[dict]]:
-    subject = [
-        {"subject": name, "question": f" {name} {i}? ", "A": "one", "B": "two", "C": f"{i}"}
-        | {"D": "four", "answer": "ABCD"[i % 4]}
-        for name in members("mmlu", "subject")
-        for i in range(5)
-    ]
-    problems = members("bbh", "problem")
-    return {
-        "mmlu/dev": subject,
-        "mmlu/test": subject,
-        "bbh/dev": [{"task": p, "cot_prompt": f"notice\n-----\nDo {p}.\n\nQ: a"} for p in problems],
-        "bbh/test": [{"task": p, "input": "1 or 2?", "target": "(A)"} for p in problems],
-        "tydiqa/test": [
-            {"id": f"{language}-1", "language": language, "title": "T", "context": "Text."}
-            | {"question": "Who?", "answers": [{"text": "no one"}]}
-            for language in LANGUAGES
-        ],
-        "boolq/test": [
-            {"passage": f"P{i} -- x.", "question": f"is it {i}", "label": "true"} for i in range(9)
-        ],
-        "piqa/test": [
-            {"goal": f"g {i}", "sol1": "x" * (i + 1), "sol2": "no", "label": i % 2}
-            for i in range(9)
-        ],
-        "gsm8k/train": [{"question": "Q", "answer": "#### 1"}],
-        "gsm8k/test": [{"question": "How many?", "answer": "#### 1"}],
-    }
 
 
 @pytest.fixture(scope="module")

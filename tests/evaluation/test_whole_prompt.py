@@ -5,14 +5,13 @@ from __future__ import annotations
 from itertools import accumulate
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 
 from cl_bench.evaluation.engine import SharedPrefixLM
 from cl_bench.evaluation.whole_prompt import mean_loglikelihoods, whole_prompts
-from tests.evaluation.engine_oracle import hflm
+from tests.evaluation.engine_oracle import hflm, mean_cross_entropy
 from tests.tiny import byte_tokenizer, tiny_model
 
 PARTS = st.lists(st.text("ab \nQA:é", min_size=1, max_size=12), min_size=2, max_size=5)
@@ -30,17 +29,6 @@ def engines(model, tokenizer):
         hflm(model, tokenizer),
         hflm(model, tokenizer, logits_cache=True, batch_size=3),
     )
-
-
-def mean_cross_entropy(model, tokenizer, prompt: str, window: int = 2048) -> tuple[float, int]:
-    """The protocol's formula, one prompt at a time."""
-    ids = torch.tensor([tokenizer(prompt).input_ids[-window:]])
-    with torch.no_grad():
-        logits = model(ids).logits[0].float()
-    total = 0.0
-    for position in range(ids.shape[1] - 1):
-        total -= torch.log_softmax(logits[position], -1)[ids[0, position + 1]].item()
-    return total / ids.shape[1], ids.shape[1]
 
 
 def request(prompt: str, ends=(0,), window: int = 2048) -> Instance:

@@ -18,7 +18,7 @@ from cl_bench.data.tokens import Encoded, encode_examples, pad_id
 from cl_bench.methods.base import Method, Stage
 from cl_bench.processes import Processes
 from cl_bench.training.loop import Batcher, train_stage
-from tests.tiny import byte_tokenizer
+from tests.tiny import byte_tokenizer, tiny_model
 
 Gradients = dict[str, Tensor]
 
@@ -29,6 +29,17 @@ def examples(task: str, count: int) -> list[Example]:
         Example(f"{task} {'x' * (i % 5)}{i}: ", f"{i * 7}{'y' * (i % 3)}", i, task, "generate")
         for i in range(count)
     ]
+
+
+TRAIN = TrainConfig(
+    lr=1e-3, batch_size=4, micro_batch_size=3, max_prompt_tokens=12, max_answer_tokens=4
+)
+OLD, NEW = examples("old", 6), examples("new", 9)
+
+
+def model64(**options: object) -> nn.Module:
+    """A tiny model in float64."""
+    return tiny_model(dtype=torch.float64, **options)  # type: ignore[arg-type]
 
 
 def encode(items: Sequence[Example], train: TrainConfig) -> list[Encoded]:

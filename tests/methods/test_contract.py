@@ -17,16 +17,19 @@ from cl_bench.methods.fggm import FGGM
 from cl_bench.methods.sft import SFT
 from cl_bench.training.loss import AnswerOutputs
 from tests.methods.reference import (
+    NEW,
+    OLD,
+    TRAIN,
     Gradients,
     assert_close,
     encode,
     make_stage,
+    model64,
     reference_training,
     run_method,
     sample_loss,
     weights,
 )
-from tests.methods.test_methods import NEW, OLD, TRAIN, model64
 
 
 class LogitDecay(Method):

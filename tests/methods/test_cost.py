@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable
 from functools import partial
 from itertools import combinations, product
-from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -19,51 +15,17 @@ from cl_bench.methods.compose import Composite
 from cl_bench.methods.ewc import EWC
 from cl_bench.methods.fggm import FGGM
 from cl_bench.methods.lora import LoRA
-from cl_bench.methods.migu import MIGU
 from cl_bench.methods.registry import METHODS, method_class
 from cl_bench.methods.replay import Replay
-from cl_bench.methods.sft import SFT
 from cl_bench.training import matmul
 from cl_bench.training.activations import MicroBatch, activation_bytes
 from cl_bench.training.memory import full_cost
 from cl_bench.training.shapes import shapes_of
+from tests.methods.cases import CASES, configured, without_our_attention
 from tests.tiny import tiny_model
 from tests.training.selective_oracle import random_batch
 
 Kind = Literal["llama", "qwen2"]
-
-
-def configured(method: type[Method], **options: Any) -> Callable[[], Method]:
-    return lambda: method(method.options_type.model_validate(options))
-
-
-CASES: dict[str, Callable[[], Method]] = {
-    "sft": SFT,
-    "fggm": FGGM,
-    "fggm columns": configured(FGGM, aggregation="output"),
-    "fggm elements": configured(FGGM, aggregation="none"),
-    "fggm half, embeddings": configured(FGGM, alpha=0.5, embeddings="full"),
-    "fggm random": configured(FGGM, score="random"),
-    "ewc": EWC,
-    "replay": Replay,
-    "lora": LoRA,
-    "lora everywhere": configured(LoRA, r=4, target_modules="all-linear", dropout=0.0),
-    "migu": MIGU,
-    "fggm + replay": lambda: Composite([FGGM(), Replay()]),
-    "ewc + fggm": lambda: Composite([EWC(), FGGM()]),
-    "lora + ewc": lambda: Composite([LoRA(), EWC()]),
-}
-
-
-@pytest.fixture(scope="module")
-def memory() -> Iterator[Any]:
-    """The benchmark script that measures."""
-    folder = str(Path(__file__).resolve().parents[2] / "benchmarks")
-    sys.path.insert(0, folder)
-    yield importlib.import_module("memory")
-    sys.path.remove(folder)
-    sys.modules.pop("memory")
-    sys.modules.pop("side_by_side", None)
 
 
 def builder(kind: Kind, dtype: torch.dtype) -> Callable[[], Any]:
@@ -111,12 +73,6 @@ def test_counted_bytes_are_held_and_written(
         written = memory.written(held.model, held.method)
     headers = 150 * len(list(held.model.state_dict()))  # names in the files: nothing for real sizes
     assert cost.checkpoint <= written <= 1.05 * cost.checkpoint + headers
-
-
-def without_our_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torch's own attention, as on other devices than CPUs."""
-    for module in ("training.engine", "importance.fisher"):
-        monkeypatch.setattr(f"cl_bench.{module}.cpu_attention", lambda model: nullcontext())
 
 
 @pytest.mark.parametrize(("case", "kind", "machine", "dtype", "padded"), KEPT)

@@ -12,7 +12,7 @@ from cl_bench.importance.fisher import fisher_scores
 from cl_bench.training.loss import answer_loss
 from cl_bench.training.memory import fisher_pass
 from cl_bench.training.shapes import shapes_of
-from tests.methods.test_cost import CASES, memory, without_our_attention  # noqa: F401
+from tests.methods.cases import CASES, without_our_attention
 from tests.tiny import tiny_model
 from tests.training.selective_oracle import random_batch
 
@@ -36,7 +36,7 @@ def attention_that_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("case", ["sft", "fggm", "fggm columns", "fggm elements", "ewc", "lora"])
-def test_training(memory: Any, case: str) -> None:  # noqa: F811
+def test_training(memory: Any, case: str) -> None:
     shapes = shapes_of(tiny_model())
     cost = CASES[case]().cost(shapes)
     answers = SAMPLES * (LENGTH - 1)

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cl_bench.config import TrainConfig
 from cl_bench.methods.compose import Composite
 from cl_bench.methods.ewc import EWC, EWCOptions
 from cl_bench.methods.fggm import FGGM, FGGMOptions
@@ -17,26 +16,20 @@ from cl_bench.methods.migu import MIGU
 from cl_bench.methods.replay import Replay, ReplayOptions
 from cl_bench.methods.sft import SFT
 from tests.methods.reference import (
+    NEW,
+    OLD,
+    TRAIN,
     Gradients,
     assert_close,
     encode,
     examples,
     fisher_loop,
     make_stage,
+    model64,
     reference_training,
     run_method,
     weights,
 )
-from tests.tiny import tiny_model
-
-TRAIN = TrainConfig(
-    lr=1e-3, batch_size=4, micro_batch_size=3, max_prompt_tokens=12, max_answer_tokens=4
-)
-OLD, NEW = examples("old", 6), examples("new", 9)
-
-
-def model64(**options: object) -> nn.Module:
-    return tiny_model(dtype=torch.float64, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("tie", [False, True])

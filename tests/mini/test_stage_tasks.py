@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import subprocess
 import sys
-from typing import Any
 
 import pytest
 
@@ -15,8 +13,7 @@ from cl_bench.data.examples import training_examples
 from cl_bench.data.generated import item_splits, prompt_splits
 from cl_bench.metrics.trace import TASKS as TRACE_TASKS
 from cl_bench.resources import resource
-
-from .conftest import load
+from tests.mini.documents import checksum, load, splits
 
 ANSWERS = {
     "mini_cstance": "[ABC]",
@@ -29,10 +26,6 @@ ANSWERS = {
     "mini_20minuten": r"In [A-Z][a-z]+ [\w .]+\.",
 }
 STAGES = sorted(ANSWERS)
-
-
-def splits(task: Any) -> dict[str, list[dict[str, str]]]:
-    return {name: [dict(row) for row in rows] for name, rows in task.dataset.items()}
 
 
 def test_every_task_resolves_with_trace_metrics(tasks):
@@ -51,8 +44,7 @@ def test_every_task_resolves_with_trace_metrics(tasks):
 
 def test_the_same_documents_in_another_process(tasks):
     program = (
-        "import hashlib, json; from tests.mini.conftest import load;"
-        "from tests.mini.test_stage_tasks import checksum;"
+        "import json; from tests.mini.documents import checksum, load;"
         "print(json.dumps({name: checksum(task) for name, task in load().items()}))"
     )
     done = subprocess.run(
@@ -65,11 +57,6 @@ def test_the_same_documents_in_another_process(tasks):
     )
     ours = {name: checksum(task) for name, task in tasks.items()}
     assert json.loads(done.stdout) == ours == {name: checksum(t) for name, t in load().items()}
-
-
-def checksum(task: Any) -> str:
-    text = json.dumps(splits(task), sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -1,0 +1,46 @@
+"""Every shipped method with the options that change what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+
+from cl_bench.methods.base import Method
+from cl_bench.methods.compose import Composite
+from cl_bench.methods.ewc import EWC
+from cl_bench.methods.fggm import FGGM
+from cl_bench.methods.lora import LoRA
+from cl_bench.methods.migu import MIGU
+from cl_bench.methods.replay import Replay
+from cl_bench.methods.sft import SFT
+
+
+def configured(method: type[Method], **options: Any) -> Callable[[], Method]:
+    return lambda: method(method.options_type.model_validate(options))
+
+
+CASES: dict[str, Callable[[], Method]] = {
+    "sft": SFT,
+    "fggm": FGGM,
+    "fggm columns": configured(FGGM, aggregation="output"),
+    "fggm elements": configured(FGGM, aggregation="none"),
+    "fggm half, embeddings": configured(FGGM, alpha=0.5, embeddings="full"),
+    "fggm random": configured(FGGM, score="random"),
+    "ewc": EWC,
+    "replay": Replay,
+    "lora": LoRA,
+    "lora everywhere": configured(LoRA, r=4, target_modules="all-linear", dropout=0.0),
+    "migu": MIGU,
+    "fggm + replay": lambda: Composite([FGGM(), Replay()]),
+    "ewc + fggm": lambda: Composite([EWC(), FGGM()]),
+    "lora + ewc": lambda: Composite([LoRA(), EWC()]),
+}
+
+
+def without_our_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's own attention, as on other devices than CPUs."""
+    for module in ("training.engine", "importance.fisher"):
+        monkeypatch.setattr(f"cl_bench.{module}.cpu_attention", lambda model: nullcontext())
