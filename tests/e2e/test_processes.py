@@ -53,12 +53,13 @@ class AGEM(Method):
 '''
 METHODS = {
     "sft": "sft",
-    "fggm": {"name": "fggm", "alpha": 0.5},
     "migu": "migu",
     "ewc": {"name": "ewc", "lambda": 1000},
     "lora": {"name": "lora", "dropout": 0, "lr": 1e-3},
-    "replay": {"name": "replay", "ratio": 0.5},
-    "both": {"compose": [{"name": "fggm", "alpha": 0.5}, "replay"], "label": "both"},
+    "both": {
+        "compose": [{"name": "fggm", "alpha": 0.5}, {"name": "replay", "ratio": 0.5}],
+        "label": "both",
+    },
     "agem": {"file": "agem.py"},
 }
 

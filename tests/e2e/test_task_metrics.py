@@ -198,7 +198,8 @@ def test_what_is_no_score_ends_before_anything_is_paid_for(bench: Bench) -> None
         scores["general"]["wording"],
     )
     assert (cola["aggregation"], cola.get("scale", 1)) == ("right", 1)
-    assert mrpc["score"] == mrpc["metrics"]["nearness"] / 100 and mrpc["metrics"]["steps"] == 2.5
+    assert mrpc["score"] == pytest.approx(mrpc["metrics"]["nearness"] / 100)
+    assert mrpc["metrics"]["steps"] == 2.5
     assert words["metric"] == "fluent" and words["metrics"]["word_perplexity"] > 1
     assert "nearness / 100, mean over documents" in bench.must("report", "tiny")
 

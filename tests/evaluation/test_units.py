@@ -126,6 +126,8 @@ def test_memory_is_given_back(
             yield lm
 
     monkeypatch.setattr(units_module, "opened", watch)
+    gc.collect()
+    gc.freeze()  # what was made before is not looked through again and again
     model = tiny_model()
     records(model, units, engine)  # what is made once for good (rotary tables, imports)
     gc.collect()

@@ -59,7 +59,7 @@ def assert_matches(model, batches, granularity, names=None, rtol=1e-9):
         assert error <= rtol * scale + 1e-20, (name, error, scale)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=18, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     tie=st.booleans(),

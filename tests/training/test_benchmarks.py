@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
+import operator
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,12 +34,6 @@ def scripts(monkeypatch):
         sys.modules.pop(name)
 
 
-def clock():
-    from side_by_side import Contestant
-
-    return Contestant("clock", lambda n: [1.0] * n, "fp32", 2.0, lambda: 5)
-
-
 def load(dtype):
     return tiny_model(VOCAB, "qwen2", tie=True, dtype=dtype)
 
@@ -54,7 +51,10 @@ def test_every_contestant_of_a_step_runs(scripts, only):
 
 
 def test_a_contestant_computes_in_its_own_process(scripts):
+    """A new one, which imports the benchmark's module alone."""
     side_by_side, _, _ = scripts
+    run, held = partial(operator.mul, [1.0]), partial(int, 5)
+    clock = partial(side_by_side.Contestant, "clock", run, "fp32", 2.0, held)
     remote = side_by_side.in_process(clock, threads=1)
     assert remote.run(3) == [1.0] * 3
     assert (remote.name, remote.gflop, remote.state_bytes()) == ("clock", 2.0, 5)
@@ -64,8 +64,10 @@ def dies():
     raise SystemExit(3)
 
 
-def test_a_process_that_dies_is_named(scripts):
+def test_a_process_that_dies_is_named(scripts, monkeypatch):
     side_by_side, _, _ = scripts
+    forks = multiprocessing.get_context("fork")
+    monkeypatch.setattr(side_by_side.multiprocessing, "get_context", lambda kind: forks)
     with pytest.raises(RuntimeError, match="ended with 3"):
         side_by_side.in_process(dies, threads=1).run(1)
 
