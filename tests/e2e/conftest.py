@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ class Bench:
     root: Path
     config: Path
     capture: pytest.CaptureFixture[str]
+    kept: Path
+    """Results of the runs that `trained` has done for other tests."""
 
     def run(self, *arguments: str) -> tuple[int, str, str]:
         """Exit code, stdout, stderr of `cl-bench ARGUMENTS`."""
@@ -40,6 +43,21 @@ class Bench:
         assert code == 0, err
         return out
 
+    def trained(self, *arguments: str) -> str:
+        """What `run tiny.yaml ARGUMENTS` prints, for tests whose subject is not that run.
+
+        It is done once for all of them whose files and arguments are the same.
+        """
+        given = hashlib.sha256(repr((arguments, _files(self.root))).encode()).hexdigest()
+        stored = self.kept / given
+        if not stored.exists():
+            said = self.must("run", "tiny.yaml", *arguments)
+            shutil.copytree(self.root / "results", stored / "results")
+            (stored / "said").write_text(said)
+            return said
+        shutil.copytree(stored / "results", self.root / "results")
+        return (stored / "said").read_text()
+
     @property
     def results(self) -> Path:
         """The experiment's folder."""
@@ -56,6 +74,14 @@ def fingerprints(folder: Path) -> dict[str, str]:
     }
 
 
+def _files(folder: Path) -> list[tuple[str, str]]:
+    return [
+        (str(file.relative_to(folder)), hashlib.sha256(file.read_bytes()).hexdigest())
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    ]
+
+
 def write_task(root: Path, task: str, rows: list[tuple[str, str]]) -> None:
     """train, eval and test files as TRACE has them."""
     folder = root / "trace" / task
@@ -65,9 +91,22 @@ def write_task(root: Path, task: str, rows: list[tuple[str, str]]) -> None:
         (folder / f"{split}.json").write_text(json.dumps(data))
 
 
+@pytest.fixture(scope="session")
+def shared_between_tests(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`model`, saved once, and `runs`."""
+    folder = tmp_path_factory.mktemp("shared")
+    tiny_model().save_pretrained(folder / "model")
+    byte_tokenizer().save_pretrained(folder / "model")
+    (folder / "runs").mkdir()
+    return folder
+
+
 @pytest.fixture
 def bench(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    shared_between_tests: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> Bench:
     """Two stages (a choice and a number task), PIQA as General, a 2-layer random model."""
     monkeypatch.chdir(tmp_path)
@@ -78,9 +117,7 @@ def bench(
     general.mkdir(parents=True)
     rows = [{"goal": f"g{i}", "sol1": "yes", "sol2": "no", "label": i % 2} for i in range(6)]
     (general / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    model = tmp_path / "model"
-    tiny_model().save_pretrained(model)
-    byte_tokenizer().save_pretrained(model)
+    shutil.copytree(shared_between_tests / "model", tmp_path / "model")
     config = tmp_path / "tiny.yaml"
     settings = {
         "name": "tiny",
@@ -96,4 +133,4 @@ def bench(
         "eval": {"trace": {"limit": 6}, "general": {"tasks": ["piqa"], "limit": 4}},
     }
     config.write_text(yaml.safe_dump(settings))
-    return Bench(tmp_path, config, capsys)
+    return Bench(tmp_path, config, capsys, shared_between_tests / "runs")

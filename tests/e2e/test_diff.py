@@ -132,7 +132,7 @@ def test_other_documents_are_refused(group: Bench) -> None:
 
 
 def test_a_real_run_and_its_engines_agree_with_themselves(bench: Bench) -> None:
-    bench.must("run", "tiny.yaml", "--method", "sft")
+    bench.trained("--method", "sft")
     stage = "tiny/sft/seed-1/stage-1"
     again = bench.must("eval", "--stage", "1", "--engine", "hf").strip()
     found = json.loads(bench.must("diff", stage, str(Path(again).parent), "--json"))["tasks"]

@@ -133,7 +133,7 @@ def test_what_was_scored_under_other_conditions_is_scored_again(
 def test_eval_goes_on_too_and_does_nothing_twice(
     bench: Bench, answered: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench.must("run", "tiny.yaml", "--method", "sft")
+    bench.trained("--method", "sft")
     command = ["eval", "--stage", "2", "--limit", "3"]
     answered.clear()
     with monkeypatch.context() as patch:

@@ -28,7 +28,7 @@ def records_of(folder: Path, task: str) -> list[dict[str, Any]]:
 
 
 def test_every_scoring_is_probed_and_reported(bench: Bench) -> None:
-    out = bench.must("run", "tiny.yaml")
+    out = bench.trained()
     base, last = bench.results / "base", bench.results / LAST
     for folder in (base, last):
         probes = scores_of(folder)["probes"]
@@ -56,7 +56,7 @@ def test_every_scoring_is_probed_and_reported(bench: Bench) -> None:
 
 
 def test_the_base_model_is_kept_once_and_serves_a_run_that_goes_on(bench: Bench) -> None:
-    bench.must("run", "tiny.yaml", *SFT)
+    bench.trained(*SFT)
     whole = fingerprints(bench.results)
     file = bench.results / "base" / "kl" / "general_piqa.safetensors"
     written = file.stat().st_mtime_ns
@@ -102,7 +102,7 @@ def test_the_engine_that_answers_changes_no_probe(bench: Bench) -> None:
 
 
 def test_eval_probes_again_and_finds_the_base_model(bench: Bench) -> None:
-    bench.must("run", "tiny.yaml", *SFT)
+    bench.trained(*SFT)
     file = Path(bench.must("eval", "--stage", "2", "--task", "piqa", "--limit", "2").strip())
     again = json.loads(file.read_text())["probes"]
     assert again["general"]["piqa"]["nll"]["n"] == 2

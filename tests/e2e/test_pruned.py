@@ -100,7 +100,7 @@ def test_a_second_training_that_ends_elsewhere_is_said_recorded_and_reported(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.write_config(methods=["sft"])
-    bench.must("run", "tiny.yaml")
+    bench.trained()
     first, second = sorted((bench.results / "sft/seed-1").glob("stage-*"))
     kept = fingerprints(first)
     shutil.rmtree(first / "checkpoint")

@@ -23,7 +23,7 @@ def run(bench: Bench, *more: str) -> str:
 
 
 def test_a_run_writes_what_the_design_says_and_reports_it(bench: Bench) -> None:
-    out = run(bench)
+    out = bench.trained()
     for method in ("sft", "fggm"):
         folder = bench.results / method / "seed-1"
         record = json.loads((folder / "run.json").read_text())
@@ -60,7 +60,7 @@ def test_a_run_writes_what_the_design_says_and_reports_it(bench: Bench) -> None:
 
 
 def test_a_finished_run_is_not_run_again(bench: Bench) -> None:
-    run(bench, "--method", "sft")
+    bench.trained("--method", "sft")
     before = {p: p.stat().st_mtime_ns for p in bench.results.rglob("*") if p.name != ".lock"}
     run(bench, "--method", "sft")
     for path, when in before.items():
@@ -69,7 +69,7 @@ def test_a_finished_run_is_not_run_again(bench: Bench) -> None:
 
 
 def test_an_interrupted_run_ends_with_the_same_bytes(bench: Bench) -> None:
-    run(bench)
+    bench.trained()
     whole = fingerprints(bench.results)
     fggm = bench.results / "fggm" / "seed-1"
     shutil.rmtree(fggm / "stage-2-trace_numglue_ds")  # killed between stages
@@ -138,7 +138,7 @@ def test_an_interrupt_says_that_the_state_is_kept(bench: Bench) -> None:
 
 
 def test_eval_scores_a_stage_again_beside_the_run(bench: Bench) -> None:
-    run(bench, "--method", "sft")
+    bench.trained("--method", "sft")
     before = fingerprints(bench.results)
     code, out, err = bench.run("eval", "--stage", "1", "--task", "trace_fomc", "--limit", "3")
     assert code == 0, err
@@ -156,7 +156,7 @@ def test_eval_scores_a_stage_again_beside_the_run(bench: Bench) -> None:
 
 
 def test_report_names_the_experiment_it_took(bench: Bench) -> None:
-    printed = run(bench, "--method", "sft")
+    printed = bench.trained("--method", "sft")
     code, out, err = bench.run("report")
     assert code == 0 and out == printed
     assert "results/tiny, the experiment that was run last" in err
@@ -220,7 +220,7 @@ def test_faults_of_data_tasks_and_model_come_together(bench: Bench) -> None:
 
 
 def test_another_config_in_the_same_folder_is_refused(bench: Bench) -> None:
-    run(bench, "--method", "sft")
+    bench.trained("--method", "sft")
     code, _, err = bench.run("run", "tiny.yaml", "--method", "sft", "-o", "train.lr=1e-5")
     assert code == 2 and "train.lr: was 0.001, is 1e-05 (sft/seed-1)" in err
 

@@ -32,7 +32,7 @@ def damage_cut(file: Path) -> None:
 @pytest.mark.parametrize("damage", [damage_deleted, damage_changed, damage_cut])
 def test_a_divergence_from_a_damaged_reference_is_refused(bench: Bench, damage) -> None:
     bench.write_config(methods=["sft"])
-    bench.must("run", "tiny.yaml")
+    bench.trained()
     file = next((bench.results / "base" / "kl").glob("*.safetensors"))
     damage(file)
     bench.write_config(methods=["sft", {"name": "fggm", "alpha": 0.5}])
