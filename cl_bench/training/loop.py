@@ -95,6 +95,7 @@ def train_stage(
     """
     method.prepare(stage)
     _refuse_virtual_tokens(stage.model, method)
+    excluded = _excluded(stage.model)
     plan = method.plan(stage) or UpdatePlan()
     examples = method.examples(stage, stage.examples)
     phases = method.phases(stage, examples, epochs) or [Phase(examples, epochs)]
@@ -123,17 +124,32 @@ def train_stage(
             f"the gradient was exactly 0 in every update of epoch {', '.join(dead)}: nothing was "
             "learned there"
         )
-    if fault := _fault_of_weights(stage, phases[-1].examples[:1], batcher):
+    if fault := _fault_of_weights(stage, phases[-1].examples[:1], batcher, excluded):
         last = {key: record[key] for key in ("loss", "grad_norm", "lr") if key in record}
         what = f"diverged in its last update, number {done}: {fault}"
         raise DivergedError(_where(stage), what, update=done, **last)
 
 
-def _fault_of_weights(stage: Stage, examples: Sequence[Example], batcher: Batcher) -> str | None:
-    """What no later update shows: weights, or a loss of theirs, that are not finite."""
+def _excluded(model: Any) -> int:
+    """How many weights are -inf: biases of tokens that a model excludes, which stay so."""
+    return sum(int(parameter.isneginf().sum()) for parameter in model.parameters())
+
+
+def _fault_of_weights(
+    stage: Stage, examples: Sequence[Example], batcher: Batcher, excluded: int
+) -> str | None:
+    """What no later update shows: weights, or a loss of theirs, that are not finite.
+
+    `excluded`: how many were -inf before; as many may be now.
+    """
     import torch
 
-    if names := not_finite(dict(stage.model.named_parameters())):
+    weights = dict(stage.model.named_parameters())
+    if excluded and _excluded(stage.model) == excluded:
+        weights = {
+            n: w for n, w in weights.items() if not bool((w.isfinite() | w.isneginf()).all())
+        }
+    if names := not_finite(weights):
         return f"{names} not finite"
     # Weights of 1e30 are finite, and nothing that they compute is.
     with torch.no_grad():

@@ -13,6 +13,7 @@ from lm_eval.models.huggingface import HFLM
 from torch import nn
 
 from cl_bench.config import TrainConfig
+from cl_bench.evaluation import support
 from cl_bench.evaluation.engine import SharedPrefixLM
 from cl_bench.evaluation.finite import IN_A_ROW, NotFinite, Watch, ask_again, watched
 from cl_bench.evaluation.harness import TaskResult, evaluate_tasks, group_json, summarise_task
@@ -20,9 +21,9 @@ from cl_bench.evaluation.hflm import TruncatingHFLM
 from cl_bench.evaluation.probe_scores import probes_json, unmeasured_probes
 from cl_bench.evaluation.probes import probe_documents
 from cl_bench.evaluation.scores import general_mean, operation_score, summarise
-from cl_bench.evaluation.support import why_not_shared
 from cl_bench.paired import paired_values
 from cl_bench.summary import cells
+from cl_bench.training import loop
 from tests.mini.conftest import load
 from tests.tiny import byte_tokenizer, tiny_model
 
@@ -38,6 +39,11 @@ ENGINES: dict[str, Callable[..., Any]] = {
         pretrained=model, tokenizer=tokenizer, batch_size=4
     ),
 }
+
+
+def sharing(model: Any) -> tuple[str | None, int]:
+    with torch.no_grad():
+        return support.why_not_shared(model)
 
 
 def blind(sign: str) -> Any:
@@ -82,11 +88,17 @@ def test_a_document_without_numbers_is_named_and_the_others_are_as_they_were(
     assert paired_values(data, {name: found.records}) == []
 
 
-def test_a_model_without_any_number_is_not_asked_everything_twice() -> None:
+def test_a_model_without_any_number_is_not_asked_everything_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(support, "_FOUND", {})
     model = tiny_model(seed=3)
     model.lm_head.weight.data.fill_(nan)
-    assert why_not_shared(model) == (None, 2**31), "whichever way, there is no answer"
-    assert why_not_shared(tiny_model(seed=3)) == (None, 2**31)
+    assert sharing(model) == (None, 2**31), "whichever way, there is no answer"
+    assert not support._FOUND, "it says nothing of others of its kind"
+    some = blind(TOKENIZER.decode(13))  # the first token of the trial
+    assert sharing(some) == ("some of the model's log-probabilities are no numbers", 0)
+    assert sharing(tiny_model(seed=3)) == (None, 2**31) and support._FOUND
     for name in BLIND:
         assert "document 0 (and 3 more)" in str(scored(name, model).not_measured)
     asked: list[int] = []
@@ -94,7 +106,7 @@ def test_a_model_without_any_number_is_not_asked_everything_twice() -> None:
     assert list(ask_again(range(30), lambda i: None if i % 3 else i)) == [*range(0, 30, 3)]
 
 
-def test_a_token_that_the_model_excludes_is_no_reason() -> None:
+def test_a_token_that_the_model_excludes_is_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     """-inf for a letter of one choice: it is the less likely one, also in the trial of sharing."""
     model = tiny_model(seed=3)
     bias = torch.zeros(model.config.vocab_size)
@@ -103,8 +115,10 @@ def test_a_token_that_the_model_excludes_is_no_reason() -> None:
     letters = [set(text) for _, text in chosen]
     only = min(letters[0] - letters[1])
     bias[TOKENIZER.encode(only, add_special_tokens=False)] = -inf
+    bias[0] = -inf  # in the trial of sharing too
     model.lm_head.bias = nn.Parameter(bias)
-    assert why_not_shared(model)[0] is None
+    monkeypatch.setattr(support, "_FOUND", {})
+    assert sharing(model)[0] is None
     record = evaluate_tasks(
         SharedPrefixLM(model, TOKENIZER), {"mini_piqa": TASKS["mini_piqa"]}, {"mini_piqa": [0]}
     )["mini_piqa"]
@@ -113,6 +127,20 @@ def test_a_token_that_the_model_excludes_is_no_reason() -> None:
     gold = probe_documents(SharedPrefixLM(model, TOKENIZER), TASKS["mini_piqa"], record, None)
     finite = record.records[0]["target"] == 1
     assert (gold[0].nll is not None) == finite == (gold[0].not_finite is None)
+
+
+def test_training_leaves_an_excluded_token_excluded() -> None:
+    model = tiny_model()
+    model.lm_head.bias = nn.Parameter(torch.zeros(model.config.vocab_size))
+    bias = model.lm_head.bias.data
+    bias[5] = -inf
+    stage: Any = SimpleNamespace(model=model)
+    batcher: Any = SimpleNamespace(encode=list)
+    before = loop._excluded(model)
+    assert loop._fault_of_weights(stage, [], batcher, before) is None
+    for value in (inf, nan, -inf):
+        bias[6] = value
+        assert "lm_head.bias is" in str(loop._fault_of_weights(stage, [], batcher, before))
 
 
 def choosing(likelihoods: list[float], **metrics: float) -> TaskResult:
