@@ -27,19 +27,20 @@ def evaluate(
     results: Path = typer.Option(Path("results"), help="Folder that experiments are kept in."),
 ) -> None:
     """Score again what a stage left behind; the run's own results are not touched."""
-    import sys
-
-    from cl_bench.evaluation.choice import choose_engine
     from cl_bench.file_errors import check_results_folder
     from cl_bench.processes import refuse_several
     from cl_bench.store import find_experiment
+    from cl_bench.terminal import say
 
     refuse_several("eval")
-    chosen = choose_engine(engine, engine_args)
     folder = find_experiment(experiment, results)
+    latest = ", the experiment that was run last" if experiment is None else ""
+    say(f"scoring {folder}{latest}: reading tasks, data and checkpoint")  # before slow imports
+
+    from cl_bench.evaluation.choice import choose_engine
+
+    chosen = choose_engine(engine, engine_args)
     check_results_folder(folder)
-    if experiment is None:
-        print(f"scoring {folder}, the experiment that was run last", file=sys.stderr)
 
     from cl_bench.progress import Reporter
     from cl_bench.rescore import Selection, rescore

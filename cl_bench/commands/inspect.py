@@ -23,6 +23,10 @@ def plan(
 
     What `run` would refuse is refused here too, as far as model and data are on this machine.
     """
+    from cl_bench.terminal import say
+
+    say(f"{config}: reading config, tasks and data")  # at once, as `run` does
+
     from cl_bench.plan_checks import plan_checks
     from cl_bench.report.plan import plan_text
     from cl_bench.resolve import resolve_file
