@@ -79,6 +79,7 @@ def run_experiment(
         _open_experiment(config, folder, checked.notes)
         try:
             now = _score_base(work, folder, model_path, now)
+            _check_reference(suite, runs, folder)
             _adopt_runs(work, runs, folder, now)
             _run_all(work, runs, folder)
         except OSError as error:
@@ -168,6 +169,13 @@ def _score_base(work: Workplace, folder: Path, model_path: str | Path, now: Cont
     own = of_base(now, work.suite.columns, work.suite.general)
     finish_scores(place, recorded(data, own))
     return now
+
+
+def _check_reference(suite: Suite, runs: Sequence[RunSpec], folder: Path) -> None:
+    """The base model's distributions, before stages are trained that are compared with them."""
+    places = [(RunFolder(folder / run.slug / f"seed-{run.seed}"), run.stages) for run in runs]
+    if any(not place.stage(each.folder).scored for place, stages in places for each in stages):
+        suite.reference(folder / "base" / "kl")
 
 
 def _run_all(work: Workplace, runs: Sequence[RunSpec], folder: Path) -> None:
