@@ -40,6 +40,7 @@ def test_a_divergence_from_a_damaged_reference_is_refused(bench: Bench, damage) 
     assert code == 1 and f"{file.name}: " in err and "the base model again" in err, err
     scored = list((bench.results / "fggm").rglob("scores.json"))
     assert not scored, "nothing is scored against a part of the reference"
+    assert "fggm" not in err, "nothing is trained to be compared with it"
 
 
 def no_constants(text: str) -> None:

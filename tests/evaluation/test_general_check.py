@@ -16,7 +16,7 @@ from cl_bench.evaluation.general_check import check_general, odd_tokens
 from cl_bench.evaluation.harness import capped
 from cl_bench.preflight import Preflight
 from cl_bench.suite import Suite
-from tests.evaluation.test_gold_check import WORDS, rows, task_of
+from tests.evaluation.gold_tasks import WORDS, rows, task_of
 from tests.tiny import byte_tokenizer
 
 THOUGHT = {"function": "regex", "regex_pattern": "answer is (.*)\\."}

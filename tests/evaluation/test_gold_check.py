@@ -8,8 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from datasets import Dataset
-from lm_eval.api.task import ConfigurableTask
 
 from cl_bench.config import ExperimentConfig
 from cl_bench.data.examples import training_examples
@@ -22,36 +20,11 @@ from cl_bench.evaluation.stopping import StopRule
 from cl_bench.preflight import Preflight
 from cl_bench.resolve import resolve_runs
 from cl_bench.suite import Suite
+from tests.evaluation.gold_tasks import WORDS, task_of
 from tests.tiny import appending, byte_tokenizer
 
 EOS = 2
-WORDS = ["north", "south", "east", "west"]
-EXACT = [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}]
 STRIP = [{"name": "s", "filter": [{"function": "remove_whitespace"}, {"function": "take_first"}]}]
-
-
-def rows(answers: list[str], times: int = 3) -> list[dict[str, str]]:
-    return [{"q": f"Where {i}?", "a": a} for i, a in enumerate(answers * times)]
-
-
-def task_of(answers: list[str], train: list[str] | None = None, **config: Any) -> ConfigurableTask:
-    data = {
-        "train": Dataset.from_list(rows(answers if train is None else train)),
-        "test": Dataset.from_list(rows(answers)),
-    }
-    settings = {
-        "task": "compass",
-        "custom_dataset": lambda **_: data,
-        "training_split": "train",
-        "test_split": "test",
-        "output_type": "generate_until",
-        "doc_to_text": "q",
-        "doc_to_target": "a",
-        "target_delimiter": "",
-        "generation_kwargs": {"until": ["\n"]},
-        "metric_list": EXACT,
-    }
-    return ConfigurableTask(config=settings | config)
 
 
 def checked(task: Any, tokenizer: Any = None, engine: str = "cl-bench", **config: Any):
