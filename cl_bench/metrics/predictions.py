@@ -107,6 +107,8 @@ class _Row:
             return self._fault(broken or f"not JSON: {error}")
         if not isinstance(record, dict):
             return self._fault(f"an object is needed, not {_type_name(record)}")
+        if "prompt_hash" in record and "not_measured" in record:  # a line of a run of ours
+            return self._fault(f"not measured: {record['not_measured']}")
         if "reference" not in record and "target" in record:
             record["reference"] = record["target"]
         for key in self.fields:

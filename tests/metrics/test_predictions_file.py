@@ -102,6 +102,11 @@ def test_files_of_our_own_runs_are_read() -> None:
     assert (data.predictions, data.references) == (("B",), ("A",))
 
 
+def test_a_document_that_a_run_of_ours_could_not_measure_is_no_answer() -> None:
+    line = {"prompt_hash": "x", "target": "A", "prediction": "!", "not_measured": "no numbers"}
+    assert faults_of(jsonl([line]).encode()) == ["F:1: not measured: no numbers"]
+
+
 def test_many_faults_are_counted() -> None:
     assert faults_of(b"[]\n" * 3 + b"{}\n[]\n")[0] == "F:1-3, 5: an object is needed, not a list"
     columns = (b'{"x%d": 1}\n' % i for i in range(MAX_FAULTS // 2 + 5))
