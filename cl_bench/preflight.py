@@ -21,6 +21,7 @@ from cl_bench.evaluation.code import sandbox_warnings
 from cl_bench.evaluation.general_check import check_general
 from cl_bench.evaluation.gold_check import check_answers
 from cl_bench.identity import Contents, check_same, contents
+from cl_bench.methods.static_checks import file_faults
 from cl_bench.methods.targets import continuity_faults, target_faults
 from cl_bench.model_checks import check_token_ids, check_window
 from cl_bench.model_kinds import dtype_faults, kind_fault
@@ -66,6 +67,7 @@ class Preflight:
 WEIGHT_FILES = (".safetensors", ".bin")
 Check = Callable[[Preflight], Iterable[str]]
 CHECKS: tuple[Check, ...] = (
+    file_faults,
     target_faults,
     continuity_faults,
     score_faults,

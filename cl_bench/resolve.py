@@ -23,6 +23,7 @@ from cl_bench.labels import label_faults, one_name
 from cl_bench.methods.base import Method, Options
 from cl_bench.methods.compose import Composite
 from cl_bench.methods.registry import BASE_ROW, method_class, method_from_file
+from cl_bench.methods.static_checks import composition_fault
 
 
 @dataclass(frozen=True)
@@ -229,6 +230,8 @@ def _classes(
     if len({cls.name for cls, _ in found}) != len(found):
         problems.append(f"methods: {label}: compose: a method is listed twice")
         return None
+    if fault := composition_fault([cls for cls, _ in found]):
+        problems.append(f"methods: {label}: {fault}")
     known = set(TrainConfig.model_fields).union(*(option_keys(cls) for cls, _ in found))
     for key in entry.overrides:
         if key not in known:

@@ -12,12 +12,6 @@ from cl_bench.training import matmul
 from cl_bench.training.hooks import only_in_training
 
 
-def readable(module: Any) -> bool:
-    """Whether the module is experts as transformers' `use_experts_implementation` marks them."""
-    marks = ("is_transposed", "has_gate", "has_bias", "down_proj", "num_experts")
-    return all(hasattr(module, mark) for mark in marks)
-
-
 def watch_experts(module: Any, magnitudes: Mapping[str, Tensor]) -> Any:
     """A hook that adds |output| of every expert, summed over its tokens, to `magnitudes`.
 

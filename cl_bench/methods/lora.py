@@ -9,6 +9,7 @@ from pydantic import Field
 
 from cl_bench.errors import UserError
 from cl_bench.methods.base import Method, Options, Stage
+from cl_bench.training.layouts import patterns
 
 if TYPE_CHECKING:
     from cl_bench.training.memory import Cost
@@ -59,6 +60,17 @@ class LoRA(Method):
 
         adapters = [name for name, p in stage.model.named_parameters() if p.requires_grad]
         return UpdatePlan({name: Full() for name in adapters}, default=Frozen())
+
+    def finish(self, stage: Stage) -> None:
+        """Says which adapters nothing came through: the second matrix, which begins at 0, is 0."""
+        still = [
+            name.split(".lora_")[0].removeprefix("base_model.model.")
+            for name, parameter in stage.model.named_parameters()
+            if "lora_B" in name or "lora_embedding_B" in name
+            if not bool(parameter.any())
+        ]
+        if still:
+            stage.notes["without_effect"] = patterns(still)
 
     def cost(self, shapes: Shapes) -> Cost:
         """Frozen weights, and full state for `r * (Din + Dout)` entries of each target."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from cl_bench.methods.base import Method, Options, Stage, Step
-from cl_bench.training.layouts import Layout, is_conv1d, layouts, patterns
+from cl_bench.training.layouts import Layout, is_conv1d, layouts, patterns, readable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +65,7 @@ class MIGU(Method):
         unreached = []
         for name, shape in shapes.parameters.items():
             layout = shapes.layout(name)
-            if layout.linear or layout.stack:
+            if layout.linear or (layout.stack and not layout.hidden):
                 rows += math.prod(layout.score_shape(shape, "rows")) if layout.inputs else 0
                 again += 2 * shapes.active(name, math.prod(shape)) if layout.stack else 0
             elif len(shape) > 1:
@@ -83,7 +83,7 @@ class MIGU(Method):
         """Watch the outputs of every linear layer and of every expert."""
         from torch import nn
 
-        from cl_bench.importance.experts import readable, watch_experts
+        from cl_bench.importance.experts import watch_experts
 
         if stage.first and not self.options.mask_first_task:
             return
@@ -94,8 +94,9 @@ class MIGU(Method):
             own = dict(module.named_parameters(recurse=False))
             if isinstance(module, nn.Linear) or is_conv1d(module):
                 name = names[id(own["weight"])]
-                self._begin(name, own["weight"])
-                self._hooks.append(module.register_forward_hook(self._watcher(name)))
+                if self._layouts[name].linear:
+                    self._begin(name, own["weight"])
+                    self._hooks.append(module.register_forward_hook(self._watcher(name)))
             elif readable(module):
                 stacks = {key: p for key, p in own.items() if p.dim() == 3}
                 watched = {key: self._begin(names[id(p)], p) for key, p in stacks.items()}

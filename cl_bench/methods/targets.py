@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cl_bench.errors import UserError
+from cl_bench.methods.direct_reads import direct_reads
+from cl_bench.training.layouts import patterns
 
 if TYPE_CHECKING:
     from cl_bench.methods.lora import LoRAOptions
@@ -21,8 +23,8 @@ if TYPE_CHECKING:
 Targets = list[str] | str
 _ATTENTION = (("q_proj", "v_proj"), ("qkv_proj",), ("query_key_value",), ("Wqkv",), ("c_attn",))
 """TRACE's choice, and the fused layers that hold it elsewhere."""
-_STATE_SPACE = ("in_proj", "x_proj")
-"""What PEFT can adapt of Mamba."""
+_STATE_SPACE = ("in_proj",)
+"""What can be adapted of Mamba, with fused kernels or without."""
 
 
 def default_targets(names: Iterable[str], kind: str) -> list[str]:
@@ -93,6 +95,7 @@ def adapted(model: Any, options: LoRAOptions, targets: Targets) -> Any:
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="fan_in_fan_out")  # PEFT sets it for Conv1D
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")  # it asks
         return get_peft_model(model, config, autocast_adapter_dtype=False)
 
 
@@ -103,17 +106,20 @@ def adapter_shapes(config: Mapping[str, Any], options: LoRAOptions) -> dict[str,
     """
     from cl_bench.training.shapes import meta_model
 
-    return _try(meta_model(config), options)
+    return _try(meta_model(config), options)[0]
 
 
-def _try(model: Any, options: LoRAOptions) -> dict[str, Shape]:
+def _try(model: Any, options: LoRAOptions) -> tuple[dict[str, Shape], list[str]]:
+    """Shapes of the adapters, and patterns of layers whose adapter fused kernels would bypass."""
     targets = targets_of_model(options, model)
-    named = {n.rsplit(".", 1)[-1] for n in linear_layers(model)}
+    read = direct_reads(model)
+    sound = [name for name in linear_layers(model) if name not in read]
+    named = {name.rsplit(".", 1)[-1] for name in sound}
     missing = _matching_nothing(model, targets)
     if missing:
         raise UserError(
-            f"target_modules: {', '.join(missing)}: not in this model; its linear layers are "
-            f"{', '.join(sorted(named))}"
+            f"target_modules: {', '.join(missing)}: not in this model; layers that can be adapted "
+            f"are {', '.join(sorted(named))}"
         )
     head, inputs = model.get_output_embeddings(), model.get_input_embeddings()
     tied = None if head is None or head.weight is not inputs.weight else head.weight
@@ -126,6 +132,17 @@ def _try(model: Any, options: LoRAOptions) -> dict[str, Shape]:
         raise UserError(
             f"target_modules: {_text(targets)}: PEFT refuses it ({reason}); give {remedy}"
         ) from error
+    on = [
+        name.removeprefix("base_model.model.")
+        for name, module in wrapped.named_modules()
+        if hasattr(module, "lora_A")
+    ]
+    if dead := [name for name in on if not read.get(name, True)]:
+        raise UserError(
+            f"target_modules: {_text(targets)}: an adapter of {', '.join(patterns(dead))} has no "
+            "effect: the model reads the weight of this layer and never calls it; give layers of "
+            f"{', '.join(sorted(named))}"
+        )
     for module in wrapped.modules():
         base = module.get_base_layer() if hasattr(module, "lora_A") else None
         if tied is not None and getattr(base, "weight", None) is tied:
@@ -133,11 +150,12 @@ def _try(model: Any, options: LoRAOptions) -> dict[str, Shape]:
                 f"target_modules: {_text(targets)}: embeddings and output head of this model are "
                 "one weight, and an adapter of one of them cannot be merged into it; leave them out"
             )
-    return {
+    shapes = {
         name.removeprefix("base_model.model."): tuple(parameter.shape)
         for name, parameter in wrapped.named_parameters()
         if "lora_" in name
     }
+    return shapes, patterns(name for name in on if name in read)
 
 
 def _matching_nothing(model: Any, targets: Targets) -> list[str]:
@@ -158,11 +176,12 @@ def _text(targets: Targets) -> str:
 
 
 def target_faults(found: Preflight) -> Iterator[str]:
-    """Targets that match nothing, that PEFT cannot adapt, or that cannot be merged."""
+    """Targets that match nothing, that PEFT cannot adapt, without effect, or not to be merged."""
     from transformers import AutoConfig
 
     from cl_bench.methods.lora import LoRA
     from cl_bench.models import split_revision
+    from cl_bench.training.shapes import meta_model
 
     wanted = {
         (run.label, part.options.model_dump_json()): part.options
@@ -177,9 +196,15 @@ def target_faults(found: Preflight) -> Iterator[str]:
     values = AutoConfig.from_pretrained(name, revision=revision).to_dict()
     for (label, _), options in wanted.items():
         try:
-            adapter_shapes(values, options)  # type: ignore[arg-type]
+            _, bypassed = _try(meta_model(values), options)  # type: ignore[arg-type]
         except UserError as error:
             yield from (f"methods: {label}: {fault}" for fault in error.faults)
+        else:
+            if bypassed:
+                found.note(
+                    f"{label}: fused kernels of this model, where they are installed, read the "
+                    f"weight of {', '.join(bypassed)} without its adapter, which then has no effect"
+                )
 
 
 def continuity_faults(found: Preflight) -> Iterator[str]:

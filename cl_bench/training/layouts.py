@@ -7,6 +7,7 @@ entry. Torch is not imported: `cl-bench plan` lays out models without it.
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from cl_bench.training.plan import Selection
 
 Shape = tuple[int, ...]
+DBRX = ("w1", "v1", "w2")
+"""Matrices [experts * inner, hidden] of one class; the last is multiplied from the other side."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Layout:
     Every member of a stack is a weight of its own. Without `inputs` each entry stands alone
     (vectors, and layers whose layout is not known). `active`: share of the entries that a token is
     multiplied by. `selective`: whether backward computes the selected part of the gradient alone.
-    `linear`: whether the layer is a linear one, whose output is that of the weight.
+    `linear`: whether the layer is a linear one, whose output is that of the weight. `hidden`:
+    whether experts show the outputs of their units to nobody (methods that watch them cannot).
     """
 
     units: tuple[int, ...]
@@ -37,6 +41,7 @@ class Layout:
     active: float = 1.0
     selective: bool = True
     linear: bool = True
+    hidden: bool = False
 
     @classmethod
     def of_shape(cls, shape: Shape) -> Layout:
@@ -113,20 +118,24 @@ def _layout(model: Any, module: Any, own: str, shape: Shape) -> Layout:
     if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         rest = tuple(range(1, len(shape)))
         return Layout((0,), rest, selective=False, linear=False)
+    if own in DBRX and (count := _glued_experts(module)):
+        unit = 1 if own == "w2" else 0
+        active = _share(count, _chosen(model, module))
+        return Layout((unit,), (1 - unit,), active=active, selective=False, linear=False)
     transposed = experts_transposed(module)
     if transposed is not None and shape[0] == _experts(module):
-        active = _active(model, module)
+        active = 1.0 if _sees_all(module) else _share(_experts(module), _chosen(model, module))
         if len(shape) == 3:
             units, inputs = (2, 1) if transposed else (1, 2)
-            return Layout(
-                (units,), (inputs,), stack=1, active=active, selective=False, linear=False
-            )
+            hidden = not readable(module)
+            return Layout((units,), (inputs,), 1, active, False, False, hidden)
         if own.endswith("bias"):
             return Layout(
                 tuple(range(1, len(shape))), stack=1, active=active, selective=False, linear=False
             )
     default = Layout.of_shape(shape)
-    linear = isinstance(module, nn.Linear)  # with a forward of its own, as Falcon's
+    # With a forward of its own, as Falcon's; Llama 4's router returns more than its product.
+    linear = isinstance(module, nn.Linear) and not hasattr(module, "top_k")
     return Layout(default.units, default.inputs, selective=False, linear=linear)
 
 
@@ -156,16 +165,39 @@ def _experts(module: Any) -> int:
     return max(int(p.shape[0]) for p in module.parameters(recurse=False) if p.dim() == 3)
 
 
-def _active(model: Any, module: Any) -> float:
-    """Share of the experts that a token goes through; 1 where no config says."""
+def readable(module: Any) -> bool:
+    """Whether experts are as `use_experts_implementation` of transformers marks them."""
+    marks = ("is_transposed", "has_gate", "has_bias", "down_proj", "num_experts")
+    return all(hasattr(module, mark) for mark in marks)
+
+
+def _glued_experts(module: Any) -> int:
+    """How many experts lie one below the other in DBRX's matrices w1, v1 and w2; 0 elsewhere."""
+    count, inner = (getattr(module, key, 0) for key in ("moe_num_experts", "ffn_hidden_size"))
+    sizes = {tuple(getattr(getattr(module, key, None), "shape", ())) for key in DBRX}
+    return count if sizes == {(count * inner, getattr(module, "hidden_size", 0))} else 0
+
+
+def _sees_all(module: Any) -> bool:
+    """Whether experts are given hidden states alone (Llama 4): every token passes all of them."""
+    return len(inspect.signature(type(module).forward).parameters) == 2
+
+
+def _share(experts: int, chosen: int | None) -> float:
+    return min(1.0, chosen / experts) if chosen else 1.0
+
+
+def _chosen(model: Any, module: Any) -> int | None:
+    """How many experts a token goes through; None where no config says."""
     for config in (getattr(module, "config", None), getattr(model, "config", None)):
         find: Any = getattr(config, "get_text_config", lambda: None)
         text = find() or config
-        for key in ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_topk"):
-            chosen = getattr(text, key, None)
-            if isinstance(chosen, int) and chosen > 0:
-                return min(1.0, chosen / _experts(module))
-    return 1.0
+        for values in (text, getattr(text, "ffn_config", None)):
+            for key in ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_topk"):
+                chosen = getattr(values, key, None)
+                if isinstance(chosen, int) and chosen > 0:
+                    return chosen
+    return None
 
 
 def patterns(names: Iterable[str]) -> list[str]:

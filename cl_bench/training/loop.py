@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from cl_bench.data.batches import collate, epoch_batches, for_process, micro_batches
 from cl_bench.errors import DivergedError, RunError
 from cl_bench.methods.base import Method, Phase, Stage, Step
+from cl_bench.methods.static_checks import adapter_fault
 from cl_bench.processes import Processes
 from cl_bench.training.engine import SelectiveUpdate
 from cl_bench.training.loss import answer_loss
@@ -94,7 +95,7 @@ def train_stage(
     `on_step` gets the record of each update (a line of train.jsonl) and the updates in all.
     """
     method.prepare(stage)
-    _refuse_virtual_tokens(stage.model, method)
+    _refuse_adapters(stage.model, method)
     excluded = _excluded(stage.model)
     plan = method.plan(stage) or UpdatePlan()
     examples = method.examples(stage, stage.examples)
@@ -160,16 +161,10 @@ def _fault_of_weights(
     return None
 
 
-def _refuse_virtual_tokens(model: Any, method: Method) -> None:
-    """PEFT's prompt learning puts tokens in front that losses and scores would not count."""
-    configs = getattr(model, "peft_config", {})
-    for config in configs.values() if isinstance(configs, dict) else ():
-        if getattr(config, "is_prompt_learning", False):
-            raise RunError(
-                f"method {method.name}: {config.peft_type.value} (PEFT's prompt learning) cannot "
-                "be trained or scored: its virtual tokens move the positions of all others, and it "
-                "cannot be merged into the weights; use an adapter of the weights (LoRA, ...)"
-            )
+def _refuse_adapters(model: Any, method: Method) -> None:
+    """Adapters that cannot be trained or merged (preflight saw them if the file names them)."""
+    if fault := adapter_fault(model):
+        raise RunError(f"method {method.name}: {fault}")
 
 
 def _pause(

@@ -76,6 +76,8 @@ def test_checkpoints_and_adapters_are_scored_in_a_subprocess(
     assert predictions(bench.results / "base") == predictions(here / "base")
     stage = Path("lora/seed-1/stage-2-trace_numglue_ds")
     assert_close(predictions(bench.results / stage), predictions(here / stage))
+    assert "form" not in scores(bench.results / "base")
+    assert [scores(root / stage)["form"] for root in (bench.results, here)] == ["merged", "adapter"]
     for place in (Path("base"), stage):
         found = scores(bench.results / place)
         assert found["engine"] == "hf subprocess=True"

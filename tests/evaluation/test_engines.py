@@ -14,18 +14,23 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 
+from cl_bench.checkpoints import save_checkpoint
 from cl_bench.errors import RunError, UserError
 from cl_bench.evaluation.choice import Engine, choose_engine
 from cl_bench.evaluation.engines import (
     Subject,
     _parked,
+    _whole_model,
     counted,
     engine_faults,
     opened,
     requests_of,
+    scored_form,
 )
 from cl_bench.evaluation.remote import RemoteLM
 from cl_bench.evaluation.whole_prompt import REQUEST, whole_prompts
+from cl_bench.methods.lora import LoRAOptions
+from cl_bench.methods.targets import adapted
 from cl_bench.models import load_model
 from tests.forked import fork_workers, watched
 from tests.tiny import byte_tokenizer, tiny_model
@@ -269,3 +274,28 @@ def test_what_is_cut_or_empty_is_counted(
         before = counted(lm)
         lm.loglikelihood(asked("loglikelihood", ("short", " x")))
         assert requests_of(lm, before) == {"requests": 1, "truncated": 0, "empty": 0}
+
+
+def test_what_a_subprocess_loads_of_an_adapter_is_the_merged_model(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    base = saved(tmp_path / "base", "float32")
+    options = LoRAOptions(target_modules=["q_proj", "down_proj"], dropout=0)
+    wrapped = adapted(base.model, options, ["q_proj", "down_proj"]).eval()
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.3)
+    ids = torch.tensor([[5, 6, 7]])
+    save_checkpoint(wrapped, base.tokenizer, tmp_path / "adapter", str(tmp_path / "base"))
+    with _whole_model(Subject(wrapped, base.tokenizer, tmp_path / "adapter")) as folder:
+        merged = AutoModelForCausalLM.from_pretrained(folder)
+        assert not list(folder.glob("adapter*"))
+    assert not folder.exists()
+    with torch.no_grad(), wrapped.disable_adapter():
+        plain = wrapped(ids).logits
+    torch.testing.assert_close(merged(ids).logits, wrapped(ids).logits)
+    assert not torch.allclose(merged(ids).logits, plain, atol=1e-3)
+    forms = [scored_form(wrapped, e) for e in (IN_SUBPROCESS, Engine("hf", {}))]
+    assert forms == [{"form": "merged"}, {"form": "adapter"}]
+    assert scored_form(merged, IN_SUBPROCESS) == {}

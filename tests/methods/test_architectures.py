@@ -167,6 +167,42 @@ def test_migu_masks_conv1d_and_says_what_it_does_not_reach() -> None:
     assert "trained in full" in said and "conv1d" in said
 
 
+@pytest.mark.parametrize("name", ["llama4", "jetmoe", "dbrx", "mixtral"])
+def test_the_plan_of_migu_counts_and_names_what_a_run_reaches(name: str) -> None:
+    model = tiny(name, torch.float32)
+    cost = MIGU().cost(shapes_of(model))
+    stage, batcher = make_stage(model, examples("t", 2), TRAIN, index=2)
+    method = MIGU()
+    method.prepare(stage)
+    untied = 0 if model.get_output_embeddings().weight is model.get_input_embeddings().weight else 1
+    rows = sum(value.numel() for value in method._magnitude.values()) + 259 * untied
+    method.finish(stage)
+    stage.notes.clear()
+    run_method(MIGU(), stage, batcher, epochs=1)
+    assert cost.extra == 4 * rows
+    (said,) = cost.remarks
+    assert said == f"not masked, trained in full: {', '.join(stage.notes['not_masked'])}"
+    assert ("experts" in said or "input_linear" in said) == (name != "mixtral")
+
+
+def test_units_and_work_of_experts_that_transformers_does_not_mark() -> None:
+    model = tiny("dbrx", torch.float32)
+    glu: Any = model.transformer.blocks[0].ffn.experts.mlp
+    x, inner = torch.rand(2, 16), slice(0, 24)
+    before = glu(x, glu.w1[inner], glu.v1[inner], glu.w2[inner])
+    with torch.no_grad():
+        glu.w2[:, 5] += 1  # one output unit of every expert
+    moved = glu(x, glu.w1[inner], glu.v1[inner], glu.w2[inner]) != before
+    assert moved.any(0).nonzero().flatten().tolist() == [5]
+    found = layouts(model)
+    units = [found[f"transformer.blocks.0.ffn.experts.mlp.{w}"].units for w in ("w1", "v1", "w2")]
+    assert units == [(0,), (0,), (1,)]
+    attention, router = 16 * (16 + 2 * 8) + 16 * 16, 16 * 3
+    assert shapes_of(model).products == 2 * (attention + router + 2 * 3 * 24 * 16)
+    llama4 = shapes_of(tiny("llama4", torch.float32))  # a token passes all experts there
+    assert llama4.products == 2 * (2 * 16 * (16 + 8) + router + (3 + 1) * 3 * 24 * 16)
+
+
 @pytest.mark.parametrize(
     ("name", "active"), [("mixtral", 2 * 3 * 24), ("olmoe", 2 * 3 * 24), ("qwen3_moe", 2 * 3 * 12)]
 )

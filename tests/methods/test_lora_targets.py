@@ -10,13 +10,21 @@ import pytest
 import torch
 from peft import PeftModel
 
-from cl_bench.config import ExperimentConfig
+from cl_bench.config import ExperimentConfig, TrainConfig
 from cl_bench.errors import UserError
+from cl_bench.methods.direct_reads import direct_reads
 from cl_bench.methods.lora import LoRA, LoRAOptions
-from cl_bench.methods.targets import adapter_shapes, continuity_faults, target_faults
+from cl_bench.methods.targets import (
+    adapted,
+    adapter_shapes,
+    continuity_faults,
+    linear_layers,
+    target_faults,
+)
 from cl_bench.resolve import resolve_runs
 from cl_bench.training.memory import lora_cost
 from cl_bench.training.shapes import decoder_shapes, shapes_of
+from tests.methods.reference import examples, make_stage, run_method
 from tests.training.architectures import CONFIGS, tiny
 
 DEFAULTS = {
@@ -26,7 +34,7 @@ DEFAULTS = {
     "bloom": ["query_key_value"],
     "falcon": ["query_key_value"],
     "phi3": ["qkv_proj"],
-    "mamba": ["in_proj", "x_proj"],
+    "mamba": ["in_proj"],
     "mixtral": ["q_proj", "v_proj"],
     "gpt_oss": ["q_proj", "v_proj"],
 }
@@ -75,6 +83,8 @@ REFUSED = [
     ("gpt_neox", {"target_modules": "query_key_value"}, "write [query_key_value]"),
     ("phi3", {"target_modules": ["norm"]}, "PEFT refuses it"),
     ("mamba", {"target_modules": ["out_proj"]}, "incompatible"),
+    ("mamba", {"target_modules": ["in_proj", "dt_proj"]}, "dt_proj has no effect"),
+    ("jamba", {"target_modules": "all-linear", "dropout": 0}, "dt_proj has no effect"),
     ("mixtral", {"target_modules": "all-linear"}, "dropout: 0"),
     ("bloom", {"target_modules": ["word_embeddings"]}, "one weight"),
     ("gpt2", {"target_modules": ["c_attn", "lm_head"]}, "one weight"),
@@ -103,6 +113,57 @@ def test_sound_targets_pass(tmp_path: Path) -> None:
     methods = ["lora", {"name": "lora", "label": "b", "target_modules": ["embed_tokens"]}]
     found: Any = SimpleNamespace(runs=resolve_runs(experiment(methods)), model_path=tmp_path)
     assert list(target_faults(found)) == []
+
+
+def effects(model: Any, targets: list[str]) -> set[str]:
+    """Names of the layers whose adapter, filled with noise, changes the logits."""
+    ids = torch.tensor([[5, 6, 7, 8, 9]])
+    wrapped = adapted(model, LoRAOptions(target_modules=targets, dropout=0), targets).eval()
+    found = set()
+    with torch.no_grad():
+        plain = wrapped(ids).logits
+        for name, parameter in wrapped.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.5)
+                if not torch.equal(wrapped(ids).logits, plain):
+                    found.add(name.split(".lora_")[0].removeprefix("base_model.model."))
+                parameter.zero_()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "targets"),
+    [
+        ("mamba", ["in_proj", "x_proj", "dt_proj"]),
+        ("jamba", ["in_proj", "dt_proj", "out_proj", "q_proj", "down_proj"]),
+        ("bloom", ["dense", "query_key_value", "dense_4h_to_h"]),
+        ("gpt2", ["c_attn", "c_proj"]),
+    ],
+)
+def test_layers_that_are_read_are_those_whose_adapter_does_nothing(name: str, targets: Any) -> None:
+    model = tiny(name, torch.float32)
+    read = direct_reads(model)
+    layers = [n for n in linear_layers(model) if n.rsplit(".", 1)[-1] in targets]
+    assert effects(model, targets) == {n for n in layers if read.get(n, True)}
+
+
+def test_what_fused_kernels_bypass_is_said(tmp_path: Path) -> None:
+    CONFIGS["mamba"]().save_pretrained(tmp_path)
+    methods = ["lora", {"name": "lora", "label": "b", "target_modules": ["in_proj", "x_proj"]}]
+    said: list[str] = []
+    found: Any = SimpleNamespace(
+        runs=resolve_runs(experiment(methods)), model_path=tmp_path, note=said.append
+    )
+    assert list(target_faults(found)) == []
+    (line,) = said
+    assert line.startswith("b: fused kernels") and "mixer.x_proj" in line and "in_proj" not in line
+
+
+def test_an_adapter_that_nothing_came_through_is_noted() -> None:
+    model = tiny("mamba", torch.float32)
+    stage, batcher = make_stage(model, examples("t", 2), TrainConfig(lr=1e-3, batch_size=2))
+    run_method(lora(target_modules=["in_proj", "dt_proj"]), stage, batcher, 1)
+    assert stage.notes["without_effect"] == ["backbone.layers.*.mixer.dt_proj"]
 
 
 def changes(*methods: Any) -> list[str]:

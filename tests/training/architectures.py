@@ -40,6 +40,49 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "falcon": lambda: hf.FalconConfig(
         **_IDS, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, alibi=False
     ),
+    "jamba": lambda: hf.JambaConfig(
+        **_IDS,
+        **_LLAMA,
+        num_experts=2,
+        num_experts_per_tok=1,
+        attn_layer_period=2,
+        attn_layer_offset=1,
+        mamba_d_state=4,
+    ),
+    "llama4": lambda: hf.Llama4TextConfig(
+        **_IDS,
+        **_LLAMA,
+        num_experts_per_tok=1,
+        intermediate_size_mlp=24,
+        num_local_experts=3,
+        head_dim=4,
+        interleave_moe_layer_step=1,
+        attention_chunk_size=64,
+    ),
+    "jetmoe": lambda: hf.JetMoeConfig(
+        **_IDS,
+        **_EXPERTS,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_key_value_heads=2,
+        kv_channels=4,
+        num_local_experts=3,
+    ),
+    "dbrx": lambda: hf.DbrxConfig(
+        **_IDS,
+        d_model=16,
+        n_heads=4,
+        n_layers=2,
+        max_seq_len=512,
+        attn_config={"kv_n_heads": 2, "clip_qkv": 8, "rope_theta": 1e4},
+        ffn_config={
+            "ffn_hidden_size": 24,
+            "hidden_size": 16,
+            "moe_num_experts": 3,
+            "moe_top_k": 2,
+        },
+    ),
 }
 
 

@@ -1,0 +1,121 @@
+"""What classes of methods tell of a stage that could not be trained, before anything is paid for.
+
+A method of the user's own wraps the model in `prepare`, where it is seen only after the base model
+was scored; its file says earlier which adapters of PEFT it asks for.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cl_bench.methods.base import Method
+
+if TYPE_CHECKING:
+    from cl_bench.preflight import Preflight
+
+ONCE = {"plan": "decide which parameters are trained", "phases": "define training phases"}
+"""Hooks that one method of a composition may answer."""
+
+
+def composition_fault(classes: Sequence[type[Method]]) -> str | None:
+    """Two shipped methods that both restrict the parameters, or both define phases.
+
+    A method of the user's own may leave it to the other, so it is asked when it runs.
+    """
+    for hook, what in ONCE.items():
+        names = [
+            cls.name
+            for cls in classes
+            if cls.__module__.startswith("cl_bench.")
+            and getattr(cls, hook) is not getattr(Method, hook)
+        ]
+        if len(names) > 1:
+            return f"compose: {' and '.join(names)} both {what}; only one part may"
+    return None
+
+
+def adapter_fault(model: Any) -> str | None:
+    """Why a model that PEFT wrapped cannot be trained or scored here; None where it can."""
+    configs = getattr(model, "peft_config", {})
+    for config in configs.values() if isinstance(configs, dict) else ():
+        if why := _reason(config.peft_type):
+            return f"{config.peft_type.value} {why}"
+    return None
+
+
+def file_faults(found: Preflight) -> Iterator[str]:
+    """Adapters that files of methods ask PEFT for, and that cannot be trained or scored."""
+    files = {
+        (run.label, inspect.getfile(part.method))
+        for run in found.runs
+        for stage in run.stages
+        for part in stage.parts
+        if not part.method.__module__.startswith("cl_bench.")
+    }
+    for label, file in sorted(files):
+        if "peft" not in (text := Path(file).read_text(encoding="utf-8")):
+            continue
+        for line, kind, why in _asked(ast.parse(text)):
+            yield f"methods: {label}: {file}, line {line}: {kind} {why}"
+
+
+def _asked(tree: ast.AST) -> Iterator[tuple[int, str, str]]:
+    """Uses (not imports) of PEFT's configs, and of names of their types: line, name, reason."""
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as CONFIGS
+
+    reasons = {kind: why for kind in CONFIGS if (why := _reason(kind))}
+    configs = {CONFIGS[kind].__name__: why for kind, why in reasons.items()}
+    types = {kind.value: why for kind, why in reasons.items()}
+    nodes = list(ast.walk(tree))
+    renamed = {
+        alias.asname: alias.name
+        for node in nodes
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname
+    }
+    for node in nodes:
+        if isinstance(node, ast.Name) and (name := renamed.get(node.id, node.id)) in configs:
+            yield node.lineno, name, configs[name]
+        elif isinstance(node, ast.Attribute) and node.attr in configs:
+            yield node.lineno, node.attr, configs[node.attr]
+        elif isinstance(node, ast.Attribute) and node.attr in types and _is_type(node.value):
+            yield node.lineno, node.attr, types[node.attr]
+        for value in _values_of(node, "peft_type"):
+            if isinstance(value, ast.Constant) and value.value in types:
+                yield value.lineno, str(value.value), types[str(value.value)]
+
+
+def _values_of(node: ast.AST, key: str) -> list[ast.expr]:
+    """What a keyword argument or a literal dict gives to `key`."""
+    if isinstance(node, ast.keyword):
+        return [node.value] if node.arg == key else []
+    if isinstance(node, ast.Dict):
+        pairs = zip(node.keys, node.values, strict=True)
+        return [value for name, value in pairs if getattr(name, "value", None) == key]
+    return []
+
+
+def _is_type(node: ast.AST) -> bool:
+    return "PeftType" in (getattr(node, "id", ""), getattr(node, "attr", ""))
+
+
+def _reason(kind: Any) -> str | None:
+    """What is wrong with a type of PEFT's adapters; None for one that can be merged."""
+    from peft import PromptLearningConfig
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+
+    use = "use an adapter of the weights (LoRA, ...)"
+    if issubclass(PEFT_TYPE_TO_CONFIG_MAPPING[kind], PromptLearningConfig):
+        return (
+            "(PEFT's prompt learning) cannot be trained or scored: its virtual tokens move the "
+            f"positions of all others, and it cannot be merged into the weights; {use}"
+        )
+    tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(kind)
+    if tuner is not None and not hasattr(tuner, "merge_and_unload"):
+        return f"of PEFT cannot be merged into the weights, as later stages and engines need; {use}"
+    return None
