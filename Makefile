@@ -5,13 +5,16 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check format clean
+.PHONY: demo test soak check format clean
 
 demo: $(STAMP)  ## quickstart: train and score a small model on three short tasks
 	$(BIN)/cl-bench run configs/quickstart.yaml
 
 test: check  ## everything CI runs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+soak: check  ## the same with the whole matrices: combinations that other tests cover in part
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m ''
 
 check: $(STAMP)  ## lint, format, types
 	$(BIN)/ruff check .

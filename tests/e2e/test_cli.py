@@ -34,8 +34,8 @@ def test_help_imports_no_torch(command: list[str]) -> None:
 
 
 def test_help_is_quick() -> None:
-    times = []
-    for _ in range(3):
+    times = [60.0]
+    while min(times) >= 2.0 and len(times) < 5:
         began = time.perf_counter()
         assert cl_bench("--help").returncode == 0
         times.append(time.perf_counter() - began)

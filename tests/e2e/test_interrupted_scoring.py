@@ -79,14 +79,14 @@ def test_sigkill_while_a_stage_is_scored(bench: Bench, answered: list[str]) -> N
         assert fingerprints(bench.results / part) == fingerprints(whole / part)
 
 
+@pytest.mark.parametrize("method", ["lora", pytest.param("sft", marks=pytest.mark.slow)])
 def test_killed_at_every_write_of_a_stage(
-    bench: Bench, answered: list[str], monkeypatch: pytest.MonkeyPatch
+    bench: Bench, answered: list[str], monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    """With adapters, whose checkpoint is scored on its base model."""
-    bench.write_config(methods=["lora"])
+    bench.write_config(methods=[method])
     bench.must("run", "tiny.yaml")
     whole = fingerprints(bench.results)
-    stage = next((bench.results / "lora" / "seed-1").glob("stage-2-*"))
+    stage = next((bench.results / method / "seed-1").glob("stage-2-*"))
     for file in [stage / "scores.json", *(stage / "predictions").iterdir()]:
         file.unlink()
     answered.clear()

@@ -51,13 +51,17 @@ class AGEM(Method):
             for name in past:
                 step.grads[name].sub_(past[name] * product / size)
 '''
+APART = {
+    "fggm": {"name": "fggm", "alpha": 0.5},
+    "replay": {"name": "replay", "ratio": 0.5},
+}
 METHODS = {
     "sft": "sft",
     "migu": "migu",
     "ewc": {"name": "ewc", "lambda": 1000},
     "lora": {"name": "lora", "dropout": 0, "lr": 1e-3},
     "both": {
-        "compose": [{"name": "fggm", "alpha": 0.5}, {"name": "replay", "ratio": 0.5}],
+        "compose": list(APART.values()),
         "label": "both",
     },
     "agem": {"file": "agem.py"},
@@ -81,11 +85,14 @@ def stage_of(bench: Bench, name: str, method: str, number: int = 2) -> Path:
     return found
 
 
-def test_two_processes_train_like_one(bench: Bench) -> None:
+@pytest.mark.parametrize("apart", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_two_processes_train_like_one(bench: Bench, apart: bool) -> None:
+    """With the parts of the composition as methods of their own where `apart`."""
+    methods = {**APART, **METHODS} if apart else METHODS
     (bench.root / "agem.py").write_text(AGEM)
     bench.write_config(
         model={"path": "./model", "dtype": "float64"},
-        methods=list(METHODS.values()),
+        methods=list(methods.values()),
         stages=[{"task": "FOMC", "limit": 6}, {"task": "trace_numglue_ds", "limit": 7}],
         train={
             "lr": 1e-3,
@@ -119,7 +126,7 @@ def test_two_processes_train_like_one(bench: Bench) -> None:
     assert len(re.findall(r": training$", resumed.stderr, re.M)) == 1, "the rest is not repeated"
     assert resumed.stdout.count("| ori (base model)") == 1, "one process reports"
 
-    for method in METHODS:
+    for method in methods:
         compare(bench, method)
     notes = json.loads((stage_of(bench, "two", "agem") / "notes.json").read_text())
     assert notes["world"] == 2 and all(notes["products"])

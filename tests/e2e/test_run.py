@@ -57,6 +57,7 @@ def test_a_run_writes_what_the_design_says_and_reports_it(bench: Bench) -> None:
     assert "| ori (base model)" in out and "| fggm" in out and "| FOMC " in out
     assert (bench.results / "report.md").read_text().strip() == out.strip()
     assert len(must_render(out)) >= 8
+    assert "Inside the stages" not in out and not (bench.results / "curves.png").exists()
 
 
 def test_a_finished_run_is_not_run_again(bench: Bench) -> None:

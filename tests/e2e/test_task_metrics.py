@@ -11,6 +11,7 @@ import pytest
 import yaml
 from sklearn.metrics import f1_score, matthews_corrcoef
 
+import cl_bench.evaluation.aggregates as aggregates
 from cl_bench.store import read_json, read_records
 from tests.e2e.conftest import Bench
 
@@ -80,7 +81,8 @@ def pairs_of(place: Path, task: str) -> tuple[list[int], list[int]]:
     return [r["target"] for r in records], [r["choice"] for r in records]
 
 
-def test_glue_end_to_end(glue: Bench) -> None:
+def test_glue_end_to_end(glue: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aggregates, "MOST_RESAMPLES", 25)  # milliseconds each, of every metric
     plan = glue.must("plan", str(glue.config))
     assert "cola2: its score is mcc (a number of all documents together, -1 to 1)" in plan
     assert "wording: its score is bleu" in plan and "ter, listed first, is not taken" in plan

@@ -33,7 +33,7 @@ def packed():
     return PackedModel(tiny_model().eval(), Counters())
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     texts=st.lists(
         st.tuples(*[st.lists(st.sampled_from(WORDS), min_size=1, max_size=9).map("".join)] * 2),
