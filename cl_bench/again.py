@@ -15,7 +15,7 @@ from cl_bench.checkpoints import recorded_base
 from cl_bench.resolve import StageSpec
 from cl_bench.seals import file_records, read_scores, write_sealed
 from cl_bench.stage_files import TRAINING_FILES, record_training
-from cl_bench.store import RunFolder, StageFolder, read_records
+from cl_bench.store import RunFolder, StageFolder, read_records, there
 
 AGAIN = ".again"
 """In a stage's folder, where a second training writes what the first has written already."""
@@ -92,7 +92,7 @@ def finish_again(place: StageFolder, fingerprint: str) -> str | None:
         record_training(place, written, fingerprint)
         moved = (*TRAINING_FILES, "timing.json")
     for name in moved:
-        if (written / name).is_file():
+        if there(written / name):
             (written / name).replace(place.path / name)
         else:
             (place.path / name).unlink(missing_ok=True)
@@ -133,4 +133,4 @@ def _difference(place: StageFolder, written: Path, before: str | None, now: str)
 
 
 def _losses(file: Path) -> list[Any]:
-    return read_records(file) if file.is_file() else []
+    return read_records(file) if there(file) else []

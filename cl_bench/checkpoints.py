@@ -17,6 +17,8 @@ from cl_bench.store import (
     publish_folder,
     read_json,
     sha256_file,
+    there,
+    train_again,
     verify_folder,
     write_json,
 )
@@ -75,9 +77,9 @@ def adapter_base(folder: Path) -> str | None:
     The base is looked for where it was, and where the experiment has its model now; the first that
     has the recorded checksums is taken. Raises UserError when none has.
     """
-    if not (folder / BASE).is_file():
+    record = _base_record(folder)
+    if record is None:
         return None
-    record = read_json(folder / BASE)
     recorded = located(record["base"], folder)
     places = list(dict.fromkeys(adapter_bases(folder, recorded)))
     if not record.keys() - {"base"} and not Path(recorded).is_absolute():
@@ -99,9 +101,19 @@ def adapter_base(folder: Path) -> str | None:
 
 def recorded_base(folder: Path) -> Path | None:
     """Where the base of the adapter in `folder` was, there or not; None for a whole model."""
-    if not (folder / BASE).is_file():
+    record = _base_record(folder)
+    return None if record is None else Path(located(record["base"], folder))
+
+
+def _base_record(folder: Path) -> dict[str, Any] | None:
+    """What an adapter's checkpoint says of its base; raises RunError when that is damaged."""
+    file, remedy = folder / BASE, train_again(folder)
+    if not there(file):
         return None
-    return Path(located(read_json(folder / BASE)["base"], folder))
+    record = read_json(file, remedy)
+    if not isinstance(record, dict) or not isinstance(record.get("base"), str):
+        raise RunError(f"{file}: does not say what the adapter belongs to; {remedy}")
+    return record
 
 
 def _ends_with(folder: Path, end: tuple[str, ...]) -> bool:
@@ -166,6 +178,6 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        return load_file(path) if path.is_file() else {}
+        return load_file(path) if there(path) else {}
     except SafetensorError as error:
         raise RunError(f"{path}: unreadable ({error}); restore it from a copy") from error

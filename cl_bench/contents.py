@@ -15,6 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from cl_bench.experiments import EXPERIMENT, read_experiment
 from cl_bench.models import split_revision
 from cl_bench.quickstart import QUICKSTART_MODEL
 from cl_bench.resources import user_cache
@@ -201,11 +202,9 @@ def adapter_bases(folder: Path, recorded: str) -> Iterator[str]:
     it was loaded from. A folder that is moved takes its checksum with it, so each can be checked.
     """
     yield recorded
-    experiment = next(
-        (p for p in folder.resolve().parents if (p / "experiment.json").is_file()), None
-    )
+    experiment = next((p for p in folder.resolve().parents if (p / EXPERIMENT).is_file()), None)
     if experiment is not None:
-        config = read_json(experiment / "experiment.json").get("config", {})
+        config = read_experiment(experiment)["config"]
         if path := config.get("model", {}).get("path"):
             yield str((experiment / path).resolve()) if path.startswith("..") else str(path)
     peft = folder / "adapter_config.json"

@@ -7,7 +7,6 @@ the stage began with (after the method's `prepare`).
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from cl_bench.evaluation.choice import Engine
 from cl_bench.evaluation.engines import Subject
 from cl_bench.evaluation.units import Unit, answering
 from cl_bench.progress import Reporter
+from cl_bench.store import append_line
 from cl_bench.suite import Suite, curve_tasks
 
 CURVE = "curve.jsonl"
@@ -55,8 +55,7 @@ class Curve:
                 self.reporter.task(unit.name, number, unit.size)
                 entry = unit.entry(answer(unit))
                 point[unit.part][unit.name] = {k: entry[k] for k in KEYS if k in entry}
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(point, ensure_ascii=False, allow_nan=False) + "\n")
+        append_line(self.file, point)
         self.seconds += time.perf_counter() - began
 
 

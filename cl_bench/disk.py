@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cl_bench.config import EvalConfig, ExperimentConfig
 from cl_bench.evaluation.answer_limits import own_limit
 from cl_bench.resolve import RunSpec
-from cl_bench.store import RunFolder
+from cl_bench.store import RunFolder, there
 from cl_bench.training.shapes import Shapes
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def missing_bytes(
     from cl_bench.suite import cells_to_score, general_after
 
     needed = 0
-    if not (folder / "base" / "scores.json").is_file():
+    if not there(folder / "base" / "scores.json"):
         names = [] if config.eval.trace.after == "never" else suite.columns
         general = config.eval.general.after != "never"
         needed += prediction_bytes(suite.units(names, general, config.train))
@@ -69,10 +69,10 @@ def missing_bytes(
         place = RunFolder(folder / run.slug / f"seed-{run.seed}")
         again = to_train_again(place, run.stages)
         for position, stage in enumerate(run.stages):
-            there = place.stage(stage.folder)
-            if position in again or not (there.trained or there.scored):
+            stage_folder = place.stage(stage.folder)
+            if position in again or not (stage_folder.trained or stage_folder.scored):
                 needed += stage.build_method().cost(shapes).checkpoint
-            if not there.scored:
+            if not stage_folder.scored:
                 names = cells_to_score(config, stage.index, stage.tasks)
                 general = general_after(config, stage.index)
                 needed += prediction_bytes(suite.units(names, general, stage.train))

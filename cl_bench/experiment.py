@@ -15,6 +15,7 @@ from cl_bench.errors import DivergedError, RunError, RunsFailedError, UserError
 from cl_bench.evaluation.choice import Engine
 from cl_bench.evaluation.engines import Subject
 from cl_bench.evaluation.scores import general_mean
+from cl_bench.experiments import read_run, write_experiment, write_run
 from cl_bench.file_errors import check_results_folder, what_failed
 from cl_bench.heap import keep_freed_memory
 from cl_bench.identity import (
@@ -36,7 +37,7 @@ from cl_bench.provenance import provenance
 from cl_bench.resolve import RunSpec, resolve_runs
 from cl_bench.stage import Workplace, run_stage, seed_everything
 from cl_bench.stage_files import failure_advice
-from cl_bench.store import RunFolder, locked, portable, read_run, sha256_of, write_json
+from cl_bench.store import RunFolder, locked, portable, sha256_of, there
 from cl_bench.suite import Suite
 from cl_bench.summary import write_summary
 
@@ -115,8 +116,8 @@ def _open_experiment(config: ExperimentConfig, folder: Path, notes: Sequence[str
         data["data_root"] = portable(config.data_root, folder.resolve())
     data["task_paths"] = [portable(path, folder.resolve()) for path in config.task_paths]
     data["model"] = portable_model(config, folder)
-    write_json(
-        folder / "experiment.json",
+    write_experiment(
+        folder,
         {
             "last_run": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "config": data,
@@ -136,11 +137,11 @@ def _adopt_runs(work: Workplace, runs: Sequence[RunSpec], folder: Path, now: Con
         record = {"sha256": sha256_of(settings), "config": settings, **about}
         names = {stage.folder for stage in run.stages}
         file = place.path / "run.json"
-        anew = file.is_file() and read_run(file)["sha256"] != record["sha256"]
+        anew = there(file) and read_run(file)["sha256"] != record["sha256"]
         for stage in place.stages():  # of a start with other settings that finished none
             if anew or stage.path.name not in names:
                 shutil.rmtree(stage.path)
-        write_json(file, recorded(record, now))
+        write_run(file, recorded(record, now))
 
 
 def _score_base(work: Workplace, folder: Path, model_path: str | Path, now: Contents) -> Contents:
@@ -149,7 +150,7 @@ def _score_base(work: Workplace, folder: Path, model_path: str | Path, now: Cont
     Returns `now`, with the weights of a hub model that had to be fetched first.
     """
     config, place = work.config, folder / "base"
-    if (place / "scores.json").is_file():
+    if there(place / "scores.json"):
         drop_partial(place)
         return now
     settings = base_settings(config, folder)

@@ -28,7 +28,9 @@ def writing(path: Path) -> Iterator[None]:
         raise OSError(int(number[1]) if number else 5, reason, str(path)) from error
 
 
-def check_results_folder(folder: Path) -> None:
+def check_results_folder(
+    folder: Path, remedy: str = "use --results with a folder that can"
+) -> None:
     """Raise UserError where nothing can be written in `folder`, which need not exist yet."""
     nearest = next(path for path in (folder, *folder.resolve().parents) if path.exists())
     if not nearest.is_dir():
@@ -38,8 +40,7 @@ def check_results_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise UserError(
-            f"{folder}: cannot be written ({error.strerror}: {nearest}); use --results with a "
-            "folder that can"
+            f"{folder}: cannot be written ({error.strerror}: {nearest}); {remedy}"
         ) from error
 
 

@@ -22,8 +22,10 @@ from cl_bench.differences import (
     stage_differences,
 )
 from cl_bench.errors import UserError
+from cl_bench.experiments import read_run
 from cl_bench.quickstart import QUICKSTART_MODEL
-from cl_bench.store import RunFolder, located, portable, read_json, sha256_of
+from cl_bench.seals import read_scores
+from cl_bench.store import RunFolder, located, portable, sha256_of, there
 
 if TYPE_CHECKING:
     from cl_bench.config import ExperimentConfig
@@ -247,17 +249,16 @@ def _compared(
     folder: Path, config: ExperimentConfig, runs: Sequence[RunSpec], now: Contents, rows: Rows
 ) -> Iterator[tuple[str, Mapping[str, Any], list[str]]]:
     """(who, its record, what differs) for the base model's scores and every run with results."""
-    scores = folder / "base" / "scores.json"
-    if scores.is_file():
-        record = read_json(scores)
+    if there(folder / "base" / "scores.json"):
+        record = read_scores(folder / "base")
         yield "base", record, list(_base_differences(record, config, folder, now))
     specs = {(run.slug, f"seed-{run.seed}"): run for run in runs}
     for place in sorted(path for path in folder.glob("*/seed-*") if bound(path)):
         who = f"{place.parent.name}/{place.name}"
-        if not (place / "run.json").is_file():
+        if not there(place / "run.json"):
             yield who, {"inputs": {}}, ["run.json is missing, but there are trained stages"]
             continue
-        record = read_json(place / "run.json")
+        record = read_run(place / "run.json")
         spec = specs.get((place.parent.name, place.name))
         yield who, record, list(_run_differences(record, config, spec, folder, now, rows))
 

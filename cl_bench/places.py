@@ -9,9 +9,10 @@ from typing import Any
 
 from cl_bench.errors import UserError, nearest
 from cl_bench.evaluation.probe_scores import PROBES
+from cl_bench.experiments import EXPERIMENT, latest_experiment
 from cl_bench.paired import entry_of
 from cl_bench.seals import check_records, read_scores
-from cl_bench.store import latest_experiment, read_records
+from cl_bench.store import read_records, there
 from cl_bench.summary import leaves
 
 Records = dict[tuple[str, int], dict[str, Any]]
@@ -29,21 +30,30 @@ class Place:
         files = (self.path / "predictions").glob("*.jsonl")
         written = {file.stem for file in files if not file.name.endswith(PROBES)}
         named: dict[str, list[str]] = {}
-        if (self.path / "scores.json").is_file():
+        if there(self.path / "scores.json"):
             scores = read_scores(self.path)
             named = {task: [task] for task in scores["trace"]} | leaves(scores["general"])
         found = {task: names for task, names in named.items() if written.issuperset(names)}
         alone = written - {leaf for names in found.values() for leaf in names}
         return found | {leaf: [leaf] for leaf in sorted(alone)}
 
+    def without_scores(self) -> str | None:
+        """Where only records of documents are left: what then cannot be known; else None."""
+        if there(self.path / "scores.json"):
+            return None
+        return (
+            f"{self.path / 'scores.json'}: not there (not scored to the end, or deleted): records "
+            "of documents are compared as they are, unchecked, and each leaf task stands alone"
+        )
+
     def entry(self, task: str) -> Mapping[str, Any]:
         """What `scores.json` has of a task, benchmark or member; empty if nothing."""
         file = self.path / "scores.json"
-        return entry_of(read_scores(self.path), task) if file.is_file() else {}
+        return entry_of(read_scores(self.path), task) if there(file) else {}
 
     def records(self, names: list[str]) -> Records:
         """The documents of some leaves. Raises RunError when a file is not as it was written."""
-        if (self.path / "scores.json").is_file():
+        if there(self.path / "scores.json"):
             check_records(self.path, read_scores(self.path))
         return {
             (leaf, record["doc_id"]): record
@@ -108,7 +118,7 @@ def _child(folder: Path, name: str) -> Path | None:
 
 def _owner(path: Path) -> Path | None:
     """The experiment's folder that a place belongs to."""
-    return next((p for p in path.resolve().parents if (p / "experiment.json").is_file()), None)
+    return next((p for p in path.resolve().parents if (p / EXPERIMENT).is_file()), None)
 
 
 def _score_again(path: Path) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from cl_bench.checkpoints import load_checkpoint
 from cl_bench.config import ExperimentConfig, TrainConfig, slug
 from cl_bench.data.tasks import canonical_name
@@ -17,6 +19,7 @@ from cl_bench.evaluation.code import sandbox_warnings
 from cl_bench.evaluation.engines import Subject, scored_form
 from cl_bench.evaluation.headline import headline_faults
 from cl_bench.evaluation.scores import general_mean
+from cl_bench.experiments import EXPERIMENT, RUN, find_runs, lost_runs, read_experiment, read_run
 from cl_bench.heap import keep_freed_memory
 from cl_bench.identity import Contents, of_record, recorded, scored_data
 from cl_bench.partial import drop_partial, finish_scores
@@ -24,12 +27,10 @@ from cl_bench.progress import Reporter
 from cl_bench.stage_files import check_training, checkpoint_fault
 from cl_bench.store import (
     RunFolder,
-    find_runs,
     located,
-    read_json,
-    read_run,
     sha256_of,
     stage_number,
+    there,
 )
 from cl_bench.suite import Suite, chosen_documents, load_suite, scored_tasks
 
@@ -65,7 +66,7 @@ def rescore(experiment: Path, selection: Selection, reporter: Reporter) -> list[
         reporter.line(warning)
     if unscorable := list(headline_faults(suite.scored.values())):
         raise UserError(unscorable)
-    runs = find_runs(experiment, selection.method, selection.seed)
+    runs = _runs(experiment, selection)
     now = _contents(original, suite, stage_names)
     others = _other_rows(experiment, runs, now, selection)
     for line in others:
@@ -73,6 +74,19 @@ def rescore(experiment: Path, selection: Selection, reporter: Reporter) -> list[
     return [
         _score_run(run, config, suite, stage_names, selection, reporter, others) for run in runs
     ]
+
+
+def _runs(experiment: Path, selection: Selection) -> list[RunFolder]:
+    """The selected ones. Raises UserError where one has lost the record that it is bound to."""
+    lost = [
+        folder
+        for folder in lost_runs(experiment)
+        if selection.method is None or folder.parent.name == slug(selection.method)
+        if selection.seed is None or folder.name == f"seed-{selection.seed}"
+    ]
+    if lost:
+        raise UserError([f"{folder / RUN}: missing; restore it from a copy" for folder in lost])
+    return find_runs(experiment, selection.method, selection.seed)
 
 
 def _contents(original: ExperimentConfig, suite: Suite, stage_names: Sequence[str]) -> Contents:
@@ -96,7 +110,7 @@ def _other_rows(
     faults: dict[str, None] = {}
     rows: dict[str, None] = {}
     for run in runs:
-        record = of_record(read_json(run.path / "run.json"))
+        record = of_record(read_run(run.path / "run.json"))
         faults |= dict.fromkeys(definition_differences(record, now))
         rows |= dict.fromkeys(data_differences(record, now))
     if selection.data_root is None:
@@ -114,14 +128,22 @@ def _other_rows(
 
 def experiment_config(experiment: Path, data_root: Path | None = None) -> ExperimentConfig:
     """The config an experiment was run with; its relative paths are relative to its folder."""
-    data = read_json(experiment / "experiment.json")["config"]
+    data = read_experiment(experiment)["config"]
     if data_root is not None:
         data["data_root"] = str(data_root)
     elif data.get("data_root"):
         data["data_root"] = located(data["data_root"], experiment.resolve())
     data["task_paths"] = [located(path, experiment.resolve()) for path in data["task_paths"]]
     data["model"]["path"] = located(data["model"]["path"], experiment.resolve())
-    return ExperimentConfig.model_validate(data)
+    try:
+        return ExperimentConfig.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"{experiment / EXPERIMENT}: {where}: {first['msg']}: not a config of this version; "
+            "run the experiment's config again, which writes it anew"
+        ) from error
 
 
 def _narrow(config: ExperimentConfig, selection: Selection) -> tuple[ExperimentConfig, list[str]]:
@@ -176,11 +198,12 @@ def _score_run(
 
     folder = next((s for s in run.stages() if stage_number(s.path.name) == selection.stage), None)
     if folder is None:
-        there = [stage_number(s.path.name) for s in run.stages()]
-        raise UserError(f"{run.path}: no stage {selection.stage} here yet (there: {there})")
+        found = [stage_number(s.path.name) for s in run.stages()]
+        raise UserError(f"{run.path}: no stage {selection.stage} here yet (there: {found})")
     if fault := checkpoint_fault(run, folder):
         raise UserError(fault)
-    check_training(folder)
+    if line := check_training(folder):
+        reporter.once(line)
     resolved = read_run(run.path / "run.json")["config"]
     train = TrainConfig.model_validate(resolved["stages"][selection.stage - 1]["train"])
     units = suite.units(stage_names, True, train)
@@ -194,7 +217,7 @@ def _score_run(
     }
     what = [unit.name for unit in units]
     place = folder.path / "evals" / f"{slug('-'.join(what))[:40]}-{sha256_of(settings)[:8]}"
-    if (place / "scores.json").is_file():
+    if there(place / "scores.json"):
         drop_partial(place)
         return place / "scores.json"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

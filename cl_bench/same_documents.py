@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.differences import data_differences
+from cl_bench.experiments import read_run
 from cl_bench.identity import of_record
 from cl_bench.metrics.uncertainty import Documents
-from cl_bench.store import RunFolder, read_json, read_records, sha256_of
+from cl_bench.seals import read_scores
+from cl_bench.store import RunFolder, read_records, sha256_of, there
 
 Read = Callable[[Path], Documents]
 """Values by task in a `predictions` folder, each document as `leaf/doc_id`."""
@@ -104,7 +106,7 @@ class Asked:
         """Of all documents of a leaf task."""
         if leaf not in self.known:
             file = self.folder / f"{leaf}.jsonl"
-            records = read_records(file) if file.is_file() else []
+            records = read_records(file) if there(file) else []
             self.known[leaf] = {
                 f"{leaf}/{record['doc_id']}": sha256_of(
                     [record.get("prompt_hash"), record.get("target")]
@@ -116,10 +118,9 @@ class Asked:
 
 def made_of(place: Path) -> dict[str, Any]:
     """What is recorded of the contents that a scored folder was made of; of old ones nothing."""
-    for file in (place / "scores.json", place.parent / "run.json"):
-        if file.is_file() and (found := of_record(read_json(file))):
-            return found
-    return {}
+    scores, run = place / "scores.json", place.parent / "run.json"
+    found = of_record(read_scores(place)) if there(scores) else {}
+    return found or (of_record(read_run(run)) if there(run) else {})
 
 
 def _other_rows(folders: Sequence[Path]) -> set[str]:
@@ -149,9 +150,9 @@ def other_data(experiment: Path, runs: Sequence[RunFolder]) -> Iterator[str]:
     `run` refuses such folders now; older versions did not.
     """
     places = [(folder.path, f"{folder.path.parent.name}/{folder.path.name}") for folder in runs]
-    records = [(who, of_record(read_json(path / "run.json"))) for path, who in places]
-    base = experiment / "base" / "scores.json"
-    if base.is_file() and (record := of_record(read_json(base))):
+    records = [(who, of_record(read_run(path / "run.json"))) for path, who in places]
+    base = experiment / "base"
+    if there(base / "scores.json") and (record := of_record(read_scores(base))):
         records.insert(0, ("base", record))
     first, *others = records or [("", {})]
     for who, record in others:

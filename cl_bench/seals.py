@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.errors import RunError
-from cl_bench.store import read_json, sha256_file, sha256_of, write_json
+from cl_bench.store import read_json, sha256_file, sha256_of, there, write_json
 
 SEAL = "sha256"
 FILES = "files"
 
 
-def seal_of(data: Mapping[str, Any]) -> str:
-    """Checksum of the content as it is read back, the seal itself aside."""
-    plain = json.loads(json.dumps({key: value for key, value in data.items() if key != SEAL}))
+def seal_of(data: Mapping[str, Any], seal: str = SEAL) -> str:
+    """Checksum of the content as it is read back, the seal itself (under that key) aside."""
+    plain = json.loads(json.dumps({key: value for key, value in data.items() if key != seal}))
     return sha256_of(plain)
 
 
@@ -30,10 +30,11 @@ def write_sealed(path: Path, data: Mapping[str, Any]) -> None:
     write_json(path, {**data, SEAL: seal_of(data)})
 
 
-def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
+def read_sealed(path: Path, remedy: str, needs: Mapping[str, type] | None = None) -> dict[str, Any]:
     """A JSON object; raises RunError with the remedy when it is damaged or was edited.
 
-    One without a seal is of an older version, unless it lists files, as older ones do not.
+    One without a seal is of an older version, unless it lists files, as older ones do not. `needs`
+    are the keys that every version wrote, with the type of their values.
     """
     data = read_json(path, remedy)
     if not isinstance(data, dict):
@@ -42,6 +43,9 @@ def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
         raise RunError(
             f"{path}: its checksum is not that of its content: edited or damaged; {remedy}"
         )
+    for key, kind in (needs or {}).items():
+        if not isinstance(data.get(key), kind):
+            raise RunError(f"{path}: no '{key}' in it; {remedy}")
     return data
 
 
@@ -85,9 +89,9 @@ def read_scores(place: Path) -> dict[str, Any]:
     Raises RunError when it is damaged or was edited.
     """
     file = place / "scores.json"
-    if not file.is_file():
+    if not there(file):
         raise RunError(f"{file}: not there (not scored yet, or deleted); `cl-bench run` goes on")
-    return read_sealed(file, SCORE_AGAIN)
+    return read_sealed(file, SCORE_AGAIN, {"trace": dict, "general": dict})
 
 
 def check_records(place: Path, scores: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -46,7 +45,7 @@ from cl_bench.stage_files import (
     record_failure,
     record_training,
 )
-from cl_bench.store import RunFolder, StageFolder, read_json, write_json
+from cl_bench.store import RunFolder, StageFolder, append_line, read_json, there, write_json
 from cl_bench.suite import Suite, cells_to_score, general_after, scored_tasks
 from cl_bench.training.loop import Batcher, not_finite, train_stage
 
@@ -80,11 +79,11 @@ def run_stage(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -
             check_done(place)
             drop_partial(place.path)
         return
-    if work.processes.agreed(place.failure_file.is_file()):
+    if work.processes.agreed(there(place.failure_file)):
         failure = read_failure(place)
         raise DivergedError(f"stage {spec.index} ({spec.tasks[0]})", failure["what"])
     if trained:
-        check_training(place)
+        _check_training(work, place)
         _restore_base(work, run, folder, position)
         model, tokenizer = load_checkpoint(
             place.checkpoint, work.config.model.dtype, work.device, adapters=True
@@ -126,21 +125,19 @@ def _train(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -> t
     stage, batcher = _stage(work, run, position, model, tokenizer)
     curve = _curve(work, spec, written, stage, tokenizer)
     work.reporter.begin(label)
-    with (written / "train.jsonl").open("a", encoding="utf-8") as log:
 
-        def on_step(record: dict[str, Any], total: int) -> None:
-            if work.first_process:
-                log.write(json.dumps(record) + "\n")
-                log.flush()
-            work.reporter.step(record, total)
+    def on_step(record: dict[str, Any], total: int) -> None:
+        if work.first_process:
+            append_line(written / "train.jsonl", record)
+        work.reporter.step(record, total)
 
-        try:
-            train_stage(stage, method, spec.epochs, batcher, on_step, curve)
-            _check_states(stage, method)
-        except DivergedError as error:
-            if work.first_process and not beside:
-                record_failure(place, spec.index, list(spec.tasks), error)
-            raise
+    try:
+        train_stage(stage, method, spec.epochs, batcher, on_step, curve)
+        _check_states(stage, method)
+    except DivergedError as error:
+        if work.first_process and not beside:
+            record_failure(place, spec.index, list(spec.tasks), error)
+        raise
     if work.first_process and "dead" in stage.notes:
         work.reporter.line(f"{label}: {stage.notes['dead']}")
     if spec.train.gradient_checkpointing:
@@ -177,7 +174,12 @@ def _restore(work: Workplace, run: RunSpec, folder: RunFolder, position: int) ->
         _restore_base(work, run, folder, position)
     else:
         _train(work, run, folder, position)
-    check_training(place)
+    _check_training(work, place)
+
+
+def _check_training(work: Workplace, place: StageFolder) -> None:
+    if line := check_training(place):
+        work.reporter.once(line)
 
 
 def _restore_base(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -> None:
@@ -291,7 +293,7 @@ def _score(
     subject = Subject(model, tokenizer, place.checkpoint)
     scores = work.suite.score(subject, units, place.path, basis, work.reporter, reference)
     timing_file = place.path / "timing.json"
-    timing = read_sealed(timing_file, "delete it") if timing_file.is_file() else {}
+    timing = read_sealed(timing_file, "delete it") if there(timing_file) else {}
     timing["score_seconds"] = round(scoring_seconds(place.path), 2)
     write_sealed(timing_file, timing)
     seen = scored_tasks(work.config, spec.index)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from cl_bench.seals import (
     read_sealed,
     write_sealed,
 )
-from cl_bench.store import RunFolder, StageFolder, stage_number, verify_folder
+from cl_bench.store import MANIFEST, RunFolder, StageFolder, stage_number, there, verify_folder
 
 TRAINING_FILES = ("train.jsonl", "curve.jsonl", "notes.json", "method.safetensors")
 LOGS = ("train.jsonl", "notes.json")
@@ -27,24 +27,54 @@ SMALL = 1 << 20
 """Bytes of a file whose checksum a finished stage's check looks at."""
 
 
-def check_training(place: StageFolder, names: Sequence[str] = TRAINING_FILES) -> None:
+def check_training(place: StageFolder) -> str | None:
     """Raise RunError where a file that training left is missing or not as it was written.
 
     The same where a method's state lies here that the training did not leave, and where the
-    checkpoint is another one than was saved. Older stages have no record of it.
+    checkpoint is another one than was saved. Of a stage without a record of it that cannot be
+    known: returns a line that says so.
+    """
+    record, remedy = _training_record(place), _remedy(place)
+    if record is None:
+        return (
+            f"{place.training_file}: not there (of an older version, or deleted): whether the "
+            "checkpoint and what belongs to it are as they were written is not known"
+        )
+    _check_manifest(place, record)
+    state = place.method_state
+    if there(state) and state.name not in record["files"]:
+        raise RunError(f"{state}: this stage's training has left no such file; {remedy}")
+    check_files(place.path, record["files"], TRAINING_FILES, remedy)
+    return None
+
+
+def _check_manifest(place: StageFolder, record: Mapping[str, Any]) -> None:
+    if place.trained and record["checkpoint"] != place.fingerprint():
+        raise RunError(
+            f"{place.checkpoint / MANIFEST}: not that of the checkpoint that was saved here; "
+            f"{_remedy(place)}"
+        )
+
+
+def check_curve(place: StageFolder) -> None:
+    """Raise RunError where the scores inside a stage are missing or not as they were written."""
+    record = _training_record(place)
+    if record is not None:
+        remedy = f"restore it from a copy, or delete {place.path} and run the same command again"
+        check_files(place.path, record["files"], ["curve.jsonl"], remedy)
+
+
+def _training_record(place: StageFolder) -> dict[str, Any] | None:
+    """What `record_training` wrote; None for a stage that never had it.
+
+    Raises RunError when it is damaged, and when the stage's scores say that it was there.
     """
     remedy = _remedy(place)
-    if not place.training_file.is_file():
-        if place.scored and place.training_file.name in read_scores(place.path).get(FILES, {}):
-            raise RunError(f"{place.training_file}: missing; {remedy}")
-        return
-    record = read_sealed(place.training_file, remedy)
-    if place.trained and record["checkpoint"] != place.fingerprint():
-        raise RunError(f"{place.checkpoint}: not the checkpoint that was saved here; {remedy}")
-    state = place.method_state
-    if state.name in names and state.is_file() and state.name not in record["files"]:
-        raise RunError(f"{state}: this stage's training has left no such file; {remedy}")
-    check_files(place.path, record["files"], names, remedy)
+    if there(place.training_file):
+        return read_sealed(place.training_file, remedy, {"checkpoint": str, "files": dict})
+    if place.scored and place.training_file.name in read_scores(place.path).get(FILES, {}):
+        raise RunError(f"{place.training_file}: missing; {remedy}")
+    return None
 
 
 def record_training(place: StageFolder, written: Path, fingerprint: str) -> None:
@@ -64,12 +94,13 @@ def record_failure(
 
 def read_failure(place: StageFolder) -> dict[str, Any]:
     """What `record_failure` wrote."""
-    return read_sealed(place.failure_file, f"delete {place.path} to train that stage again")
+    again = f"delete {place.path} to train that stage again"
+    return read_sealed(place.failure_file, again, {"what": str})
 
 
 def failure_advice(run: RunFolder, error: DivergedError) -> str:
     """How a run that diverged can go on: with the settings it is bound to it would again."""
-    failed = next((s.path for s in run.stages() if s.failure_file.is_file()), run.path)
+    failed = next((s.path for s in run.stages() if there(s.failure_file)), run.path)
     again = f"to train it as it is once more, delete {failed}"
     lower = "a lower lr: (or another dtype or max_grad_norm) in its entry of methods:"
     if not run.bound:
@@ -88,16 +119,19 @@ def check_done(place: StageFolder) -> None:
     """
     scores = read_scores(place.path)
     check_records(place.path, scores)
+    record = _training_record(place)
+    if record is not None:
+        _check_manifest(place, record)
     if place.trained:
         verify_folder(place.checkpoint, SMALL)
-    if not place.training_file.is_file():
+    if record is None:
         return
-    recorded = read_sealed(place.training_file, _remedy(place))["files"]
+    recorded = record["files"]
     state = place.method_state
     names = [name for name in recorded if name != state.name]
-    there = [name for name in names if name not in LOGS or (place.path / name).is_file()]
-    check_files(place.path, recorded, there, _remedy(place))
-    if state.is_file() and state.stat().st_size != recorded.get(state.name, {}).get("bytes"):
+    kept = [name for name in names if name not in LOGS or there(place.path / name)]
+    check_files(place.path, recorded, kept, _remedy(place))
+    if there(state) and state.stat().st_size != recorded.get(state.name, {}).get("bytes"):
         raise RunError(f"{state}: not as it was written; {_remedy(place)}")
 
 
@@ -114,13 +148,15 @@ def checkpoint_fault(run: RunFolder, place: StageFolder) -> str | None:
         owner = StageFolder(base.resolve().parent)
         if owner.trained:
             return None
-    there = [stage_number(s.path.name) for s in run.stages() if s.trained]
-    more = f" (stages with one: {', '.join(map(str, there)) or 'none'})"
+    with_one = [stage_number(s.path.name) for s in run.stages() if s.trained]
+    more = f" (stages with one: {', '.join(map(str, with_one)) or 'none'})"
     if not owner.worth_keeping:
         return f"{owner.path}: not trained yet{more}; `cl-bench run` goes on"
     kept = f"; what was scored stays in {owner.scores_file}" if owner.scored else ""
+    lost = owner.missing_file()
+    what = f"{lost}: missing, so that" if lost else f"{owner.checkpoint}:"
     return (
-        f"{owner.checkpoint}: the checkpoint is not there any more{more}{kept}. `cl-bench run` "
+        f"{what} the checkpoint is not there any more{more}{kept}. `cl-bench run` "
         "makes it again only where a later stage needs it; to have all of them again, run the "
         "config under another name (-o name=NEW)"
     )

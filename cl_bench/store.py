@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cl_bench.errors import RunError, UserError, nearest
+from cl_bench.errors import RunError, UserError
 from cl_bench.file_errors import writing
 
 MANIFEST = "manifest.json"
@@ -45,6 +45,25 @@ def read_json(path: Path, remedy: str = "restore it from a copy") -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path}: unreadable ({error}); {remedy}") from error
+
+
+def there(path: Path) -> bool:
+    """Whether a file of ours exists; raises RunError where something else has its name."""
+    if path.is_file():
+        return True
+    if path.is_symlink() or path.exists():
+        raise RunError(f"{path}: not a file; remove it, or restore the file from a copy")
+    return False
+
+
+def append_line(path: Path, record: dict[str, Any]) -> None:
+    """One JSON object more at the end of a file, on disk when this returns.
+
+    The file is opened each time, so that an error of writing it (a full disk) is told as its own.
+    """
+    line = json.dumps(record, ensure_ascii=False, allow_nan=False)
+    with writing(path), path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
 
 
 def write_records(path: Path, records: list[dict[str, Any]]) -> None:
@@ -106,7 +125,7 @@ def publish_folder(
 
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     """Sizes and checksums of a published folder's files. Raises RunError when it is damaged."""
-    manifest = read_json(folder / MANIFEST, _train_again(folder))
+    manifest = read_json(folder / MANIFEST, train_again(folder))
     try:
         return {
             name: {"bytes": int(entry["bytes"]), "sha256": str(entry["sha256"])}
@@ -114,7 +133,7 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
         }
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         fault = f"no sizes and checksums ({type(error).__name__})"
-        raise RunError(f"{folder / MANIFEST}: {fault}; {_train_again(folder)}") from error
+        raise RunError(f"{folder / MANIFEST}: {fault}; {train_again(folder)}") from error
 
 
 def verify_folder(folder: Path, up_to: int | None = None) -> None:
@@ -125,13 +144,13 @@ def verify_folder(folder: Path, up_to: int | None = None) -> None:
     for name, expected in read_manifest(folder).items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != expected["bytes"]:
-            raise RunError(f"{path}: missing or cut short; {_train_again(folder)}")
+            raise RunError(f"{path}: missing or cut short; {train_again(folder)}")
         small = up_to is None or expected["bytes"] <= up_to
         if small and sha256_file(path) != expected["sha256"]:
-            raise RunError(f"{path}: checksum differs; {_train_again(folder)}")
+            raise RunError(f"{path}: checksum differs; {train_again(folder)}")
 
 
-def _train_again(folder: Path) -> str:
+def train_again(folder: Path) -> str:
     """What to do about a damaged checkpoint; scores, predictions and records stay."""
     return (
         f"restore it from a copy, or delete {folder} and run the same command again: the stage is "
@@ -156,14 +175,25 @@ class StageFolder:
 
         Raises RunError when the manifest is damaged.
         """
-        if not (self.checkpoint / MANIFEST).is_file():
+        if not there(self.checkpoint / MANIFEST):
             return False
-        return all((self.checkpoint / name).is_file() for name in read_manifest(self.checkpoint))
+        return all(there(self.checkpoint / name) for name in read_manifest(self.checkpoint))
+
+    def missing_file(self) -> Path | None:
+        """The first file that a checkpoint lacks which is there otherwise."""
+        if not self.checkpoint.is_dir():
+            return None
+        if not there(self.checkpoint / MANIFEST):
+            return self.checkpoint / MANIFEST
+        names = read_manifest(self.checkpoint)
+        return next(
+            (self.checkpoint / name for name in names if not there(self.checkpoint / name)), None
+        )
 
     @property
     def scored(self) -> bool:
         """Whether the stage is done; the checkpoint may have been deleted since, to save room."""
-        return self.scores_file.is_file()
+        return there(self.scores_file)
 
     @property
     def worth_keeping(self) -> bool:
@@ -228,16 +258,6 @@ class RunFolder:
         return any(stage.trained or stage.worth_keeping for stage in self.stages())
 
 
-def read_run(file: Path) -> dict[str, Any]:
-    """A `run.json`; raises RunError when it is damaged or its config was edited."""
-    remedy = "restore it from a copy: the numbers of this run are bound to it"
-    record = read_json(file, remedy)
-    known = isinstance(record, dict) and isinstance(record.get("config"), dict)
-    if not known or record.get("sha256") != sha256_of(record["config"]):
-        raise RunError(f"{file}: its checksum is not that of its config; {remedy}")
-    return dict(record)
-
-
 def portable(path: str, folder: Path) -> str:
     """A path as results keep it: a folder relative to `folder`, from a dot on; hub ids stay."""
     given = Path(path).expanduser()
@@ -272,59 +292,3 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def latest_experiment(results: Path) -> Path:
-    """The experiment under `results` that was run last."""
-    found = [file.parent for file in results.glob("*/experiment.json")]
-    if not found:
-        raise UserError(f"{results}: no experiment here; run one first or name its folder")
-    return max(found, key=lambda folder: str(read_json(folder / "experiment.json")["last_run"]))
-
-
-def find_experiment(given: str | None, results: Path) -> Path:
-    """An experiment's folder from a path, a name under `results`, or nothing (the latest)."""
-    if given is None:
-        return latest_experiment(results)
-    for candidate in (Path(given), results / given):
-        if (candidate / "experiment.json").is_file():
-            return candidate
-    known = [file.parent.name for file in results.glob("*/experiment.json")]
-    raise UserError(f"{given}: no experiment (experiment.json) there{nearest(given, known)}")
-
-
-def find_runs(
-    experiment: Path, method: str | None = None, seed: int | None = None
-) -> list[RunFolder]:
-    """The runs of an experiment, in the order they were started, narrowed by method and seed.
-
-    `method` is a label, or the name of a method: that of all its runs.
-    """
-    from cl_bench.config import slug
-
-    runs = [file.parent for file in experiment.glob("*/seed-*/run.json")]
-    runs.sort(key=lambda folder: (read_json(folder / "run.json").get("order", 0), folder.name))
-    if method is not None:
-        called = {folder: {folder.parent.name, *_method_name(folder)} for folder in runs}
-        known = sorted(set().union(*called.values()))
-        runs = [folder for folder in runs if slug(method) in map(slug, called[folder])]
-        if not runs:
-            raise UserError(
-                f"--method {method}: no such run in {experiment}{nearest(method, known)}"
-            )
-    if seed is not None:
-        known = sorted({folder.name.removeprefix("seed-") for folder in runs})
-        runs = [folder for folder in runs if folder.name == f"seed-{seed}"]
-        if not runs:
-            raise UserError(
-                f"--seed {seed}: no such run in {experiment}{nearest(str(seed), known)}"
-            )
-    return [RunFolder(folder) for folder in runs]
-
-
-def _method_name(run: Path) -> tuple[str, ...]:
-    """The name of the method that a run is trained with, if it is one."""
-    from cl_bench.labels import one_name
-
-    stages = read_json(run / "run.json").get("config", {}).get("stages", [])
-    return one_name([name for part in stage.get("method", []) for name in part] for stage in stages)

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.evaluation.scores import Cell, Summary, summarise
+from cl_bench.experiments import read_run
 from cl_bench.paired import entry_of, is_unmeasured, paired_values
 from cl_bench.seals import read_scores
-from cl_bench.store import RunFolder, read_records, read_run, stage_number, write_json
+from cl_bench.store import RunFolder, read_records, stage_number, there, write_json
 
 
 def write_summary(experiment: Path, run: RunFolder) -> None:
@@ -70,13 +71,13 @@ def documents(predictions: Path, names: Mapping[str, list[str]]) -> dict[str, li
     Nothing at all where one of them is not measured: their mean is not, then.
     """
     file = predictions.parent / "scores.json"
-    scores = read_scores(file.parent) if file.is_file() else {}
+    scores = read_scores(file.parent) if there(file) else {}
     found: dict[str, list[Any]] = {}
     if any(is_unmeasured(entry_of(scores, name)) for name in names):
         return found
     for name, leaves in names.items():
         files = [predictions / f"{leaf}.jsonl" for leaf in leaves]
-        if all(file.is_file() for file in files):
+        if all(there(file) for file in files):
             records = {file.stem: read_records(file) for file in files}
             found[name] = paired_values(entry_of(scores, name), records)
     return found

@@ -11,9 +11,10 @@ import pytest
 
 from cl_bench.compare import compare_places
 from cl_bench.errors import UserError
+from cl_bench.experiments import write_run
 from cl_bench.places import Place
 from cl_bench.same_documents import left_out_line, mixed_prompts, other_data, pair
-from cl_bench.store import RunFolder
+from cl_bench.store import RunFolder, sha256_of
 from cl_bench.summary import documents
 
 NAMES = {"birds": ["birds"], "trees": ["trees"]}
@@ -29,7 +30,7 @@ def stage(run: Path, test: str = "t", **changed: dict[int, dict[str, Any] | None
     place = run / "stage-1-birds"
     (place / "predictions").mkdir(parents=True)
     data = {leaf: {"test": test, "train (seed 1)": "r"} for leaf in ("birds", "trees")}
-    (run / "run.json").write_text(json.dumps({"data": data}))
+    write_run(run / "run.json", {"config": {}, "sha256": sha256_of({}), "data": data})
     for leaf in data:
         edits = changed.get(leaf, {})
         kept = [i for i in range(3) if edits.get(i, {}) is not None]
@@ -81,7 +82,7 @@ def test_scores_of_other_metrics_are_not_compared(tmp_path: Path) -> None:
         written = json.loads((run / "run.json").read_text())
         keys = {"metric_list": metrics, "doc_to_text": "same"}
         written["inputs"] = {"tasks": {"birds": keys, "trees": {"metric_list": "m"}}}
-        (run / "run.json").write_text(json.dumps(written))
+        write_run(run / "run.json", written)
     with pytest.raises(UserError, match="birds: not scored alike: metric_list of its definition"):
         compare_places(Place(a.parent), Place(b.parent))
     assert compare_places(Place(a.parent), Place(b.parent), ["trees"])[0].before == 0.5

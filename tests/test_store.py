@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 from cl_bench.errors import RunError, UserError
+from cl_bench.experiments import find_experiment, find_runs, write_experiment, write_run
 from cl_bench.store import (
     RunFolder,
     StageFolder,
-    find_experiment,
-    find_runs,
     locked,
     publish_folder,
     read_json,
@@ -91,7 +90,7 @@ def test_two_processes_do_not_share_an_experiment(tmp_path: Path) -> None:
 
 def test_experiments_and_runs_are_found_by_name_or_time(tmp_path: Path) -> None:
     for name, when in (("old", "2026-01-01"), ("new", "2026-02-01")):
-        write_json(tmp_path / name / "experiment.json", {"last_run": when, "config": {}})
+        write_experiment(tmp_path / name, {"last_run": when, "config": {}})
     assert find_experiment(None, tmp_path).name == "new"
     assert find_experiment("old", tmp_path).name == "old"
     assert find_experiment(str(tmp_path / "old"), tmp_path).name == "old"
@@ -101,7 +100,7 @@ def test_experiments_and_runs_are_found_by_name_or_time(tmp_path: Path) -> None:
         find_experiment(None, tmp_path / "nothing")
     for order, (method, seed) in enumerate((("sft", 1), ("fggm", 1), ("fggm", 2))):
         folder = tmp_path / "new" / method / f"seed-{seed}"
-        write_json(folder / "run.json", {"order": order, "config": {}})
+        write_run(folder / "run.json", {"order": order, "config": {}, "sha256": sha256_of({})})
     assert [f"{r.path.parent.name}/{r.path.name}" for r in find_runs(tmp_path / "new")] == [
         "sft/seed-1",
         "fggm/seed-1",
@@ -111,7 +110,7 @@ def test_experiments_and_runs_are_found_by_name_or_time(tmp_path: Path) -> None:
     assert len(find_runs(tmp_path / "new", "fggm", 2)) == 1
     trained = {"stages": [{"method": [{"fggm": {}}]}] * 2}
     labelled = tmp_path / "new" / "low" / "seed-1"
-    write_json(labelled / "run.json", {"order": 3, "config": trained})
+    write_run(labelled / "run.json", {"order": 3, "config": trained, "sha256": sha256_of(trained)})
     assert [run.path for run in find_runs(tmp_path / "new", "fggm", 1)][1] == labelled
     assert [run.path for run in find_runs(tmp_path / "new", "low")] == [labelled]
     with pytest.raises(UserError, match="did you mean 'fggm'"):

@@ -95,7 +95,9 @@ SLOW = ("torch", "transformers", "datasets", "lm_eval", "numpy", "cl_bench.confi
 def test_the_first_line_comes_before_slow_imports(tmp_path: Path) -> None:
     """A quarter of a second on an idle machine; of a busy one nothing can be asked."""
     (tmp_path / "results" / "mine").mkdir(parents=True)
-    (tmp_path / "results" / "mine" / "experiment.json").write_text('{"last_run": "2026"}')
+    (tmp_path / "results" / "mine" / "experiment.json").write_text(
+        '{"last_run": "2026", "config": {}}'
+    )
     for words, begins in (
         (["run", "c.yaml"], "c.yaml: reading"),
         (["plan", "c.yaml"], "c.yaml: reading"),

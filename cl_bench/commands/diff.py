@@ -19,8 +19,12 @@ def diff(
     from cl_bench.compare import compare_places
     from cl_bench.places import find_places
     from cl_bench.report.diff import diff_json, diff_lines
+    from cl_bench.terminal import say
 
     first, second = find_places(a, b, results)
+    for place in dict.fromkeys((first, second)):
+        if line := place.without_scores():
+            say(f"cl-bench: warning: {line}")
     diffs = compare_places(first, second, task)
     if as_json:
         print(diff_json(first, second, diffs))

@@ -27,9 +27,9 @@ def evaluate(
     results: Path = typer.Option(Path("results"), help="Folder that experiments are kept in."),
 ) -> None:
     """Score again what a stage left behind; the run's own results are not touched."""
+    from cl_bench.experiments import find_experiment
     from cl_bench.file_errors import check_results_folder
     from cl_bench.processes import refuse_several
-    from cl_bench.store import find_experiment
     from cl_bench.terminal import say
 
     refuse_several("eval")
@@ -40,7 +40,7 @@ def evaluate(
     from cl_bench.evaluation.choice import choose_engine
 
     chosen = choose_engine(engine, engine_args)
-    check_results_folder(folder)
+    check_results_folder(folder, "score a copy of it in a folder that can")
 
     from cl_bench.progress import Reporter
     from cl_bench.rescore import Selection, rescore

@@ -10,7 +10,7 @@ from typing import Any
 from cl_bench.errors import RunError
 from cl_bench.evaluation.cells import Cell, unweighted_mean
 from cl_bench.metrics.uncertainty import mean
-from cl_bench.store import read_records
+from cl_bench.store import read_records, there
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def probe_values(
     found: dict[str, list[tuple[str, float]]] = {}
     for name, leaves in names.items():
         files = [probes_file(predictions, leaf) for leaf in leaves]
-        if not all(file.is_file() for file in files):
+        if not all(there(file) for file in files):
             continue
         probes = [
             (f"{leaf}/{probe.doc_id}", probe)

@@ -11,7 +11,8 @@ from cl_bench.report.cells import short
 from cl_bench.report.results import MethodResult
 from cl_bench.report.tables import Column, number, table
 from cl_bench.seals import read_scores
-from cl_bench.store import RunFolder, read_records
+from cl_bench.stage_files import check_curve
+from cl_bench.store import RunFolder, read_records, there
 
 POINTS = 12
 """Rows of a stage in the table; the figure and curve.jsonl have all."""
@@ -53,7 +54,9 @@ def load_curves(results: Sequence[MethodResult]) -> list[RunCurve]:
 def _stages(run: RunFolder) -> Iterator[tuple[int, str, list[dict[str, Any]]]]:
     for folder in run.stages():
         file = folder.path / "curve.jsonl"
-        if folder.scored and file.is_file():
+        if folder.scored:
+            check_curve(folder)
+        if folder.scored and there(file):
             task = read_scores(folder.path)["task"]
             name = task if isinstance(task, str) else "joint"
             yield int(folder.path.name.split("-")[1]), name, read_records(file)

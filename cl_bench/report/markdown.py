@@ -10,6 +10,7 @@ from typing import Any
 
 from cl_bench.data.tasks import canonical_name
 from cl_bench.evaluation.scores import Cell, Summary
+from cl_bench.experiments import read_experiment
 from cl_bench.file_errors import what_failed
 from cl_bench.report.cells import labels_table, learned_table, short
 from cl_bench.report.curves import curve_lines, load_curves
@@ -22,7 +23,7 @@ from cl_bench.report.tables import Column, interval, number, table
 from cl_bench.report.task_metrics import metrics_section
 from cl_bench.same_documents import left_out_line, mixed_prompts, other_data
 from cl_bench.seals import read_scores
-from cl_bench.store import read_json, write_text
+from cl_bench.store import write_text
 from cl_bench.summary import base_summary, cells, documents, leaves
 from cl_bench.terminal import say
 
@@ -38,7 +39,7 @@ def write_report(experiment: Path) -> str:
 
 
 def _lines(experiment: Path) -> Iterator[str]:
-    opened = read_json(experiment / "experiment.json")
+    opened = read_experiment(experiment)
     config = opened["config"]
     base_scores = read_scores(experiment / "base")
     results = load_results(experiment)
@@ -46,7 +47,7 @@ def _lines(experiment: Path) -> Iterator[str]:
     yield f"# {config['name']}"
     yield ""
     yield from _about(config, base_scores, results)
-    yield from _data(experiment, results)
+    yield from _data(experiment, base_scores, results)
     yield ""
     yield from _method_table(experiment, tasks, results)
     finished = [result for result in results if result.complete]
@@ -108,7 +109,7 @@ def _engines(base: Mapping[str, Any], results: Sequence[MethodResult]) -> str:
         for run in result.runs:
             for stage in run.stages():
                 if stage.scored:
-                    engine = read_json(stage.scores_file)["engine"]
+                    engine = read_scores(stage.path)["engine"]
                     number = stage.path.name.split("-")[1]
                     found.setdefault(engine, []).append(f"{result.name(run)} stage {number}")
     if len(found) == 1:
@@ -117,11 +118,13 @@ def _engines(base: Mapping[str, Any], results: Sequence[MethodResult]) -> str:
     return f"engines: {'; '.join(where)}"
 
 
-def _data(experiment: Path, results: Sequence[MethodResult]) -> Iterator[str]:
+def _data(
+    experiment: Path, base: Mapping[str, Any], results: Sequence[MethodResult]
+) -> Iterator[str]:
     """What to know where the rows of a table are not of the same data."""
     runs = [run for result in results for run in result.runs]
     lines = list(other_data(experiment, runs))
-    if "inputs" not in read_json(experiment / "base" / "scores.json"):
+    if "inputs" not in base:
         for run in runs:
             mixed = mixed_prompts(experiment, run)
             counts = ", ".join(f"{leaf} {count}" for leaf, count in mixed.items())

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cl_bench.evaluation.scores import Comparison, Documents, Summary, compare_seeds
+from cl_bench.experiments import find_runs, read_run
 from cl_bench.paired import entry_of, is_unmeasured
 from cl_bench.same_documents import pair
 from cl_bench.seals import check_records, read_scores
-from cl_bench.store import RunFolder, find_runs, read_run, stage_number
+from cl_bench.store import RunFolder, stage_number, there
 from cl_bench.summary import summarise_run
 
 
@@ -41,7 +42,7 @@ class MethodResult:
             f"stage {stage_number(stage.path.name)}" + (f" of {run.path.name}" if several else "")
             for run in self.runs
             for stage in run.stages()
-            if stage.failure_file.is_file()
+            if there(stage.failure_file)
         ]
 
     def stage_of(self, task: str) -> int:

@@ -8,11 +8,12 @@ from typing import Any
 
 from cl_bench.again import RETRAINED
 from cl_bench.evaluation.probe_scores import unmeasured_probes
+from cl_bench.experiments import lost_runs
 from cl_bench.report.cells import short
 from cl_bench.report.results import MethodResult
 from cl_bench.seals import read_scores, read_sealed
 from cl_bench.stage_files import read_failure
-from cl_bench.store import RunFolder, StageFolder, find_runs, stage_number
+from cl_bench.store import RunFolder, StageFolder, stage_number, there
 
 Entry = Mapping[str, Any]
 
@@ -34,27 +35,26 @@ def states_section(experiment: Path, base: Entry, results: Sequence[MethodResult
 
 def _orphans(experiment: Path) -> Iterator[str]:
     """Runs that no table has, since what binds them to their settings is gone."""
-    known = {run.path for run in find_runs(experiment)}
-    for folder in sorted({stage.parent for stage in experiment.glob("*/seed-*/stage-*")}):
-        if folder not in known:
-            yield f"{folder.relative_to(experiment)}: no run.json, so this run is in no table."
+    for folder in lost_runs(experiment):
+        yield f"{folder.relative_to(experiment)}: no run.json, so this run is in no table."
 
 
 def _of_run(name: str, run: RunFolder, stages: int) -> Iterator[str]:
-    there = {stage_number(stage.path.name): stage for stage in run.stages()}
-    last = max((number for number, stage in there.items() if stage.scored), default=0)
+    found = {stage_number(stage.path.name): stage for stage in run.stages()}
+    last = max((number for number, stage in found.items() if stage.scored), default=0)
     for number in range(1, stages + 1):
-        stage = there.get(number)
+        stage = found.get(number)
         where = f"{name}, stage {number}"
-        if stage is not None and stage.failure_file.is_file():
+        if stage is not None and there(stage.failure_file):
             yield f"{where}: {diverged(stage)}."
         elif stage is None or not stage.scored:
             if stage is not None or number < last:
                 what = stage.scores_file.name if stage is not None else "its folder"
                 yield f"{where}: {what} is not there, so its cells are not measured."
         else:
-            if (stage.path / RETRAINED).is_file():
-                remade = read_sealed(stage.path / RETRAINED, "restore it from a copy")
+            if there(stage.path / RETRAINED):
+                copy = "restore it from a copy"
+                remade = read_sealed(stage.path / RETRAINED, copy, {"what": str})
                 yield f"{where}: {remade['what']}."
             yield from _of_scores(where, read_scores(stage.path))
 

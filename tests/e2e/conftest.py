@@ -110,15 +110,21 @@ def bench(
 ) -> Bench:
     """Two stages (a choice and a number task), PIQA as General, a 2-layer random model."""
     monkeypatch.chdir(tmp_path)
-    data = tmp_path / "data"
+    config = lay_out(tmp_path, shared_between_tests / "model")
+    return Bench(tmp_path, config, capsys, shared_between_tests / "runs")
+
+
+def lay_out(root: Path, model: Path) -> Path:
+    """Data, a copy of the model and the config of `bench` in a folder; returns the config."""
+    data = root / "data"
     write_task(data, "FOMC", [(f"Text {i}\nStance:", "ABC"[i % 3]) for i in range(12)])
     write_task(data, "NumGLUE-ds", [(f"{i} + 1\nAnswer:", str(i + 1)) for i in range(12)])
     general = data / "general" / "piqa"
     general.mkdir(parents=True)
     rows = [{"goal": f"g{i}", "sol1": "yes", "sol2": "no", "label": i % 2} for i in range(6)]
     (general / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    shutil.copytree(shared_between_tests / "model", tmp_path / "model")
-    config = tmp_path / "tiny.yaml"
+    shutil.copytree(model, root / "model")
+    config = root / "tiny.yaml"
     settings = {
         "name": "tiny",
         "model": {"path": "./model", "dtype": "float32"},
@@ -133,4 +139,4 @@ def bench(
         "eval": {"trace": {"limit": 6}, "general": {"tasks": ["piqa"], "limit": 4}},
     }
     config.write_text(yaml.safe_dump(settings))
-    return Bench(tmp_path, config, capsys, shared_between_tests / "runs")
+    return config

@@ -50,7 +50,7 @@ def group(bench: Bench) -> Bench:
         }
         texts = [record(i, score, prediction=f"{name}\u2028x") for i, score in enumerate(graded)]
         place(home / name, {"trace_20minuten": texts, **leaves}, general)
-    (home / "experiment.json").write_text('{"last_run": "2026"}')
+    (home / "experiment.json").write_text('{"last_run": "2026", "config": {}}')
     return bench
 
 
@@ -105,7 +105,7 @@ def test_places_are_found_in_short(group: Bench) -> None:
     assert "nothing/here: no 'nothing'" in err
     other = group.root / "results" / "newer"
     place(other / "base", {"x": [record(0, 1.0)]})
-    (other / "experiment.json").write_text('{"last_run": "2027"}')
+    (other / "experiment.json").write_text('{"last_run": "2027", "config": {}}')
     out = group.must("diff", "made/sft/stage-1", "base", "--json")
     assert Path(json.loads(out)["b"]) == Path("results/made/base").resolve()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from cl_bench.config_file import load_config
+from cl_bench.experiments import write_experiment
 from cl_bench.identity import base_settings, run_settings
 from cl_bench.resolve import resolve_runs
 from tests.e2e.conftest import Bench
@@ -37,6 +38,6 @@ def test_the_report_names_it(bench: Bench) -> None:
     file = bench.results / "experiment.json"
     data = json.loads(file.read_text())
     data["config"]["model"] |= {"path": "owner/name", "revision": "v1"}
-    file.write_text(json.dumps(data))
+    write_experiment(bench.results, data)
     bench.must("report", "results/tiny")
     assert "Model `owner/name@v1`, 1 stage, " in (bench.results / "report.md").read_text()
