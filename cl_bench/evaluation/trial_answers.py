@@ -12,6 +12,9 @@ from cl_bench.evaluation.gold import gold_choice
 DOCUMENTS = 4
 """The first ones of the task: the same whatever is scored, so that the answer is the same too."""
 
+TRIALS = "_cl_bench_trials"
+"""Attribute of a task: its `Trial` by filter."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -28,8 +31,17 @@ class Trial:
 def try_metrics(task: Any, wanted: str | None = None) -> Trial:
     """The metrics of a few documents, after the filter `wanted` (default: the first).
 
-    A document on which they raise is left out. Tasks that run programs are not tried.
+    A document on which they raise is left out. Tasks that run programs are not tried. Several ask,
+    and a metric may be slow or cost money: a task's own are tried once.
     """
+    kept = vars(task).setdefault(TRIALS, {})
+    if wanted not in kept:
+        kept[wanted] = _tried(task, wanted)
+    trial: Trial = kept[wanted]
+    return trial
+
+
+def _tried(task: Any, wanted: str | None) -> Trial:
     trial = Trial()
     if getattr(task, "UNSAFE_CODE", False) or not hasattr(task, "process_results"):
         return trial

@@ -150,3 +150,14 @@ def test_a_task_that_cannot_be_tried_is_judged_by_what_it_lists(load: Any) -> No
     task.config.metadata["headline"] = "pass"
     with pytest.raises(UserError, match="no such metric; these would do: acc"):
         headline_of(task)
+
+
+def test_a_metric_that_may_cost_money_is_tried_once(load: Any) -> None:
+    task = load([own("points", higher_is_better=True)], OWN, headline="points", scale=40)
+    whole, asked = task.process_results, []
+    task.process_results = lambda *given: asked.append(given) or whole(*given)
+    headline_of(task)
+    first = len(asked)
+    assert list(headline_faults([task])) == []
+    assert list(headline_notes([task])) == []
+    assert len(asked) == first > 0
