@@ -64,6 +64,11 @@ def _shots(found: Preflight) -> Iterator[str]:
             f"{name}: scored with {shots} worked examples in the prompt (num_fewshot), trained "
             "without any: set num_fewshot: 0 to train and score in one form"
         )
+        if shots_are_scored(task.config):
+            yield (
+                f"{name}: its worked examples are documents that are scored, so that their answers "
+                "stand in the prompts of others: set fewshot_split to another split"
+            )
         if task.OUTPUT_TYPE == "generate_until":
             documents = found.suite.documents[name]
             cut = sum(_tokens(found, task, document) > room for document in documents)
@@ -72,6 +77,13 @@ def _shots(found: Preflight) -> Iterator[str]:
                     f"{name}: {cut} of {len(documents)} prompts with their worked examples have "
                     f"more than max_prompt_tokens ({room}) and are cut"
                 )
+
+
+def shots_are_scored(config: Any) -> bool:
+    """Whether a task's worked examples come from the split that is scored."""
+    if config.fewshot_split is None or (config.fewshot_config or {}).get("samples"):
+        return False  # written in the YAML, or of the training split, which a stage task has
+    return bool(config.fewshot_split == (config.test_split or config.validation_split))
 
 
 def _tokens(found: Preflight, task: Any, document: int) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from cl_bench.compare import Pair, TaskDiff
 from cl_bench.metrics.uncertainty import Comparison
 from cl_bench.places import Place
-from cl_bench.report.tables import Column, number, table
+from cl_bench.report.tables import Column, code, number, table
 
 WIDTH = 100
 """Characters of an answer or target that are shown."""
@@ -17,8 +17,8 @@ WIDTH = 100
 
 def diff_lines(first: Place, second: Place, diffs: Sequence[TaskDiff], show: int) -> Iterator[str]:
     """Markdown: a line for each task, then each group's members, then `show` documents of each."""
-    yield f"A: `{first.path}`"
-    yield f"B: `{second.path}`"
+    yield f"A: {code(str(first.path))}"
+    yield f"B: {code(str(second.path))}"
     yield ""
     yield from _table(diffs)
     yield ""

@@ -19,7 +19,7 @@ from cl_bench.report.probes import probes_section
 from cl_bench.report.requests import notes_section, requests_section
 from cl_bench.report.results import MethodResult, compare_last, lacking, load_results
 from cl_bench.report.states import states_section
-from cl_bench.report.tables import Column, interval, number, table
+from cl_bench.report.tables import Column, code, interval, number, table
 from cl_bench.report.task_metrics import metrics_section
 from cl_bench.same_documents import left_out_line, mixed_prompts, other_data
 from cl_bench.seals import read_scores
@@ -80,7 +80,7 @@ def _about(
     revision = config["model"].get("revision")
     source = model if revision is None else f"{model}@{revision}"
     stages = "1 stage" if len(config["stages"]) == 1 else f"{len(config['stages'])} stages"
-    yield f"Model `{source}`, {stages}{more}, seeds {_seeds(results)}."
+    yield f"Model {code(source)}, {stages}{more}, seeds {_seeds(results)}."
     if model == "smollm2-135m":
         yield (
             "The model is SmolLM2-135M-Instruct dequantised from 4 bits: its scores are not those "
@@ -113,8 +113,8 @@ def _engines(base: Mapping[str, Any], results: Sequence[MethodResult]) -> str:
                     number = stage.path.name.split("-")[1]
                     found.setdefault(engine, []).append(f"{result.name(run)} stage {number}")
     if len(found) == 1:
-        return f"engine `{base['engine']}`"
-    where = [f"`{engine}` ({', '.join(places)})" for engine, places in found.items()]
+        return f"engine {code(base['engine'])}"
+    where = [f"{code(engine)} ({', '.join(places)})" for engine, places in found.items()]
     return f"engines: {'; '.join(where)}"
 
 

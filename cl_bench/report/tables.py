@@ -55,6 +55,13 @@ def _cell(text: str) -> str:
     return re.sub(r"(\\*)\|", lambda found: found[1] * 2 + r"\|", " ".join(text.split()))
 
 
+def code(text: str) -> str:
+    """A text as Markdown's code, whatever signs it holds: `x`, or between longer fences."""
+    fence = "`" * (1 + max(map(len, re.findall("`*", text))))
+    space = " " if len(fence) > 1 else ""
+    return f"{fence}{space}{' '.join(text.split())}{space}{fence}"
+
+
 def interval(compared: Comparison, scale: float = 100.0, digits: int = 2) -> list[str]:
     """Difference, 95 % interval and whether it resolves an ordering, times `scale`."""
 

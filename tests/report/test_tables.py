@@ -7,7 +7,7 @@ from markdown_it import MarkdownIt
 from rich.cells import cell_len
 
 from cl_bench.report.cells import _above
-from cl_bench.report.tables import Column, number, table
+from cl_bench.report.tables import Column, code, number, table
 from tests.rendered import must_render
 
 
@@ -77,3 +77,9 @@ def test_a_cell_reads_as_it_was_given() -> None:
         tokens = MarkdownIt("commonmark").enable("table").parse(lines)
         shown = [child.content for token in tokens for child in token.children or ()]
         assert "".join(shown) == "t" + text
+
+
+def test_code_holds_any_sign() -> None:
+    for text in ("plain", "a|b", "a`b", "``", "a*b*"):
+        (token,) = MarkdownIt().parseInline(f"Model {code(text)}, x")
+        assert [child.content for child in token.children or ()] == ["Model ", text, ", x"]
