@@ -81,7 +81,9 @@ def _shots(found: Preflight) -> Iterator[str]:
 
 def shots_are_scored(config: Any) -> bool:
     """Whether a task's worked examples come from the split that is scored."""
-    if config.fewshot_split is None or (config.fewshot_config or {}).get("samples"):
+    given = config.fewshot_config  # as in the YAML, or lm-eval's object of it
+    samples = given.get("samples") if isinstance(given, dict) else getattr(given, "samples", None)
+    if config.fewshot_split is None or samples:
         return False  # written in the YAML, or of the training split, which a stage task has
     return bool(config.fewshot_split == (config.test_split or config.validation_split))
 
