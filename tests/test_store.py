@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from cl_bench.errors import RunError, UserError
-from cl_bench.experiments import find_experiment, find_runs, write_experiment, write_run
+from cl_bench.experiments import (
+    find_experiment,
+    find_runs,
+    read_experiment,
+    read_run,
+    write_experiment,
+    write_run,
+)
 from cl_bench.store import (
     RunFolder,
     StageFolder,
@@ -117,6 +124,23 @@ def test_experiments_and_runs_are_found_by_name_or_time(tmp_path: Path) -> None:
         find_runs(tmp_path / "new", "fgm")
     with pytest.raises(UserError, match="--seed 3"):
         find_runs(tmp_path / "new", seed=3)
+
+
+def test_an_edited_record_is_refused(tmp_path: Path) -> None:
+    """Also where what was edited is no part of the config, whose checksum a run has kept always."""
+    write_experiment(tmp_path, {"last_run": "2026", "config": {"seeds": [1]}, "notes": []})
+    record = {"config": {"seed": 1}, "sha256": sha256_of({"seed": 1}), "data": {"x": {"test": "1"}}}
+    write_run(tmp_path / "run.json", record)
+    assert read_experiment(tmp_path)["config"] == {"seeds": [1]}
+    assert read_run(tmp_path / "run.json")["data"] == record["data"]
+    for name, read in (
+        ("experiment.json", lambda: read_experiment(tmp_path)),
+        ("run.json", lambda: read_run(tmp_path / "run.json")),
+    ):
+        text = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(text.replace('"2026"', '"2027"').replace('"1"', '"2"'))
+        with pytest.raises(RunError, match=f"{name}: its checksum is not that of its content"):
+            read()
 
 
 def test_stage_folders_are_in_order(tmp_path: Path) -> None:
