@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cl_bench.errors import UserError
 from cl_bench.methods.direct_reads import direct_reads
-from cl_bench.training.layouts import patterns
+from cl_bench.training.layouts import is_router, patterns
 
 if TYPE_CHECKING:
     from cl_bench.methods.lora import LoRAOptions
@@ -76,7 +76,9 @@ def linear_layers(model: Any) -> list[str]:
     return [
         name
         for name, module in model.named_modules()
-        if module is not head and (isinstance(module, nn.Linear) or is_conv1d(module))
+        if module is not head
+        and (isinstance(module, nn.Linear) or is_conv1d(module))
+        and not is_router(module)
     ]
 
 
@@ -141,6 +143,13 @@ def _try(model: Any, options: LoRAOptions) -> tuple[dict[str, Shape], list[str]]
         raise UserError(
             f"target_modules: {_text(targets)}: an adapter of {', '.join(patterns(dead))} has no "
             "effect: the model reads the weight of this layer and never calls it; give layers of "
+            f"{', '.join(sorted(named))}"
+        )
+    layers = dict(model.named_modules())
+    if routers := [n for n in on if is_router(layers[n].get_base_layer())]:
+        raise UserError(
+            f"target_modules: {_text(targets)}: {', '.join(patterns(routers))} returns more than a "
+            "product, to which PEFT cannot add an adapter's; give layers of "
             f"{', '.join(sorted(named))}"
         )
     for module in wrapped.modules():

@@ -107,6 +107,13 @@ def is_conv1d(module: Any) -> bool:
     return type(module).forward is Conv1D.forward
 
 
+def is_router(module: Any) -> bool:
+    """Whether a linear layer chooses experts with its product, and returns that beside it."""
+    from torch import nn
+
+    return isinstance(module, nn.Linear) and hasattr(module, "top_k")
+
+
 def _layout(model: Any, module: Any, own: str, shape: Shape) -> Layout:
     from torch import nn
 
@@ -135,7 +142,7 @@ def _layout(model: Any, module: Any, own: str, shape: Shape) -> Layout:
             )
     default = Layout.of_shape(shape)
     # With a forward of its own, as Falcon's; Llama 4's router returns more than its product.
-    linear = isinstance(module, nn.Linear) and not hasattr(module, "top_k")
+    linear = isinstance(module, nn.Linear) and not is_router(module)
     return Layout(default.units, default.inputs, selective=False, linear=linear)
 
 

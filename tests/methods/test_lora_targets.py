@@ -85,6 +85,7 @@ REFUSED = [
     ("mamba", {"target_modules": ["out_proj"]}, "incompatible"),
     ("mamba", {"target_modules": ["in_proj", "dt_proj"]}, "dt_proj has no effect"),
     ("jamba", {"target_modules": "all-linear", "dropout": 0}, "dt_proj has no effect"),
+    ("llama4", {"target_modules": "all-linear", "dropout": 0}, "router returns more"),
     ("mixtral", {"target_modules": "all-linear"}, "dropout: 0"),
     ("bloom", {"target_modules": ["word_embeddings"]}, "one weight"),
     ("gpt2", {"target_modules": ["c_attn", "lm_head"]}, "one weight"),
