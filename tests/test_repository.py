@@ -9,6 +9,7 @@ from statistics import median
 
 import pytest
 
+from cl_bench.methods.registry import method_from_file
 from cl_bench.report.markdown import write_report
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -74,3 +75,11 @@ def _first_table(report: str) -> list[str]:
     lines = report.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("| method"))
     return lines[start : lines.index("", start)]
+
+
+def test_the_readmes_method_loads_as_it_stands(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    (example,) = [block for block in blocks if "(Method)" in block]
+    file = tmp_path / "mine.py"
+    file.write_text(example)
+    assert method_from_file(file).name == "freeze_norms"
