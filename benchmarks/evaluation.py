@@ -29,12 +29,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from cl_bench.data.examples import sample_documents
 from cl_bench.data.loading import load_suite
 from cl_bench.data.tokens import encode_prompts
-from cl_bench.evaluation.choice import Engine
-from cl_bench.evaluation.engine import SharedPrefixLM
-from cl_bench.evaluation.engines import Subject, opened
-from cl_bench.evaluation.forward import Counters
-from cl_bench.heap import keep_freed_memory
+from cl_bench.evaluation.engines.choice import Engine
+from cl_bench.evaluation.engines.opened import Subject, opened
+from cl_bench.evaluation.shared_prefix.lm import SharedPrefixLM
+from cl_bench.evaluation.shared_prefix.packed_model import Counters
 from cl_bench.resources import user_cache
+from cl_bench.training.cpu.heap import keep_freed_memory
 
 SEED = 1234
 TIE = 1e-4

@@ -31,8 +31,8 @@ from side_by_side import (
 )
 from torch import Tensor, nn
 
-from cl_bench.heap import keep_freed_memory
 from cl_bench.importance.fisher import fisher_scores, scored_parameters
+from cl_bench.training.cpu.heap import keep_freed_memory
 from cl_bench.training.loss import answer_loss
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

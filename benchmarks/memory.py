@@ -23,18 +23,18 @@ import torch
 from side_by_side import batch_of, table
 from torch import Tensor, nn
 
-from cl_bench.checkpoints import save_tensors
-from cl_bench.config import TrainConfig
+from cl_bench.config.schema import TrainConfig
+from cl_bench.costs.activations import MicroBatch, activation_bytes
+from cl_bench.costs.shapes import shapes_of
 from cl_bench.data.examples import Example
 from cl_bench.methods.base import Method, Stage
 from cl_bench.methods.compose import Composite
 from cl_bench.methods.registry import METHODS, method_class
-from cl_bench.training import matmul
-from cl_bench.training.activations import MicroBatch, activation_bytes
-from cl_bench.training.engine import SelectiveUpdate
+from cl_bench.models.checkpoints import save_tensors
+from cl_bench.training.cpu import matmul
 from cl_bench.training.loss import answer_loss
-from cl_bench.training.plan import UpdatePlan
-from cl_bench.training.shapes import shapes_of
+from cl_bench.training.selective_update import SelectiveUpdate
+from cl_bench.training.update_plan import UpdatePlan
 
 Batch = Mapping[str, Tensor]
 
@@ -167,7 +167,7 @@ def main() -> None:
     """Print a table for each dtype."""
     from transformers.utils import logging
 
-    from cl_bench.models import load_model, resolve_model_path
+    from cl_bench.models.load import load_model, resolve_model_path
 
     logging.disable_progress_bar()
     parser = argparse.ArgumentParser(

@@ -18,16 +18,16 @@ from typing import Any
 
 import torch
 
-from cl_bench.config_file import load_config
-from cl_bench.evaluation import kl
-from cl_bench.evaluation.choice import Engine
-from cl_bench.evaluation.engine import SharedPrefixLM
-from cl_bench.evaluation.engines import Subject
-from cl_bench.evaluation.probing import probe_tasks
+from cl_bench.config.file import load_config
+from cl_bench.evaluation.engines.choice import Engine
+from cl_bench.evaluation.engines.opened import Subject
+from cl_bench.evaluation.probes import kl
+from cl_bench.evaluation.probes.tasks import probe_tasks
+from cl_bench.evaluation.shared_prefix.lm import SharedPrefixLM
+from cl_bench.evaluation.suite import load_suite
 from cl_bench.evaluation.units import answering
-from cl_bench.models import load_model, resolve_model_path
+from cl_bench.models.load import load_model, resolve_model_path
 from cl_bench.report.tables import Column, table
-from cl_bench.suite import load_suite
 
 TITLES = ("documents", "scoring, CPU s", "wall s", "probes, CPU s", "wall s")
 

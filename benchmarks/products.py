@@ -16,7 +16,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from cl_bench.evaluation.packed_linear import packed_linears
+from cl_bench.evaluation.shared_prefix.cpu_packed_weights import packed_linears
 
 SHAPES = [(576, 192), (576, 576), (576, 1536), (1536, 576), (576, 49152)]
 ROWS = [1, 4, 8, 32, 128, 1024]

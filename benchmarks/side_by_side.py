@@ -49,7 +49,7 @@ def load(name: str, dtype: torch.dtype, layers: int | None = None) -> nn.Module:
     from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
     if name == "smollm2-135m":
-        from cl_bench.quickstart import quickstart_model
+        from cl_bench.models.quickstart import quickstart_model
 
         options = {} if layers is None else {"num_hidden_layers": layers}
         return AutoModelForCausalLM.from_pretrained(quickstart_model(), dtype=dtype, **options)

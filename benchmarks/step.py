@@ -43,10 +43,10 @@ from side_by_side import (
 )
 from torch import Tensor, nn
 
-from cl_bench.heap import keep_freed_memory
-from cl_bench.training.engine import SelectiveUpdate
+from cl_bench.training.cpu.heap import keep_freed_memory
 from cl_bench.training.loss import answer_loss
-from cl_bench.training.plan import Elements, Frozen, Rows, Selection, UpdatePlan
+from cl_bench.training.selective_update import SelectiveUpdate
+from cl_bench.training.update_plan import Elements, Frozen, Rows, Selection, UpdatePlan
 
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 PEAKS = ("Trainer full fp32", "cl-bench sft bf16", "cl-bench fggm bf16", "cl-bench fggm fp32")

@@ -18,8 +18,8 @@ from cl_bench.commands.report import report
 from cl_bench.commands.run import run
 from cl_bench.commands.score import score
 from cl_bench.errors import RunError, UserError, said_once
-from cl_bench.file_errors import what_failed
-from cl_bench.processes import SilentExitError
+from cl_bench.experiment.processes import SilentExitError
+from cl_bench.store.file_errors import what_failed
 from cl_bench.terminal import finish_output, print_anything, say
 
 app = typer.Typer(

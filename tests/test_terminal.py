@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cl_bench.peak_memory import peak_memory_mb
+from cl_bench.experiment.peak_memory import peak_memory_mb
 from cl_bench.progress import Reporter, _Console
 from cl_bench.terminal import plain, print_anything
 
@@ -89,7 +89,7 @@ def test_progress_that_cannot_be_shown_does_not_end_a_run() -> None:
             reporter.line("two")
 
 
-SLOW = ("torch", "transformers", "datasets", "lm_eval", "numpy", "cl_bench.config")
+SLOW = ("torch", "transformers", "datasets", "lm_eval", "numpy", "cl_bench.config.schema")
 
 
 def test_the_first_line_comes_before_slow_imports(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def audit_(
     from cl_bench.corpora.audit import audit_task, read_tasks
     from cl_bench.corpora.registry import select_tasks
     from cl_bench.corpora.tables import audit_tables, findings
-    from cl_bench.corpora.tokens import token_budget
+    from cl_bench.corpora.token_lengths import token_budget
 
     loaded = read_tasks(root, select_tasks(task, ()))
     budget = None

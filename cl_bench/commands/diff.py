@@ -16,9 +16,9 @@ def diff(
     results: Path = typer.Option(Path("results"), help="Folder that experiments are kept in."),
 ) -> None:
     """Compare two stages or engines document by document: what was forgotten, what learned."""
-    from cl_bench.compare import compare_places
-    from cl_bench.places import find_places
     from cl_bench.report.diff import diff_json, diff_lines
+    from cl_bench.results.compare import compare_places
+    from cl_bench.results.places import find_places
     from cl_bench.terminal import say
 
     first, second = find_places(a, b, results)

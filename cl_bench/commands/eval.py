@@ -27,9 +27,9 @@ def evaluate(
     results: Path = typer.Option(Path("results"), help="Folder that experiments are kept in."),
 ) -> None:
     """Score again what a stage left behind; the run's own results are not touched."""
-    from cl_bench.experiments import find_experiment
-    from cl_bench.file_errors import check_results_folder
-    from cl_bench.processes import refuse_several
+    from cl_bench.experiment.processes import refuse_several
+    from cl_bench.store.experiments import find_experiment
+    from cl_bench.store.file_errors import check_results_folder
     from cl_bench.terminal import say
 
     refuse_several("eval")
@@ -37,13 +37,13 @@ def evaluate(
     latest = ", the experiment that was run last" if experiment is None else ""
     say(f"scoring {folder}{latest}: reading tasks, data and checkpoint")  # before slow imports
 
-    from cl_bench.evaluation.choice import choose_engine
+    from cl_bench.evaluation.engines.choice import choose_engine
 
     chosen = choose_engine(engine, engine_args)
     check_results_folder(folder, "score a copy of it in a folder that can")
 
+    from cl_bench.experiment.rescore import Selection, rescore
     from cl_bench.progress import Reporter
-    from cl_bench.rescore import Selection, rescore
 
     selection = Selection(
         stage, method, seed, tuple(task), limit, chosen, data_root, allow_code_execution

@@ -27,9 +27,9 @@ def plan(
 
     say(f"{config}: reading config, tasks and data")  # at once, as `run` does
 
-    from cl_bench.plan_checks import plan_checks
+    from cl_bench.checks.of_plan import plan_checks
+    from cl_bench.experiment.resolve import resolve_file
     from cl_bench.report.plan import plan_text
-    from cl_bench.resolve import resolve_file
 
     loaded, runs = resolve_file(config, override, method)
     print(plan_text(loaded, runs, card, tflops), flush=True)

@@ -14,8 +14,8 @@ def report(
     """Print the Markdown tables of an experiment and write them to its report.md."""
     import sys
 
-    from cl_bench.experiments import find_experiment
     from cl_bench.report.markdown import write_report
+    from cl_bench.store.experiments import find_experiment
 
     folder = find_experiment(experiment, results)
     if experiment is None:

@@ -21,7 +21,7 @@ def run(
     allow_code_execution: bool = typer.Option(False, help=ALLOW_CODE_HELP),
 ) -> None:
     """Train every stage with every method and score after each; goes on where it stopped."""
-    from cl_bench.processes import one_voice, place
+    from cl_bench.experiment.processes import one_voice, place
     from cl_bench.terminal import say
 
     if place() == 0:  # at once: what follows takes seconds before it has anything to say
@@ -39,14 +39,14 @@ def _run(
     engine_args: str | None,
     allow_code: bool,
 ) -> None:
-    from cl_bench.evaluation.choice import choose_engine
-    from cl_bench.resolve import resolve_file
+    from cl_bench.evaluation.engines.choice import choose_engine
+    from cl_bench.experiment.resolve import resolve_file
 
     chosen = choose_engine(engine, engine_args)
     loaded, _ = resolve_file(config, override, method)  # its faults, before torch is imported
 
     from cl_bench.errors import RunsFailedError
-    from cl_bench.experiment import run_experiment
+    from cl_bench.experiment.run import run_experiment
     from cl_bench.progress import Reporter
     from cl_bench.report.markdown import write_report
 

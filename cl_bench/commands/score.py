@@ -17,7 +17,7 @@ def score(
     """Score predictions made elsewhere with TRACE's metrics; JSON on standard output."""
     import json
 
-    from cl_bench.metrics.predictions import score_file
+    from cl_bench.results.predictions import score_file
 
     result = score_file(task, file, similarity_backend)
     print(json.dumps(result.to_json(), indent=2, ensure_ascii=False))

@@ -16,7 +16,7 @@ from statistics import median
 
 from cl_bench.corpora.oddities import Oddities, oddities
 from cl_bench.corpora.registry import SPLITS, TASKS
-from cl_bench.corpora.tokens import Cut, TextLengths, TokenBudget
+from cl_bench.corpora.token_lengths import Cut, TextLengths, TokenBudget
 from cl_bench.corpora.verify import trace_folder
 from cl_bench.data.rows import Row, trace_rows
 from cl_bench.data.sources import trace_file

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from cl_bench.corpora.checksums import checksum_of_bytes, checksum_of_file
-from cl_bench.corpora.general import RECIPES, Recipe, Sources
+from cl_bench.corpora.recipes import RECIPES, Recipe, Sources
 from cl_bench.corpora.registry import KnownFile, check_mirror, raw_url
 from cl_bench.corpora.storage import check_overwrite, check_room, holds, writing
 from cl_bench.corpora.transfer import Patience, TransferError, receive

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from cl_bench.corpora.tokens import TokenBudget
+from cl_bench.corpora.token_lengths import TokenBudget
 
 if TYPE_CHECKING:
     from cl_bench.data.rows import Row

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from cl_bench.config.yaml_text import text_faults
 from cl_bench.data.tasks import (
     canonical_name,
     defined_in,
@@ -18,10 +19,9 @@ from cl_bench.data.tasks import (
     task_folders,
 )
 from cl_bench.errors import UserError
-from cl_bench.yaml_text import text_faults
 
 if TYPE_CHECKING:
-    from cl_bench.config import ExperimentConfig
+    from cl_bench.config.schema import ExperimentConfig
 
 LONGEST = 200
 """Bytes of a task's name, which begins the names of files; file systems allow 255 in all."""

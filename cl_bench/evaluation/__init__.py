@@ -1,0 +1,1 @@
+"""What is scored, on which documents, and by whom."""

@@ -16,7 +16,6 @@ import numpy as np
 from cl_bench.evaluation.aggregates import aggregated_elsewhere
 from cl_bench.evaluation.answer_form import kind_of, labels_of
 from cl_bench.evaluation.answer_limits import limited
-from cl_bench.evaluation.cells import Cell, stratified_mean, weighted_mean
 from cl_bench.evaluation.headline import headline_of
 from cl_bench.evaluation.metric_values import (
     MetricSummary,
@@ -25,13 +24,14 @@ from cl_bench.evaluation.metric_values import (
     score_of,
     summarise_metrics,
 )
-from cl_bench.evaluation.probe_scores import DocumentProbe
+from cl_bench.evaluation.probes.records import DocumentProbe
 from cl_bench.evaluation.unmeasured import (
     choice_values,
     not_measured_members,
     why_not_measured,
 )
 from cl_bench.evaluation.whole_prompt import whole_prompts
+from cl_bench.scores.cells import Cell, stratified_mean, weighted_mean
 
 FEWSHOT_SEED = 1234
 

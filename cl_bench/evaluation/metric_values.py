@@ -18,8 +18,8 @@ from cl_bench.evaluation.aggregates import (
     is_number,
     value_of,
 )
-from cl_bench.evaluation.cells import Cell
 from cl_bench.evaluation.headline import Headline
+from cl_bench.scores.cells import Cell
 
 Sample = Mapping[str, Any]
 

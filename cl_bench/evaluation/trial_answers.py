@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cl_bench.data.examples import gold_answer
-from cl_bench.evaluation.gold import gold_choice
+from cl_bench.evaluation.probes.questions import gold_choice
 
 DOCUMENTS = 4
 """The first ones of the task: the same whatever is scored, so that the answer is the same too."""

@@ -9,17 +9,17 @@ from typing import Any, Literal
 
 import torch
 
-from cl_bench.config import TrainConfig
+from cl_bench.config.schema import TrainConfig
 from cl_bench.data.special_tokens import added_tokens
 from cl_bench.data.tokens import encode_prompts
 from cl_bench.evaluation.answer_limits import own_limit
-from cl_bench.evaluation.choice import Engine
-from cl_bench.evaluation.engine import EncodePrompts, Progress, SharedPrefixLM
-from cl_bench.evaluation.engines import Subject, counted, opened, requests_of
-from cl_bench.evaluation.guard import untouched
+from cl_bench.evaluation.engines.choice import Engine
+from cl_bench.evaluation.engines.opened import Subject, counted, opened, requests_of
 from cl_bench.evaluation.harness import TaskResult, evaluate_tasks, group_json
-from cl_bench.evaluation.probing import Reference, probe_tasks
-from cl_bench.identity import scoring_depends_on
+from cl_bench.evaluation.probes.tasks import Reference, probe_tasks
+from cl_bench.evaluation.shared_prefix.lm import EncodePrompts, Progress, SharedPrefixLM
+from cl_bench.evaluation.untouched import untouched
+from cl_bench.identity.bindings import scoring_depends_on
 from cl_bench.seeds import derive_seed
 
 

@@ -1,0 +1,1 @@
+"""Fisher and the other scores that methods rank parameters by."""

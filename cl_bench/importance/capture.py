@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from cl_bench.training import matmul
-from cl_bench.training.layouts import is_conv1d
+from cl_bench.models.layouts import is_conv1d
+from cl_bench.training.cpu import matmul
 
 Sink = Callable[[Tensor, Tensor], None]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cl_bench.training import matmul
+from cl_bench.training.cpu import matmul
 from cl_bench.training.hooks import only_in_training
 
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from cl_bench.errors import UserError, nearest
 from cl_bench.importance.recorder import Granularity
 from cl_bench.importance.scorer import Scorer
-from cl_bench.training.attention import cpu_attention
-from cl_bench.training.layouts import Layout, layouts
+from cl_bench.models.layouts import Layout, layouts
+from cl_bench.training.cpu.attention import cpu_attention
 
 
 def scored_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -53,7 +53,7 @@ def fisher_scores(
     Hugging Face has them (shifted inside, -100 is no answer). Matrices give [Dout] (rows), [Din]
     (columns) or single entries in the weight's own layout (elements), whichever way round it is;
     stacks of experts [E, Dout] or [E, Din]; vectors (biases, norm weights), and weights whose
-    output units are not known, their own shape (training/layouts.py).
+    output units are not known, their own shape (models/layouts.py).
     `modules`: names of parameters, or of modules for all their parameters, full or by their last
     parts ("q_proj", "mlp.up_proj"); default `scored_parameters`. A tied head or embedding that is
     asked for has the gradient of both uses. The model is run in eval mode, its weights take no

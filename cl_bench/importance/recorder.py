@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cl_bench.importance.capture import NotBatchedError
 from cl_bench.importance.products import Gram, add_elements, direct_rows, gram_is_cheaper
-from cl_bench.training import matmul
+from cl_bench.training.cpu import matmul
 
 Granularity = Literal["rows", "columns", "elements"]
 

@@ -17,10 +17,10 @@ from cl_bench.importance.capture import (
     recorded_linear,
 )
 from cl_bench.importance.recorder import Batch, GramCache, Granularity, WeightRecorder
-from cl_bench.training import matmul
+from cl_bench.models.layouts import is_conv1d, layouts
+from cl_bench.training.cpu import matmul
 from cl_bench.training.cross_entropy import summed_cross_entropy
 from cl_bench.training.graph import leaves_read
-from cl_bench.training.layouts import is_conv1d, layouts
 from cl_bench.training.linear import SelectiveLinear
 from cl_bench.training.loss import answer_logits
 

@@ -18,19 +18,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from cl_bench.strict import Strict
+from cl_bench.config.strict import Strict
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from cl_bench.config import TrainConfig
+    from cl_bench.config.schema import TrainConfig
+    from cl_bench.costs.shapes import Shapes
+    from cl_bench.costs.training import Cost
     from cl_bench.data.examples import Example
-    from cl_bench.resolve import StageSpec
+    from cl_bench.experiment.resolve import StageSpec
     from cl_bench.training.loss import AnswerOutputs
-    from cl_bench.training.memory import Cost
-    from cl_bench.training.plan import UpdatePlan
-    from cl_bench.training.shapes import Shapes
+    from cl_bench.training.update_plan import UpdatePlan
 
 
 class Options(Strict):
@@ -119,10 +119,10 @@ class Method:
         """Bytes and FLOPs from parameter shapes alone, before model or data exist.
 
         A method that restricts its `plan` says here what that saves, one that keeps tensors or
-        passes over the data what they cost; `training/memory.py` has the parts. The stage that
+        passes over the data what they cost; `costs/training.py` has the parts. The stage that
         needs most counts. Default: full training.
         """
-        from cl_bench.training.memory import full_cost
+        from cl_bench.costs.training import full_cost
 
         return full_cost(shapes)
 

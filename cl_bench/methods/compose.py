@@ -11,12 +11,12 @@ from cl_bench.methods.base import Method, Phase, Stage, Step
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cl_bench.costs.shapes import Shapes
+    from cl_bench.costs.training import Cost
     from cl_bench.data.examples import Example
-    from cl_bench.resolve import StageSpec
+    from cl_bench.experiment.resolve import StageSpec
     from cl_bench.training.loss import AnswerOutputs
-    from cl_bench.training.memory import Cost
-    from cl_bench.training.plan import UpdatePlan
-    from cl_bench.training.shapes import Shapes
+    from cl_bench.training.update_plan import UpdatePlan
 
 
 class Composite(Method):
@@ -42,7 +42,7 @@ class Composite(Method):
 
         Beside adapters, the others see the adapters' shapes alone: nothing else is trained.
         """
-        from cl_bench.training.memory import full_cost
+        from cl_bench.costs.training import full_cost
 
         restricting = [part for part in self.parts if type(part).plan is not Method.plan]
         base = restricting[0].cost(shapes) if restricting else full_cost(shapes)

@@ -13,8 +13,8 @@ from cl_bench.methods.base import Method, Options, Stage, Step
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cl_bench.training.memory import Cost
-    from cl_bench.training.shapes import Shapes
+    from cl_bench.costs.shapes import Shapes
+    from cl_bench.costs.training import Cost
 
 
 class EWCOptions(Options):
@@ -57,7 +57,7 @@ class EWC(Method):
         """
         from dataclasses import replace
 
-        from cl_bench.training.memory import fisher_pass, full_cost
+        from cl_bench.costs.training import fisher_pass, full_cost
 
         fisher = shapes.entry_bytes * shapes.numel
         cost = full_cost(shapes).with_extra(fisher + shapes.dtype_bytes * shapes.numel, fisher)

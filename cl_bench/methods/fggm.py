@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import Field
 
 from cl_bench.methods.base import Method, Options, Stage
-from cl_bench.training.layouts import entries_alone, layouts, patterns
+from cl_bench.models.layouts import entries_alone, layouts, patterns
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cl_bench.training.layouts import Layout
-    from cl_bench.training.memory import Cost
-    from cl_bench.training.plan import Selection, UpdatePlan
-    from cl_bench.training.shapes import Shapes
+    from cl_bench.costs.shapes import Shapes
+    from cl_bench.costs.training import Cost
+    from cl_bench.models.layouts import Layout
+    from cl_bench.training.update_plan import Selection, UpdatePlan
 
 Granularity: TypeAlias = Literal["rows", "columns", "elements"]
 GRANULARITY: dict[str, Granularity] = {"input": "rows", "output": "columns", "none": "elements"}
@@ -63,7 +63,7 @@ class FGGM(Method):
 
     def plan(self, stage: Stage) -> UpdatePlan | None:
         """Selections above the quantile; everything not scored follows `embeddings`."""
-        from cl_bench.training.plan import Frozen, Full, UpdatePlan
+        from cl_bench.training.update_plan import Frozen, Full, UpdatePlan
 
         options, granularity = self.options, GRANULARITY[self.options.aggregation]
         if stage.first and not options.mask_first_task:
@@ -91,7 +91,7 @@ class FGGM(Method):
         """
         from dataclasses import replace
 
-        from cl_bench.training.memory import fisher_pass, full_cost, masked_cost
+        from cl_bench.costs.training import fisher_pass, full_cost, masked_cost
 
         options, granularity = self.options, GRANULARITY[self.options.aggregation]
         cost = masked_cost(shapes, 1.0 - options.alpha, granularity, options.embeddings == "full")
@@ -159,7 +159,7 @@ def _trained_share(
     shapes: Mapping[str, tuple[int, ...]], selections: Mapping[str, Selection]
 ) -> float:
     """Share of the entries of scored parameters that this stage trains."""
-    from cl_bench.training.plan import Columns, Elements, Rows
+    from cl_bench.training.update_plan import Columns, Elements, Rows
 
     trained = 0
     for name, selection in selections.items():

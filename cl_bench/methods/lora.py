@@ -9,12 +9,12 @@ from pydantic import Field
 
 from cl_bench.errors import UserError
 from cl_bench.methods.base import Method, Options, Stage
-from cl_bench.training.layouts import patterns
+from cl_bench.models.layouts import patterns
 
 if TYPE_CHECKING:
-    from cl_bench.training.memory import Cost
-    from cl_bench.training.plan import UpdatePlan
-    from cl_bench.training.shapes import Shapes
+    from cl_bench.costs.shapes import Shapes
+    from cl_bench.costs.training import Cost
+    from cl_bench.training.update_plan import UpdatePlan
 
 
 class LoRAOptions(Options):
@@ -56,7 +56,7 @@ class LoRA(Method):
 
     def plan(self, stage: Stage) -> UpdatePlan:
         """Only the adapter's matrices are trained."""
-        from cl_bench.training.plan import Frozen, Full, UpdatePlan
+        from cl_bench.training.update_plan import Frozen, Full, UpdatePlan
 
         adapters = [name for name, p in stage.model.named_parameters() if p.requires_grad]
         return UpdatePlan({name: Full() for name in adapters}, default=Frozen())
@@ -76,8 +76,8 @@ class LoRA(Method):
         """Frozen weights, and full state for `r * (Din + Dout)` entries of each target."""
         from dataclasses import replace
 
+        from cl_bench.costs.training import adapter_cost, lora_cost
         from cl_bench.methods.targets import adapter_shapes, targets_of_shapes
-        from cl_bench.training.memory import adapter_cost, lora_cost
 
         options = self.options
         targets = targets_of_shapes(options, shapes)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from cl_bench.methods.base import Method, Options, Stage, Step
-from cl_bench.training.layouts import Layout, is_conv1d, layouts, patterns, readable
+from cl_bench.models.layouts import Layout, is_conv1d, layouts, patterns, readable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cl_bench.training.memory import Cost
-    from cl_bench.training.shapes import Shapes
+    from cl_bench.costs.shapes import Shapes
+    from cl_bench.costs.training import Cost
 
 
 class MIGUOptions(Options):
@@ -59,7 +59,7 @@ class MIGU(Method):
         """
         from dataclasses import replace
 
-        from cl_bench.training.memory import full_cost
+        from cl_bench.costs.training import full_cost
 
         rows = again = 0
         unreached = []

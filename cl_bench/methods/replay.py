@@ -10,9 +10,9 @@ from pydantic import Field
 from cl_bench.methods.base import Method, Options, Stage
 
 if TYPE_CHECKING:
+    from cl_bench.costs.shapes import Shapes
+    from cl_bench.costs.training import Cost
     from cl_bench.data.examples import Example
-    from cl_bench.training.memory import Cost
-    from cl_bench.training.shapes import Shapes
 
 
 class ReplayOptions(Options):
@@ -37,7 +37,7 @@ class Replay(Method):
         """Full training, on `ratio` of every earlier stage's examples beside the stage's own."""
         from dataclasses import replace
 
-        from cl_bench.training.memory import full_cost
+        from cl_bench.costs.training import full_cost
 
         return replace(full_cost(shapes), earlier_share=self.options.ratio)
 

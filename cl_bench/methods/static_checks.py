@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cl_bench.methods.base import Method
 
 if TYPE_CHECKING:
-    from cl_bench.preflight import Preflight
+    from cl_bench.checks.preflight import Preflight
 
 ONCE = {"plan": "decide which parameters are trained", "phases": "define training phases"}
 """Hooks that one method of a composition may answer."""

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from cl_bench.errors import UserError
 from cl_bench.methods.direct_reads import direct_reads
-from cl_bench.training.layouts import is_router, patterns
+from cl_bench.models.layouts import is_router, patterns
 
 if TYPE_CHECKING:
+    from cl_bench.checks.preflight import Preflight
+    from cl_bench.costs.shapes import Shapes
+    from cl_bench.experiment.resolve import RunSpec, StageSpec
     from cl_bench.methods.lora import LoRAOptions
-    from cl_bench.preflight import Preflight
-    from cl_bench.resolve import RunSpec, StageSpec
-    from cl_bench.training.layouts import Shape
-    from cl_bench.training.shapes import Shapes
+    from cl_bench.models.layouts import Shape
 
 Targets = list[str] | str
 _ATTENTION = (("q_proj", "v_proj"), ("qkv_proj",), ("query_key_value",), ("Wqkv",), ("c_attn",))
@@ -70,7 +70,7 @@ def linear_layers(model: Any) -> list[str]:
     """Names of the linear layers but the output head."""
     from torch import nn
 
-    from cl_bench.training.layouts import is_conv1d
+    from cl_bench.models.layouts import is_conv1d
 
     head = model.get_output_embeddings()
     return [
@@ -106,7 +106,7 @@ def adapter_shapes(config: Mapping[str, Any], options: LoRAOptions) -> dict[str,
 
     Raises UserError with the reason where it adds none, or the merged model would be another one.
     """
-    from cl_bench.training.shapes import meta_model
+    from cl_bench.costs.shapes import meta_model
 
     return _try(meta_model(config), options)[0]
 
@@ -188,9 +188,9 @@ def target_faults(found: Preflight) -> Iterator[str]:
     """Targets that match nothing, that PEFT cannot adapt, without effect, or not to be merged."""
     from transformers import AutoConfig
 
+    from cl_bench.costs.shapes import meta_model
     from cl_bench.methods.lora import LoRA
-    from cl_bench.models import split_revision
-    from cl_bench.training.shapes import meta_model
+    from cl_bench.models.load import split_revision
 
     wanted = {
         (run.label, part.options.model_dump_json()): part.options

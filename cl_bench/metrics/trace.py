@@ -19,7 +19,7 @@ from cl_bench.metrics.bleu import bleu
 from cl_bench.metrics.rouge import rouge_l, rouge_l_fails
 from cl_bench.metrics.sari import sari
 from cl_bench.metrics.similarity import Backend, similarity
-from cl_bench.metrics.uncertainty import mean, standard_error
+from cl_bench.scores.uncertainty import mean, standard_error
 
 Kind = Literal["label", "number", "choice_with_reasoning", "summary", "code", "simplification"]
 

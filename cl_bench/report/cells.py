@@ -7,10 +7,10 @@ from math import sqrt
 from typing import Any
 
 from cl_bench.metrics.trace import TASKS
-from cl_bench.report.results import MethodResult
 from cl_bench.report.tables import Column, number, table
-from cl_bench.seals import read_scores
-from cl_bench.store import RunFolder
+from cl_bench.results.methods import MethodResult
+from cl_bench.store.folders import RunFolder
+from cl_bench.store.seals import read_scores
 
 Entry = Mapping[str, Any]
 Z = 1.96

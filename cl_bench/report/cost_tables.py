@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from cl_bench.disk import RECORD_BYTES, TOKEN_BYTES
-from cl_bench.model_shapes import ModelShapes
-from cl_bench.report.costs import StageCost, Work
+from cl_bench.costs.model_shapes import ModelShapes
+from cl_bench.costs.shapes import Shapes
+from cl_bench.costs.training import Cost, full_cost
+from cl_bench.experiment.disk import RECORD_BYTES, TOKEN_BYTES
+from cl_bench.report.stage_costs import StageCost, Work
 from cl_bench.report.tables import Column, table
-from cl_bench.training.memory import Cost, full_cost
-from cl_bench.training.shapes import Shapes
 
 Costs = Mapping[str, Sequence[Sequence[StageCost]]]
 """By label, for each seed the cost of every stage."""

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cl_bench.experiment.stage_files import check_curve
 from cl_bench.report.cells import short
-from cl_bench.report.results import MethodResult
 from cl_bench.report.tables import Column, number, table
-from cl_bench.seals import read_scores
-from cl_bench.stage_files import check_curve
-from cl_bench.store import RunFolder, read_records, there
+from cl_bench.results.methods import MethodResult
+from cl_bench.store.folders import RunFolder, read_records, there
+from cl_bench.store.seals import read_scores
 
 POINTS = 12
 """Rows of a stage in the table; the figure and curve.jsonl have all."""

@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from cl_bench.compare import Pair, TaskDiff
-from cl_bench.metrics.uncertainty import Comparison
-from cl_bench.places import Place
 from cl_bench.report.tables import Column, code, number, table
+from cl_bench.results.compare import Pair, TaskDiff
+from cl_bench.results.places import Place
+from cl_bench.scores.uncertainty import Comparison
 
 WIDTH = 100
 """Characters of an answer or target that are shown."""

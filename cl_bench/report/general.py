@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cl_bench.report.results import MethodResult
 from cl_bench.report.tables import Column, number, table
-from cl_bench.seals import read_scores
+from cl_bench.results.methods import MethodResult
+from cl_bench.store.seals import read_scores
 
 Entries = Mapping[str, Mapping[str, Any]]
 """The `general` part of a `scores.json`, without the mean."""

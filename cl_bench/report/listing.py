@@ -8,8 +8,8 @@ from pathlib import Path
 
 from cl_bench.errors import UserError
 from cl_bench.methods.registry import METHODS, method_class
-from cl_bench.provenance import PACKAGES
 from cl_bench.resources import user_cache
+from cl_bench.store.provenance import PACKAGES
 
 
 def method_lines() -> Iterator[str]:

@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.data.tasks import canonical_name
-from cl_bench.evaluation.scores import Cell, Summary
-from cl_bench.experiments import read_experiment
-from cl_bench.file_errors import what_failed
 from cl_bench.report.cells import labels_table, learned_table, short
 from cl_bench.report.curves import curve_lines, load_curves
 from cl_bench.report.general import entries, general_tables, made_with
 from cl_bench.report.probes import probes_section
 from cl_bench.report.requests import notes_section, requests_section
-from cl_bench.report.results import MethodResult, compare_last, lacking, load_results
 from cl_bench.report.states import states_section
 from cl_bench.report.tables import Column, code, interval, number, table
 from cl_bench.report.task_metrics import metrics_section
-from cl_bench.same_documents import left_out_line, mixed_prompts, other_data
-from cl_bench.seals import read_scores
-from cl_bench.store import write_text
-from cl_bench.summary import base_summary, cells, documents, leaves
+from cl_bench.results.methods import MethodResult, compare_last, lacking, load_results
+from cl_bench.results.same_documents import left_out_line, mixed_prompts, other_data
+from cl_bench.results.summary import base_summary, cells, documents, leaves
+from cl_bench.scores.matrix import Cell, Summary
+from cl_bench.store.experiments import read_experiment
+from cl_bench.store.file_errors import what_failed
+from cl_bench.store.folders import write_text
+from cl_bench.store.seals import read_scores
 from cl_bench.terminal import say
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from cl_bench.config import ExperimentConfig, GeneralEval
-from cl_bench.disk import reference_bytes
-from cl_bench.model_shapes import model_shapes
+from cl_bench.config.schema import ExperimentConfig, GeneralEval
+from cl_bench.costs.model_shapes import model_shapes
+from cl_bench.experiment.disk import reference_bytes
+from cl_bench.experiment.resolve import RunSpec, StageSpec
 from cl_bench.report.cost_tables import cost_lines, work_text
-from cl_bench.report.costs import StageCost, stage_costs
+from cl_bench.report.stage_costs import StageCost, stage_costs
 from cl_bench.report.workload import Workloads
-from cl_bench.resolve import RunSpec, StageSpec
 
 CARDS = (24.0, 48.0, 80.0)
 """GB of the cards that are asked about when the user names none."""

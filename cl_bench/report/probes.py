@@ -8,14 +8,14 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from cl_bench.evaluation.cells import Cell, unweighted_mean
-from cl_bench.evaluation.probe_scores import probe_values
-from cl_bench.evaluation.scores import compare_paired
-from cl_bench.report.results import MethodResult, compare_last
+from cl_bench.evaluation.probes.records import probe_values
 from cl_bench.report.tables import Column, interval, number, table
-from cl_bench.same_documents import left_out_line, pair
-from cl_bench.seals import read_scores
-from cl_bench.summary import leaves
+from cl_bench.results.methods import MethodResult, compare_last
+from cl_bench.results.same_documents import left_out_line, pair
+from cl_bench.results.summary import leaves
+from cl_bench.scores.cells import Cell, unweighted_mean
+from cl_bench.scores.matrix import compare_paired
+from cl_bench.store.seals import read_scores
 
 Entry = Mapping[str, Any]
 COLUMNS = [

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cl_bench.report.cells import short
-from cl_bench.report.results import MethodResult
 from cl_bench.report.tables import Column, table
-from cl_bench.seals import read_scores
+from cl_bench.results.methods import MethodResult
+from cl_bench.store.seals import read_scores
 
 COUNTS = ("truncated", "empty", "unshared")
 ABOUT = (

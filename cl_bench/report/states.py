@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cl_bench.again import RETRAINED
-from cl_bench.evaluation.probe_scores import unmeasured_probes
-from cl_bench.experiments import lost_runs
+from cl_bench.evaluation.probes.records import unmeasured_probes
+from cl_bench.experiment.pruned import RETRAINED
+from cl_bench.experiment.stage_files import read_failure
 from cl_bench.report.cells import short
-from cl_bench.report.results import MethodResult
-from cl_bench.seals import read_scores, read_sealed
-from cl_bench.stage_files import read_failure
-from cl_bench.store import RunFolder, StageFolder, stage_number, there
+from cl_bench.results.methods import MethodResult
+from cl_bench.store.experiments import lost_runs
+from cl_bench.store.folders import RunFolder, StageFolder, stage_number, there
+from cl_bench.store.seals import read_scores, read_sealed
 
 Entry = Mapping[str, Any]
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from rich.cells import cell_len
 
-from cl_bench.metrics.uncertainty import Comparison
+from cl_bench.scores.uncertainty import Comparison
 
 
 @dataclass(frozen=True)

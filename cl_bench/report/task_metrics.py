@@ -8,9 +8,9 @@ from typing import Any
 
 from cl_bench.metrics.trace import TASKS
 from cl_bench.report.cells import short
-from cl_bench.report.results import MethodResult
 from cl_bench.report.tables import Column, table
-from cl_bench.seals import read_scores
+from cl_bench.results.methods import MethodResult
+from cl_bench.store.seals import read_scores
 
 Entry = Mapping[str, Any]
 PART_NAMES = ("trace", "general")

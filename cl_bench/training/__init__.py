@@ -1,0 +1,1 @@
+"""How weights move: the selective update, the loss, the optimiser."""

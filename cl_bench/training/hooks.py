@@ -13,7 +13,7 @@ def only_in_training(hook: Hook) -> Hook:
     """Say of a forward hook that it does nothing in evaluation.
 
     Scoring on a CPU may then run two passes at a time, which it does not where an unknown hook
-    might mix them up (`cl_bench/evaluation/twins.py`).
+    might mix them up (`cl_bench/evaluation/shared_prefix/cpu_twins.py`).
     """
     setattr(hook, MARK, True)
     return hook

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from cl_bench.training import matmul
-from cl_bench.training.slots import gather
+from cl_bench.training.cpu import matmul
+from cl_bench.training.selected import gather
 
 
 class SelectiveLinear(Function):

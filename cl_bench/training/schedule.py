@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from cl_bench.config import TrainConfig
+from cl_bench.config.schema import TrainConfig
 
 
 def learning_rate(train: TrainConfig, step: int, total: int) -> float:

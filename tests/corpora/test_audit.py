@@ -20,11 +20,11 @@ from cl_bench.corpora.audit import (
     repetition,
 )
 from cl_bench.corpora.tables import findings
-from cl_bench.corpora.tokens import TokenBudget, token_budget
+from cl_bench.corpora.token_lengths import TokenBudget, token_budget
 from cl_bench.data.rows import Row
 from cl_bench.errors import UserError
 from tests.corpora.conftest import write_rows
-from tests.tiny import byte_tokenizer
+from tests.helpers.tiny import byte_tokenizer
 
 ROWS = st.lists(
     st.builds(Row, st.sampled_from(["p", "q", "r", "s"]), st.sampled_from(["A", "B"])),

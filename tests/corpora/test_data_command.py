@@ -12,7 +12,7 @@ import pytest
 from cl_bench.cli import run_command
 from cl_bench.corpora.registry import trace_files
 from tests.corpora.conftest import Site, write_benchmark
-from tests.tiny import byte_tokenizer
+from tests.helpers.tiny import byte_tokenizer
 
 
 def serve(site: Site, shared_dir: Path, *tasks: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from cl_bench.corpora.download import get_files
-from cl_bench.corpora.general import RECIPES
+from cl_bench.corpora.recipes import RECIPES
 from cl_bench.corpora.registry import KnownFile, general_files
 from cl_bench.corpora.transfer import Patience
 from cl_bench.errors import RunError

@@ -7,9 +7,9 @@ from pathlib import Path
 from cl_bench.corpora.audit import audit_task, read_tasks
 from cl_bench.corpora.oddities import Oddities, oddities
 from cl_bench.corpora.tables import findings
-from cl_bench.corpora.tokens import TokenBudget
+from cl_bench.corpora.token_lengths import TokenBudget
 from tests.e2e.conftest import write_task
-from tests.tiny import byte_tokenizer
+from tests.helpers.tiny import byte_tokenizer
 
 ROWS = [("", "A"), ("<s>Q", ""), ("Q<pad>", " "), ("Q", "x</s>"), ("Q", "</s></s>"), ("Q", "long")]
 

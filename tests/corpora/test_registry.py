@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cl_bench.corpora.general import RECIPES
+from cl_bench.corpora.recipes import RECIPES
 from cl_bench.corpora.registry import (
     LICENCES,
     LIMA,

@@ -18,7 +18,7 @@ from cl_bench.data.tasks import packaged_files
 from cl_bench.errors import UserError
 from cl_bench.metrics.trace import score_corpus
 from cl_bench.resources import resource
-from tests.data.trace_names import TRACE
+from tests.helpers.trace_names import TRACE
 
 ROW = {"prompt": "Q", "answer": "A"}
 MINE = """

@@ -10,8 +10,8 @@ import pytest
 from cl_bench.data.examples import training_examples
 from cl_bench.data.loading import load_tasks
 from cl_bench.data.tokens import encode_examples, encode_prompts
-from tests.data.trace_names import TRACE
-from tests.tiny import byte_tokenizer
+from tests.helpers.tiny import byte_tokenizer
+from tests.helpers.trace_names import TRACE
 
 HEAD_AND_CUE = {
     "trace_cstance": ("文本：\n", "\n态度："),

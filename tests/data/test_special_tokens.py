@@ -9,9 +9,9 @@ from lm_eval.api.instance import Instance
 from cl_bench.data.examples import Example
 from cl_bench.data.special_tokens import Added, SpecialTokens, added_tokens, named
 from cl_bench.data.tokens import encode_examples, encode_pairs, encode_prompts
-from cl_bench.evaluation.engine import SharedPrefixLM
-from cl_bench.evaluation.hflm import TruncatingHFLM
-from tests.tiny import appending, byte_tokenizer, tiny_model
+from cl_bench.evaluation.engines.hflm import TruncatingHFLM
+from cl_bench.evaluation.shared_prefix.lm import SharedPrefixLM
+from tests.helpers.tiny import appending, byte_tokenizer, tiny_model
 
 PLAIN, WITH_BOS = byte_tokenizer(), byte_tokenizer(bos=True)
 PAD, BOS, EOS = 0, 1, 2

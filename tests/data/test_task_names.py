@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from cl_bench.data.tasks import unknown_task
-from cl_bench.resolve import resolve_file
-from tests.configs import faults_of, write
+from cl_bench.experiment.resolve import resolve_file
+from tests.helpers.configs import faults_of, write
 
 TASK = {"output_type": "multiple_choice", "test_split": "test"}
 

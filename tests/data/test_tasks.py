@@ -16,7 +16,7 @@ from cl_bench.data.tasks import (
     unknown_task,
 )
 from cl_bench.errors import UserError
-from tests.data.trace_names import TRACE
+from tests.helpers.trace_names import TRACE
 
 
 def test_our_tasks_are_known():

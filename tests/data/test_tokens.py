@@ -18,7 +18,7 @@ from cl_bench.data.tokens import (
     padding,
 )
 from cl_bench.errors import UserError
-from tests.tiny import byte_tokenizer, tiny_model
+from tests.helpers.tiny import byte_tokenizer, tiny_model
 
 PLAIN, WITH_BOS = byte_tokenizer(), byte_tokenizer(bos=True)
 BOS, EOS = 1, 2

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from cl_bench.cli import run_command
-from tests.tiny import byte_tokenizer, tiny_model
+from tests.helpers.tiny import byte_tokenizer, tiny_model
 
 
 @dataclass

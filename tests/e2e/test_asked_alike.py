@@ -7,7 +7,7 @@ import json
 import yaml
 
 from tests.e2e.conftest import Bench
-from tests.tiny import byte_tokenizer
+from tests.helpers.tiny import byte_tokenizer
 
 
 def test_templates_shots_and_other_cuts_are_said(bench: Bench) -> None:

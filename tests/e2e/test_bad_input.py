@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests.e2e.conftest import Bench
-from tests.general_rows import rows
-from tests.tiny import byte_tokenizer
+from tests.helpers.general_rows import rows
+from tests.helpers.tiny import byte_tokenizer
 
 SIX = ("mmlu", "bbh", "tydiqa", "boolq", "piqa", "gsm8k")
 REQUIRED = {

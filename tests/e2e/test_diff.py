@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import Bench
-from tests.rendered import must_render
+from tests.helpers.rendered import must_render
 
 
 def record(document: int, score: float, **more: Any) -> dict[str, Any]:

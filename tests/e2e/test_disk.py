@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from cl_bench.config_file import load_config
-from cl_bench.disk import missing_bytes, prediction_bytes, reference_bytes
-from cl_bench.evaluation.choice import Engine
-from cl_bench.model_shapes import model_shapes
-from cl_bench.resolve import resolve_runs
-from cl_bench.suite import load_suite
+from cl_bench.config.file import load_config
+from cl_bench.costs.model_shapes import model_shapes
+from cl_bench.evaluation.engines.choice import Engine
+from cl_bench.evaluation.suite import load_suite
+from cl_bench.experiment.disk import missing_bytes, prediction_bytes, reference_bytes
+from cl_bench.experiment.resolve import resolve_runs
 from tests.e2e.conftest import Bench
 
 

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from tests.e2e.conftest import Bench
-from tests.forked import fork_workers
+from tests.helpers.forked import fork_workers
 
 
 def scores(folder: Path) -> dict:
@@ -52,7 +52,7 @@ def test_a_worker_that_fails_fails_the_run(bench: Bench, monkeypatch: pytest.Mon
     assert code == 1 and "float99" in err and "the last lines it wrote" in err
     assert not (bench.results / "base" / "scores.json").exists()
     left = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
-    assert not any("cl_bench.evaluation.worker" in line for line in left)
+    assert not any("cl_bench.evaluation.engines.worker" in line for line in left)
 
 
 def test_scores_inside_a_stage_need_the_model_in_memory(bench: Bench) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cl_bench.seals import write_sealed
+from cl_bench.store.seals import write_sealed
 
 
 def general(bench, **options) -> None:

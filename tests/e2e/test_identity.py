@@ -14,10 +14,10 @@ import pytest
 import yaml
 from transformers import AutoTokenizer
 
-import cl_bench.experiment as experiment
-from cl_bench.store import sha256_of
+import cl_bench.experiment.run as experiment
+from cl_bench.store.folders import sha256_of
 from tests.e2e.conftest import Bench
-from tests.tiny import tiny_model
+from tests.helpers.tiny import tiny_model
 
 TASK = {
     "task": "capitals",

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 import cl_bench.evaluation.units as units
-import cl_bench.partial as partial
+import cl_bench.store.partial as partial
 from cl_bench.cli import run_command
-from cl_bench.seals import write_sealed
+from cl_bench.store.seals import write_sealed
 from tests.e2e.conftest import Bench, fingerprints
-from tests.forked import watched
+from tests.helpers.forked import watched
 
 
 def kill_after(writes: int, *arguments: str) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, Phi3Config, Phi3ForCausalLM
 
 from tests.e2e.conftest import Bench, write_task
-from tests.tiny import byte_tokenizer
+from tests.helpers.tiny import byte_tokenizer
 
 
 def refused(bench: Bench, *words: str, options: tuple[str, ...] = ()) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Bench
-from tests.tiny import byte_tokenizer, tiny_model
+from tests.helpers.tiny import byte_tokenizer, tiny_model
 
 
 @pytest.fixture

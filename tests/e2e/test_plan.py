@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from cl_bench.costs.shapes import shapes_of
+from cl_bench.costs.training import full_cost, masked_cost
 from cl_bench.data.examples import Example
 from cl_bench.data.tokens import encode_examples
-from cl_bench.training.memory import full_cost, masked_cost
-from cl_bench.training.shapes import shapes_of
 from tests.e2e.conftest import Bench
-from tests.rendered import must_render
-from tests.tiny import byte_tokenizer, tiny_model
+from tests.helpers.rendered import must_render
+from tests.helpers.tiny import byte_tokenizer, tiny_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRACE = str(REPOSITORY / "configs" / "trace.yaml")
@@ -186,7 +186,7 @@ def test_a_method_of_the_users_own_is_counted_as_it_says(bench: Bench) -> None:
         "class Mine(Method):\n"
         "    name = 'mine'\n"
         "    def cost(self, shapes):\n"
-        "        from cl_bench.training.memory import full_cost\n"
+        "        from cl_bench.costs.training import full_cost\n"
         "        return full_cost(shapes).with_extra(7_000_000_000)\n"
     )
     bench.write_config(methods=[{"file": "mine.py"}, "sft"])

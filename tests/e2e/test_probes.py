@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from benchmarks import probes as probes_benchmark
-from cl_bench.metrics.uncertainty import mean, standard_error
+from cl_bench.scores.uncertainty import mean, standard_error
 from tests.e2e.conftest import Bench, fingerprints
 
 SFT = ("--method", "sft")

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from cl_bench.cli import run_command
 from tests.e2e.conftest import Bench
-from tests.launching import launched
+from tests.helpers.launching import launched
 
 CPU = {"ACCELERATE_USE_CPU": "true"}
 AGEM = '''

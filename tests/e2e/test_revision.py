@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
-from cl_bench.config_file import load_config
-from cl_bench.experiments import write_experiment
-from cl_bench.identity import base_settings, run_settings
-from cl_bench.resolve import resolve_runs
+from cl_bench.config.file import load_config
+from cl_bench.experiment.resolve import resolve_runs
+from cl_bench.identity.bindings import base_settings, run_settings
+from cl_bench.store.experiments import write_experiment
 from tests.e2e.conftest import Bench
 
 

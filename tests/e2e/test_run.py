@@ -11,8 +11,8 @@ import pytest
 
 from cl_bench.cli import run_command
 from tests.e2e.conftest import Bench, fingerprints, write_task
-from tests.forked import watched
-from tests.rendered import must_render
+from tests.helpers.forked import watched
+from tests.helpers.rendered import must_render
 
 
 def run(bench: Bench, *more: str) -> str:

@@ -12,7 +12,7 @@ import yaml
 from sklearn.metrics import f1_score, matthews_corrcoef
 
 import cl_bench.evaluation.aggregates as aggregates
-from cl_bench.store import read_json, read_records
+from cl_bench.store.folders import read_json, read_records
 from tests.e2e.conftest import Bench
 
 OWN = """

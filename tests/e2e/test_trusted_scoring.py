@@ -10,7 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from cl_bench.evaluation.engines import Subject
+from cl_bench.evaluation.engines.opened import Subject
 from tests.e2e.conftest import Bench
 
 
@@ -57,7 +57,7 @@ def test_a_document_without_numbers_leaves_its_cell_unmeasured(
         model.get_input_embeddings().weight.data[token] = torch.nan
         return Subject(model, tokenizer, folder)
 
-    monkeypatch.setattr("cl_bench.stage.Subject", poisoned)
+    monkeypatch.setattr("cl_bench.experiment.stage.Subject", poisoned)
     evaluation = {"general": {"tasks": ["piqa"], "limit": 4}}
     stages = [{"task": "FOMC", "epochs": 1, "limit": 4}]
     bench.write_config(methods=["ori", "sft", "fggm"], stages=stages, eval=evaluation)

@@ -16,8 +16,8 @@ from cl_bench.evaluation.aggregates import (
     aggregation_of,
 )
 from cl_bench.evaluation.metric_values import summarise_metrics
-from cl_bench.metrics.uncertainty import compare_paired, standard_error
-from cl_bench.paired import entry_of, of_all_documents, paired_values
+from cl_bench.results.paired import entry_of, of_all_documents, paired_values
+from cl_bench.scores.uncertainty import compare_paired, standard_error
 
 
 def own_mean(items: Any) -> float:

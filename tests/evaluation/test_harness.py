@@ -11,9 +11,9 @@ import pytest
 from lm_eval.api.model import LM
 
 from cl_bench.data.loading import load_suite
-from cl_bench.evaluation.engine import SharedPrefixLM
 from cl_bench.evaluation.harness import evaluate_tasks, group_json, summarise_task
-from tests.tiny import byte_tokenizer, tiny_model
+from cl_bench.evaluation.shared_prefix.lm import SharedPrefixLM
+from tests.helpers.tiny import byte_tokenizer, tiny_model
 
 
 def sample(doc: int, target: str, prediction: str, score: float) -> dict[str, Any]:

@@ -11,15 +11,15 @@ from lm_eval.api.model import LM
 
 from cl_bench.data.loading import load_suite
 from cl_bench.errors import UserError
-from cl_bench.evaluation.choice import Engine
-from cl_bench.evaluation.engine import SharedPrefixLM
-from cl_bench.evaluation.engines import Subject
+from cl_bench.evaluation.engines.choice import Engine
+from cl_bench.evaluation.engines.opened import Subject
 from cl_bench.evaluation.harness import evaluate_tasks
-from cl_bench.evaluation.measured import how_measured
+from cl_bench.evaluation.recorded import how_measured
+from cl_bench.evaluation.shared_prefix.lm import SharedPrefixLM
 from cl_bench.evaluation.units import Unit, answering
-from tests.evaluation.engine_oracle import hflm, mean_cross_entropy
-from tests.general_rows import rows
-from tests.tiny import byte_tokenizer, tiny_model
+from tests.helpers.engine_oracle import hflm, mean_cross_entropy
+from tests.helpers.general_rows import rows
+from tests.helpers.tiny import byte_tokenizer, tiny_model
 
 NAMES = [f"opencompass_{name}" for name in ("mmlu", "bbh", "tydiqa", "boolq", "piqa", "gsm8k")]
 SIZES = [57, 27, 9, 1, 1, 1]

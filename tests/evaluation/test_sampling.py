@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cl_bench.evaluation.budgets import BUDGETS
-from cl_bench.evaluation.cells import Cell, stratified_mean, unweighted_mean
+from cl_bench.config.budgets import BUDGETS
 from cl_bench.evaluation.sampling import equal_shares, stratified_documents
+from cl_bench.scores.cells import Cell, stratified_mean, unweighted_mean
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"
 MEMBERS = st.dictionaries(st.text("abc", min_size=1, max_size=3), st.integers(1, 40), min_size=1)

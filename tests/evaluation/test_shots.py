@@ -10,7 +10,7 @@ import pytest
 
 from cl_bench.data.loading import load_suite
 from cl_bench.evaluation.units import Unit
-from tests.general_rows import rows
+from tests.helpers.general_rows import rows
 
 
 def basis(root: Path, benchmark: str) -> dict[str, Any]:

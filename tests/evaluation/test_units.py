@@ -16,15 +16,15 @@ import torch
 from transformers import Cache
 
 import cl_bench.evaluation.units as units_module
-from cl_bench.config import TrainConfig
+from cl_bench.config.schema import TrainConfig
 from cl_bench.data.loading import load_suite
-from cl_bench.evaluation.choice import Engine
-from cl_bench.evaluation.engines import Subject
-from cl_bench.evaluation.slots import SlotCache
+from cl_bench.evaluation.engines.choice import Engine
+from cl_bench.evaluation.engines.opened import Subject
+from cl_bench.evaluation.shared_prefix.kv_slots import SlotCache
 from cl_bench.evaluation.units import Unit, answering
-from cl_bench.training.engine import SelectiveUpdate
-from cl_bench.training.plan import UpdatePlan
-from tests.tiny import byte_tokenizer, tiny_model
+from cl_bench.training.selective_update import SelectiveUpdate
+from cl_bench.training.update_plan import UpdatePlan
+from tests.helpers.tiny import byte_tokenizer, tiny_model
 
 DOCUMENTS = {"choose": [0, 2, 5], "write": [1, 3, 4]}
 TRAIN = TrainConfig(max_prompt_tokens=4, max_answer_tokens=3)

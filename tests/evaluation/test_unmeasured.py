@@ -12,20 +12,20 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from torch import nn
 
-from cl_bench.config import TrainConfig
-from cl_bench.evaluation import support
-from cl_bench.evaluation.engine import SharedPrefixLM
+from cl_bench.config.schema import TrainConfig
+from cl_bench.evaluation.engines.hflm import TruncatingHFLM
 from cl_bench.evaluation.finite import IN_A_ROW, NotFinite, Watch, ask_again, watched
 from cl_bench.evaluation.harness import TaskResult, evaluate_tasks, group_json, summarise_task
-from cl_bench.evaluation.hflm import TruncatingHFLM
-from cl_bench.evaluation.probe_scores import probes_json, unmeasured_probes
-from cl_bench.evaluation.probes import probe_documents
-from cl_bench.evaluation.scores import general_mean, operation_score, summarise
-from cl_bench.paired import paired_values
-from cl_bench.summary import cells
-from cl_bench.training import loop
+from cl_bench.evaluation.probes.documents import probe_documents
+from cl_bench.evaluation.probes.records import probes_json, unmeasured_probes
+from cl_bench.evaluation.shared_prefix import sharing_trial as support
+from cl_bench.evaluation.shared_prefix.lm import SharedPrefixLM
+from cl_bench.experiment import loop
+from cl_bench.results.paired import paired_values
+from cl_bench.results.summary import cells
+from cl_bench.scores.matrix import general_mean, operation_score, summarise
+from tests.helpers.tiny import byte_tokenizer, tiny_model
 from tests.mini.conftest import load
-from tests.tiny import byte_tokenizer, tiny_model
 
 TASKS = load()
 TOKENIZER = byte_tokenizer()

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 
-from cl_bench.evaluation.engine import SharedPrefixLM
+from cl_bench.evaluation.shared_prefix.lm import SharedPrefixLM
 from cl_bench.evaluation.whole_prompt import mean_loglikelihoods, whole_prompts
-from tests.evaluation.engine_oracle import hflm, mean_cross_entropy
-from tests.tiny import byte_tokenizer, tiny_model
+from tests.helpers.engine_oracle import hflm, mean_cross_entropy
+from tests.helpers.tiny import byte_tokenizer, tiny_model
 
 PARTS = st.lists(st.text("ab \nQA:é", min_size=1, max_size=12), min_size=2, max_size=5)
 

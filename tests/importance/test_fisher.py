@@ -13,9 +13,9 @@ from torch import nn
 from cl_bench.errors import UserError
 from cl_bench.importance import products
 from cl_bench.importance.fisher import fisher_scores, scored_parameters, trainable_parameters
-from cl_bench.training import matmul
-from tests.tiny import tiny_model
-from tests.training.selective_oracle import plain_loss, random_batch
+from cl_bench.training.cpu import matmul
+from tests.helpers.selective_oracle import plain_loss, random_batch
+from tests.helpers.tiny import tiny_model
 
 VOCAB = 61
 SIZES = [(7, 2), (3, 4), (1, 1), (5, 3)]

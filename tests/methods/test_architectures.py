@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cl_bench.config import TrainConfig
+from cl_bench.config.schema import TrainConfig
+from cl_bench.costs.shapes import meta_shapes, shapes_of
+from cl_bench.costs.training import full_cost
 from cl_bench.methods.fggm import FGGM, FGGMOptions
 from cl_bench.methods.migu import MIGU, MIGUOptions
-from cl_bench.training.engine import SelectiveUpdate
-from cl_bench.training.layouts import layouts
+from cl_bench.models.layouts import layouts
 from cl_bench.training.loss import model_inputs
-from cl_bench.training.memory import full_cost
-from cl_bench.training.shapes import meta_shapes, shapes_of
-from tests.methods.reference import examples, make_stage, run_method, weights
-from tests.training.architectures import CONFIGS, tiny
+from cl_bench.training.selective_update import SelectiveUpdate
+from tests.helpers.architectures import CONFIGS, tiny
+from tests.helpers.reference import examples, make_stage, run_method, weights
 
 ALL = ["llama", "gpt2", "gpt_neox", "mixtral", "gpt_oss", "mamba", "phi3", "bloom"]
 TRAIN = TrainConfig(lr=1e-2, batch_size=6)

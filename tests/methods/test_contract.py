@@ -16,7 +16,7 @@ from cl_bench.methods.compose import Composite
 from cl_bench.methods.fggm import FGGM
 from cl_bench.methods.sft import SFT
 from cl_bench.training.loss import AnswerOutputs
-from tests.methods.reference import (
+from tests.helpers.reference import (
     NEW,
     OLD,
     TRAIN,

@@ -10,8 +10,11 @@ import pytest
 import torch
 from peft import PeftModel
 
-from cl_bench.config import ExperimentConfig, TrainConfig
+from cl_bench.config.schema import ExperimentConfig, TrainConfig
+from cl_bench.costs.shapes import decoder_shapes, shapes_of
+from cl_bench.costs.training import lora_cost
 from cl_bench.errors import UserError
+from cl_bench.experiment.resolve import resolve_runs
 from cl_bench.methods.direct_reads import direct_reads
 from cl_bench.methods.lora import LoRA, LoRAOptions
 from cl_bench.methods.targets import (
@@ -21,11 +24,8 @@ from cl_bench.methods.targets import (
     linear_layers,
     target_faults,
 )
-from cl_bench.resolve import resolve_runs
-from cl_bench.training.memory import lora_cost
-from cl_bench.training.shapes import decoder_shapes, shapes_of
-from tests.methods.reference import examples, make_stage, run_method
-from tests.training.architectures import CONFIGS, tiny
+from tests.helpers.architectures import CONFIGS, tiny
+from tests.helpers.reference import examples, make_stage, run_method
 
 DEFAULTS = {
     "llama": ["q_proj", "v_proj"],

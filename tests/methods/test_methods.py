@@ -15,7 +15,7 @@ from cl_bench.methods.lora import LoRA, LoRAOptions
 from cl_bench.methods.migu import MIGU
 from cl_bench.methods.replay import Replay, ReplayOptions
 from cl_bench.methods.sft import SFT
-from tests.methods.reference import (
+from tests.helpers.reference import (
     NEW,
     OLD,
     TRAIN,

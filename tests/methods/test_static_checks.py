@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from cl_bench.config import ExperimentConfig
+from cl_bench.config.schema import ExperimentConfig
 from cl_bench.errors import UserError
+from cl_bench.experiment.resolve import resolve_runs
 from cl_bench.methods.static_checks import file_faults
-from cl_bench.resolve import resolve_runs
 
 METHOD = """
 import peft

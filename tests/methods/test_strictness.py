@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from cl_bench.config import TrainConfig
+from cl_bench.config.schema import TrainConfig
 from cl_bench.errors import UserError
+from cl_bench.experiment.stage import _next_states
 from cl_bench.methods.base import Method
 from cl_bench.methods.compose import Composite
 from cl_bench.methods.ewc import EWC
 from cl_bench.methods.sft import SFT
-from cl_bench.stage import _next_states
-from cl_bench.training.plan import Frozen, UpdatePlan
-from cl_bench.training.slots import build_slots
-from tests.methods.reference import examples, make_stage, reference_training, run_method, weights
-from tests.tiny import tiny_model
+from cl_bench.training.selected import build_slots
+from cl_bench.training.update_plan import Frozen, UpdatePlan
+from tests.helpers.reference import examples, make_stage, reference_training, run_method, weights
+from tests.helpers.tiny import tiny_model
 
 TRAIN = TrainConfig(lr=1e-2, batch_size=4, micro_batch_size=2, max_grad_norm=1e9)
 

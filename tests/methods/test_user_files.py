@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from cl_bench.errors import UserError
+from cl_bench.experiment.resolve import resolve_file
 from cl_bench.methods.registry import METHODS, hook_faults, method_class, method_from_file
-from cl_bench.resolve import resolve_file
-from tests.configs import write
+from tests.helpers.configs import write
 
 HEAD = "from cl_bench.methods.base import Method\n\n\nclass Mine(Method):\n    name = 'mine'\n"
 

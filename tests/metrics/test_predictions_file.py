@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from cl_bench.commands.score import score
 from cl_bench.errors import UserError
-from cl_bench.metrics.predictions import MAX_FAULTS, read_predictions, score_file
+from cl_bench.results.predictions import MAX_FAULTS, read_predictions, score_file
 
 app = typer.Typer()
 app.command()(score)
@@ -91,7 +91,7 @@ def test_a_ten_megabyte_line() -> None:
 
 
 def test_a_line_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cl_bench.metrics.predictions.MAX_LINE_BYTES", 1 << 20)
+    monkeypatch.setattr("cl_bench.results.predictions.MAX_LINE_BYTES", 1 << 20)
     assert faults_of(b"x" * (5 << 20) + b"\n{}")[0] == "F:1: over 1 MB in one line"
     assert faults_of(b"x" * (5 << 20) + b"\n[]")[1] == "F:2: an object is needed, not a list"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.mini.documents import load
+from tests.helpers.documents import load
 
 
 @pytest.fixture(scope="session")

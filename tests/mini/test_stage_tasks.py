@@ -13,7 +13,7 @@ from cl_bench.data.examples import training_examples
 from cl_bench.data.generated import item_splits, prompt_splits
 from cl_bench.metrics.trace import TASKS as TRACE_TASKS
 from cl_bench.resources import resource
-from tests.mini.documents import checksum, load, splits
+from tests.helpers.documents import checksum, load, splits
 
 ANSWERS = {
     "mini_cstance": "[ABC]",
@@ -44,7 +44,7 @@ def test_every_task_resolves_with_trace_metrics(tasks):
 
 def test_the_same_documents_in_another_process(tasks):
     program = (
-        "import json; from tests.mini.documents import checksum, load;"
+        "import json; from tests.helpers.documents import checksum, load;"
         "print(json.dumps({name: checksum(task) for name, task in load().items()}))"
     )
     done = subprocess.run(

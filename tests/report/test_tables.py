@@ -8,7 +8,7 @@ from rich.cells import cell_len
 
 from cl_bench.report.cells import _above
 from cl_bench.report.tables import Column, code, number, table
-from tests.rendered import must_render
+from tests.helpers.rendered import must_render
 
 
 @pytest.mark.parametrize(

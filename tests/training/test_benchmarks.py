@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cl_bench.training.plan import Rows
-from tests.tiny import tiny_model
+from cl_bench.training.update_plan import Rows
+from tests.helpers.tiny import tiny_model
 
 VOCAB = 61
 

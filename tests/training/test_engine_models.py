@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from cl_bench.training.engine import SelectiveUpdate
 from cl_bench.training.loss import answer_logits, answer_loss
-from cl_bench.training.plan import Frozen, Full, Rows, UpdatePlan
-from tests.tiny import tiny_model
-from tests.training.selective_oracle import count_answers, plain_loss, random_batch, random_plan
+from cl_bench.training.selective_update import SelectiveUpdate
+from cl_bench.training.update_plan import Frozen, Full, Rows, UpdatePlan
+from tests.helpers.selective_oracle import count_answers, plain_loss, random_batch, random_plan
+from tests.helpers.tiny import tiny_model
 
 VOCAB = 61
 BATCH = random_batch(VOCAB, [(7, 2), (3, 4), (1, 1)], "left", seed=0)

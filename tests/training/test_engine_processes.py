@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
-from cl_bench.training.engine import SelectiveUpdate
 from cl_bench.training.loss import answer_loss
-from tests.forked import watched
-from tests.tiny import tiny_model
-from tests.training.selective_oracle import count_answers, random_batch, random_plan
+from cl_bench.training.selective_update import SelectiveUpdate
+from tests.helpers.forked import watched
+from tests.helpers.selective_oracle import count_answers, random_batch, random_plan
+from tests.helpers.tiny import tiny_model
 
 VOCAB, STEPS = 61, 4
 SIZES = [(7, 2), (3, 4), (1, 1), (5, 3)]

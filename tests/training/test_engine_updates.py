@@ -9,13 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cl_bench.training.engine import SelectiveUpdate
 from cl_bench.training.loss import answer_loss
 from cl_bench.training.optimiser import FlatAdamW
-from cl_bench.training.plan import Frozen, Full, Rows, UpdatePlan
-from cl_bench.training.slots import build_slots
-from tests.tiny import tiny_model
-from tests.training.selective_oracle import (
+from cl_bench.training.selected import build_slots
+from cl_bench.training.selective_update import SelectiveUpdate
+from cl_bench.training.update_plan import Frozen, Full, Rows, UpdatePlan
+from tests.helpers.selective_oracle import (
     DenseMaskedAdamW,
     count_answers,
     dense_mask,
@@ -23,6 +22,7 @@ from tests.training.selective_oracle import (
     random_plan,
     random_selection,
 )
+from tests.helpers.tiny import tiny_model
 
 VOCAB = 61
 LENGTHS = [(7, 2), (3, 4), (1, 1)]
@@ -198,7 +198,7 @@ def test_masters_written_by_a_method_reach_the_model():
 
 def test_every_fault_of_a_plan_is_named():
     from cl_bench.errors import UserError
-    from cl_bench.training.plan import Columns, Elements
+    from cl_bench.training.update_plan import Columns, Elements
 
     plan = UpdatePlan(
         {

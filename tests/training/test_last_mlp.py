@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cl_bench.training import loss
-from tests.tiny import tiny_model
-from tests.training.selective_oracle import random_batch
+from tests.helpers.selective_oracle import random_batch
+from tests.helpers.tiny import tiny_model
 
 
 @contextmanager

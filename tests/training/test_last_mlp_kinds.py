@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from cl_bench.training.last_mlp import _is_separable, _passes_trial
 from cl_bench.training.loss import answer_loss
-from tests.training.architectures import VOCAB, tiny
-from tests.training.selective_oracle import plain_loss, random_batch
+from tests.helpers.architectures import VOCAB, tiny
+from tests.helpers.selective_oracle import plain_loss, random_batch
 
 BATCH = random_batch(VOCAB, [(20, 2), (9, 3)], "right", seed=1)
 

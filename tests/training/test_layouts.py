@@ -13,14 +13,14 @@ from torch import Tensor
 from cl_bench.importance.fisher import fisher_scores, scored_parameters
 from cl_bench.methods.lora import LoRAOptions
 from cl_bench.methods.targets import adapted
-from cl_bench.models import load_model
-from cl_bench.training.engine import SelectiveUpdate
-from cl_bench.training.layouts import Layout, layouts, patterns
+from cl_bench.models.layouts import Layout, layouts, patterns
+from cl_bench.models.load import load_model
 from cl_bench.training.loss import answer_loss
-from cl_bench.training.plan import Columns, Elements, Frozen, Full, Rows, UpdatePlan
-from tests.tiny import byte_tokenizer
-from tests.training.architectures import CONFIGS, VOCAB, tiny
-from tests.training.selective_oracle import DenseMaskedAdamW, plain_loss, random_batch
+from cl_bench.training.selective_update import SelectiveUpdate
+from cl_bench.training.update_plan import Columns, Elements, Frozen, Full, Rows, UpdatePlan
+from tests.helpers.architectures import CONFIGS, VOCAB, tiny
+from tests.helpers.selective_oracle import DenseMaskedAdamW, plain_loss, random_batch
+from tests.helpers.tiny import byte_tokenizer
 
 BATCH = random_batch(VOCAB, [(9, 2), (4, 3), (2, 1)], "right", seed=0)
 ONE_BY_ONE = [{k: v[i : i + 1, :n] for k, v in BATCH.items()} for i, n in enumerate((11, 7, 3))]

@@ -8,9 +8,9 @@ import pytest
 from peft import PromptTuningConfig, get_peft_model
 
 from cl_bench.errors import RunError
+from cl_bench.experiment.loop import train_stage
 from cl_bench.methods.base import Method
-from cl_bench.training.loop import train_stage
-from tests.tiny import tiny_model
+from tests.helpers.tiny import tiny_model
 
 
 class Prompts(Method):

@@ -1,0 +1,1 @@
+"""What is found wrong before anything is paid for."""

@@ -1,0 +1,95 @@
+"""Training, base model and stages that are not asked in the same form: said, not refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from cl_bench.config.schema import TrainConfig
+
+if TYPE_CHECKING:
+    from cl_bench.checks.preflight import Preflight
+
+CUTS = ("max_prompt_tokens", "max_answer_tokens", "truncation")
+"""Keys of `train:` that decide what is left of a prompt and of an answer, in scoring too."""
+
+
+def note_forms(found: Preflight) -> Iterator[str]:
+    """No faults; notes what a reader of the report would not expect."""
+    if getattr(found.tokenizer, "chat_template", None):
+        found.note(
+            "the tokenizer has a chat template, which is not used: prompts are the plain text that "
+            "the tasks define, in training and in scoring"
+        )
+    for line in [*_settings(found), *_shots(found)]:
+        found.note(line)
+    return iter(())
+
+
+def _settings(found: Preflight) -> Iterator[str]:
+    """Stages that cut otherwise than the base model is cut, all methods that do together."""
+    if not found.suite.columns:
+        return
+    labels: dict[tuple[str, str], dict[str, None]] = {}
+    for run in found.runs:
+        for stage in run.stages:
+            if changed := _changed(found.config.train, stage.train):
+                where = f"stage {stage.index} ({' + '.join(stage.tasks)})"
+                labels.setdefault((where, changed), {})[run.label] = None
+    for (where, changed), methods in labels.items():
+        yield (
+            f"{where} of {', '.join(methods)}: trained and scored with {changed}: scores of stage "
+            "tasks after it and of the base model are not of the same prompts"
+        )
+
+
+def _changed(base: TrainConfig, own: TrainConfig) -> str:
+    return ", ".join(
+        f"{key} {getattr(own, key)} (the base model: {getattr(base, key)})"
+        for key in CUTS
+        if getattr(own, key) != getattr(base, key)
+    )
+
+
+def _shots(found: Preflight) -> Iterator[str]:
+    """Stage tasks that are scored behind worked examples, which training does not have."""
+    trains = [found.config.train, *(stage.train for run in found.runs for stage in run.stages)]
+    room = min(train.max_prompt_tokens for train in trains)
+    for name in found.suite.columns:
+        task = found.suite.stage_tasks[name]
+        shots = int(task.config.num_fewshot or 0)
+        if not shots:
+            continue
+        yield (
+            f"{name}: scored with {shots} worked examples in the prompt (num_fewshot), trained "
+            "without any: set num_fewshot: 0 to train and score in one form"
+        )
+        if shots_are_scored(task.config):
+            yield (
+                f"{name}: its worked examples are documents that are scored, so that their answers "
+                "stand in the prompts of others: set fewshot_split to another split"
+            )
+        if task.OUTPUT_TYPE == "generate_until":
+            documents = found.suite.documents[name]
+            cut = sum(_tokens(found, task, document) > room for document in documents)
+            if cut:
+                yield (
+                    f"{name}: {cut} of {len(documents)} prompts with their worked examples have "
+                    f"more than max_prompt_tokens ({room}) and are cut"
+                )
+
+
+def shots_are_scored(config: Any) -> bool:
+    """Whether a task's worked examples come from the split that is scored."""
+    given = config.fewshot_config  # as in the YAML, or lm-eval's object of it
+    samples = given.get("samples") if isinstance(given, dict) else getattr(given, "samples", None)
+    if config.fewshot_split is None or samples:
+        return False  # written in the YAML, or of the training split, which a stage task has
+    return bool(config.fewshot_split == (config.test_split or config.validation_split))
+
+
+def _tokens(found: Preflight, task: Any, document: int) -> int:
+    doc = task.eval_docs[document]
+    shots = int(task.config.num_fewshot)
+    prompt = task.fewshot_context(doc=doc, num_fewshot=shots, gen_prefix=task.doc_to_prefix(doc))
+    return len(found.tokenizer(prompt)["input_ids"])

@@ -1,0 +1,51 @@
+"""The questions of `preflight`, as far as `cl-bench plan` can ask them: it fetches nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cl_bench.config.schema import ExperimentConfig
+from cl_bench.costs.model_shapes import known_kind_fault, model_file
+from cl_bench.data.tasks import unknown_task
+from cl_bench.errors import Absent, UserError
+from cl_bench.evaluation.engines.choice import Engine
+from cl_bench.experiment.resolve import RunSpec
+from cl_bench.models.kinds import dtype_faults
+from cl_bench.models.load import model_path_fault
+
+
+def plan_checks(config: ExperimentConfig, runs: Sequence[RunSpec], folder: Path) -> list[str]:
+    """What `run` would refuse is refused (UserError); returns what could not be looked at here.
+
+    `folder` is the experiment's, which may hold results already.
+
+    Fetches nothing. A model or data that is not on this machine yet is no fault of the config:
+    without them only the names of the tasks are checked.
+    """
+    names = [stage.task for stage in config.stages]
+    faults = [fault for name in names if (fault := unknown_task(name, config.task_paths))]
+    absent = model_path_fault(config.model.source) is None and not model_file(
+        config.model, "config.json"
+    )
+    if absent:
+        fault = known_kind_fault(config.model)
+        faults += [*dtype_faults(config.model, runs), *([fault] if fault else [])]
+    if faults:
+        raise UserError(faults)
+    if absent:
+        return [f"not checked: {config.model.source} is not on this machine"]
+    from cl_bench.checks.preflight import check_folder, made_of, preflight
+
+    warnings: list[str] = []
+    try:
+        found = preflight(
+            config, runs, Engine("cl-bench", {}), allow_code=True, say=warnings.append
+        )
+        if folder.is_dir():
+            warnings += check_folder(found, folder, made_of(found))
+    except UserError as error:
+        if not all(isinstance(fault, Absent) for fault in error.faults):
+            raise
+        return [f"not checked: {fault}" for fault in error.faults]
+    return warnings

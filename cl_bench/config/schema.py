@@ -1,0 +1,316 @@
+"""The experiment file: what a YAML may say, with every default.
+
+Reading a file, `extends:` and `-o` are in `config_file.py`; who wins when several places give the
+same value is in `resolve.py`. Nothing here imports torch: a wrong config must fail at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from cl_bench.config.budgets import Budget, documents_of
+from cl_bench.config.strict import Strict
+from cl_bench.data.tasks import canonical_name
+from cl_bench.errors import nearest
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+TRACE_GENERAL = ["mmlu", "bbh", "tydiqa", "boolq", "piqa", "gsm8k"]
+Protocol = Literal["lm-eval", "opencompass-2023"]
+METHOD_KEYS = {"name", "compose", "file", "label"}
+
+
+WINDOWS_DEVICES = {
+    "con",
+    "prn",
+    "aux",
+    "nul",
+    *(f"{d}{n}" for d in ("com", "lpt") for n in "123456789"),
+}
+"""Names that no file or folder can have on Windows, whatever comes after a dot."""
+LONGEST_NAME = 200
+"""Characters of a name or label that becomes a folder; file systems allow 255 bytes."""
+
+
+class Section(Strict):
+    """A part of the file: unknown keys are errors, values do not change after reading."""
+
+
+class ModelConfig(Section):
+    """Which model is trained and in which precision its weights are kept."""
+
+    path: str = Field(description="hub id, local folder, or smollm2-135m (the quickstart model)")
+    dtype: Literal["bfloat16", "float16", "float32", "float64"] = "bfloat16"
+    revision: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="commit or tag of a hub model"
+    )
+
+    @property
+    def source(self) -> str:
+        """The path, with the revision behind an `@` where one is given."""
+        return self.path if self.revision is None else f"{self.path}@{self.revision}"
+
+
+class TrainConfig(Section):
+    """How a stage is trained. Every key can also stand in a method's entry or in a stage."""
+
+    lr: PositiveFloat = Field(1e-5, description="peak learning rate")
+    schedule: Literal["linear", "constant", "cosine"] = Field(
+        "linear", description="linear and cosine fall to 0 over each stage (FGGM); TRACE: constant"
+    )
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    batch_size: PositiveInt = Field(128, description="examples per update, over all processes")
+    micro_batch_size: PositiveInt | Literal["auto"] = Field(
+        "auto", description="examples per forward pass; auto fills micro_batch_tokens"
+    )
+    micro_batch_tokens: PositiveInt = Field(
+        2048, description="padded tokens per forward pass when micro_batch_size is auto"
+    )
+    max_prompt_tokens: PositiveInt = 1024
+    max_answer_tokens: PositiveInt = Field(512, description="also caps generation")
+    truncation: Literal["left", "keep_instruction", "trace"] = "left"
+    max_grad_norm: PositiveFloat = Field(1.0, description="clipped after masking, before the step")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.95), description="AdamW; weight decay is always 0")
+    gradient_checkpointing: bool = False
+
+
+class StageConfig(Section):
+    """One task of the sequence. Keys of `train:` and of the methods' options are taken too."""
+
+    model_config = ConfigDict(extra="allow")
+
+    task: str
+    epochs: PositiveInt = 1
+    limit: PositiveInt | None = Field(None, description="training examples, a seeded sample")
+    test_limit: PositiveInt | None = Field(None, description="test documents; beats eval.trace")
+    score: bool = Field(
+        True, description="false: the stage only trains; its task is no column of the matrix"
+    )
+    allow_unreachable: bool = Field(
+        False, description="true: run though gold answers would not get the task's full score"
+    )
+    method: str | dict[str, Any] | None = Field(
+        None, description="this stage's own method; only when `methods:` is absent"
+    )
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """Keys for `train:` or for the method's options, given for this stage alone."""
+        return dict(self.model_extra or {})
+
+
+class TraceEval(Section):
+    """When and which cells of the stage-by-task matrix are scored."""
+
+    after: Literal["every", "last", "never"] = "every"
+    cells: Literal["lower", "last+diagonal", "all"] = Field(
+        "lower", description="lower: tasks seen so far; all: unseen ones too (forward transfer)"
+    )
+    limit: PositiveInt | None = Field(None, description="test documents a task, a seeded sample")
+
+
+class WithinStage(Section):
+    """Scoring in the middle of the stages, for curves of learning and forgetting."""
+
+    every: Literal["epoch"] | PositiveInt = Field(
+        "epoch", description="after every epoch or after so many updates"
+    )
+    tasks: list[str] | None = Field(
+        None, description="stage tasks or benchmarks; default: the stage's own and earlier ones"
+    )
+    limit: PositiveInt | None = Field(
+        None, description="documents a task, a seeded sample; default: those of the stage's end"
+    )
+
+
+class GeneralEval(Section):
+    """What is scored to see what the model forgets that no stage taught it."""
+
+    after: Literal["every", "last", "never"] = "every"
+    tasks: list[str] = Field(default_factory=lambda: list(TRACE_GENERAL))
+    protocol: Protocol = Field(
+        "lm-eval", description="opencompass-2023: prompts and rules of TRACE's and FGGM's figures"
+    )
+    limit: int | dict[str, int] | None = Field(
+        None, description="documents a benchmark, a seeded sample; or {benchmark: documents}"
+    )
+    budget: Budget | None = Field(None, description="a limit for each benchmark, in a word")
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> GeneralEval:
+        if self.budget is not None and self.limit is not None:
+            raise ValueError("budget and limit both say how many documents are scored: keep one")
+        for name in self.limit if isinstance(self.limit, dict) else ():
+            if name not in self.tasks:
+                raise ValueError(f"limit: {name} is not in tasks:{nearest(name, self.tasks)}")
+        return self
+
+    @field_validator("limit")
+    @classmethod
+    def _some_documents(cls, value: int | dict[str, int] | None) -> int | dict[str, int] | None:
+        given = value if isinstance(value, dict) else {"limit": value}
+        for name, documents in given.items():
+            if documents is not None and documents < 1:
+                raise ValueError(
+                    f"{name}: {documents} documents give no score: 1 or more, or leave the "
+                    "benchmark out of tasks: (all of General: `after: never`)"
+                )
+        return value
+
+    def documents_of(self, benchmark: str) -> int | None:
+        """How many documents of a benchmark are scored at most; None: all."""
+        if self.budget is not None:
+            return documents_of(self.budget, benchmark)
+        return self.limit.get(benchmark) if isinstance(self.limit, dict) else self.limit
+
+    def settings(self) -> dict[str, Any]:
+        """What General's scores depend on: what a budget means may change, so its numbers."""
+        limits = {name: self.documents_of(name) for name in self.tasks}
+        return {"tasks": self.tasks, "protocol": self.protocol, "limit": limits}
+
+
+class ProbesEval(Section):
+    """Likelihoods that show small forgetting: docs/evaluation.md."""
+
+    kl_texts: Annotated[int, Field(ge=0)] = Field(
+        64, description="documents of General on which the model is compared with the base model"
+    )
+    kl_positions: PositiveInt = Field(
+        8, description="positions of each; base/ keeps 4 bytes x vocabulary for every one"
+    )
+
+
+class EvalConfig(Section):
+    """Scoring after the stages; the same documents for every method, seed and stage."""
+
+    trace: TraceEval = TraceEval()
+    general: GeneralEval = GeneralEval()
+    within_stage: WithinStage | None = Field(
+        None, description="`epoch`, a number of updates, or {every:, tasks:, limit:}; false: none"
+    )
+    probes: ProbesEval | None = Field(ProbesEval(), description="false: none")
+
+    @field_validator("within_stage", mode="before")
+    @classmethod
+    def _in_short(cls, value: Any) -> Any:
+        if value is False:
+            return None
+        return {"every": value} if isinstance(value, str | int) else value
+
+    @field_validator("probes", mode="before")
+    @classmethod
+    def _switch(cls, value: Any) -> Any:
+        return {True: ProbesEval(), False: None}[value] if isinstance(value, bool) else value
+
+
+class MethodEntry(Strict):
+    """One entry of `methods:`; keys beyond these are options or keys of `train:`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str | None = None
+    compose: list[str | dict[str, Any]] | None = Field(None, min_length=1)
+    file: str | None = None
+    label: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> MethodEntry:
+        if sum(part is not None for part in (self.name, self.compose, self.file)) != 1:
+            raise ValueError("a method is given by exactly one of: name, compose, file")
+        return self
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """Keys for `train:` or for the method's options."""
+        return dict(self.model_extra or {})
+
+
+class ExperimentConfig(Section):
+    """The whole file."""
+
+    name: str
+    model: ModelConfig
+    seeds: list[Seed] = Field(default_factory=lambda: [42], min_length=1)
+    task_paths: list[str] = Field(
+        default_factory=list, description="more folders of lm-evaluation-harness YAMLs"
+    )
+    data_root: str | None = Field(
+        None, description="folder with trace/<Task>/*.json and general/<name>/*.jsonl"
+    )
+    methods: list[MethodEntry] | None = Field(None, min_length=1)
+    stages: list[StageConfig] = Field(min_length=1)
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    allow_unreachable: bool = Field(False, description="as in a stage, for all of them")
+
+    @field_validator("name")
+    @classmethod
+    def _folder_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+            raise ValueError(f"'{value}' names a folder: use letters, digits, '.', '_' and '-'")
+        if fault := folder_fault(value):
+            raise ValueError(fault)
+        return value
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct_seeds(cls, value: list[int]) -> list[int]:
+        if len(set(value)) != len(value):
+            raise ValueError("a seed is listed twice")
+        return value
+
+    @field_validator("stages")
+    @classmethod
+    def _distinct_tasks(cls, value: list[StageConfig]) -> list[StageConfig]:
+        spellings: dict[str, list[str]] = {}
+        for stage in value:
+            spellings.setdefault(canonical_name(stage.task), []).append(stage.task)
+        twice = [
+            f"{' and '.join(same)} are one task" if len(set(same)) > 1 else f"{same[0]} twice"
+            for same in spellings.values()
+            if len(same) > 1
+        ]
+        if twice:
+            raise ValueError(f"{'; '.join(twice)}: a task can be one stage only")
+        return value
+
+    @model_validator(mode="after")
+    def _methods_or_stage_methods(self) -> ExperimentConfig:
+        own = [stage.method is not None for stage in self.stages]
+        if self.methods is not None and any(own):
+            raise ValueError("give either methods: (one run each) or a method: in every stage")
+        if self.methods is None and not all(own):
+            raise ValueError("methods: is missing (or give every stage its own method:)")
+        return self
+
+
+def slug(label: str) -> str:
+    """A folder name for a label: `FGGM w/o IA` becomes `fggm-w-o-ia`.
+
+    Labels with letters or signs beyond ASCII, and labels of signs alone, carry a checksum behind
+    what is left of them, so that two of them never share a folder.
+    """
+    plain = re.sub(r"[^a-z0-9.]+", "-", label.lower()).strip("-.")
+    if plain and label.isascii():
+        return plain
+    return f"{plain or 'method'}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
+
+
+def folder_fault(name: str) -> str | None:
+    """Why a name cannot be a folder on some file system; None when it can be one on all."""
+    if len(name.encode()) > LONGEST_NAME:
+        return f"{len(name)} characters name a folder: at most {LONGEST_NAME}"
+    if name.lower().partition(".")[0] in WINDOWS_DEVICES:
+        return f"'{name}' cannot be a folder on Windows: use another name"
+    return f"'{name}' names a folder and ends in a dot" if name.endswith(".") else None

@@ -1,0 +1,1 @@
+"""Bytes and FLOPs, from shapes alone."""

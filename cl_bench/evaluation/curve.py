@@ -1,0 +1,85 @@
+"""Scores in the middle of a stage: `curve.jsonl`, a line for each point of the training.
+
+A line is `{"step", "epoch", "phase", "trace": {task: {score, stderr, n}}, "general": {...}}` with
+scores of 0-1, null with the reason in `not_measured` where there is none; step 0 is the model that
+the stage began with (after the method's `prepare`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from cl_bench.config.schema import ExperimentConfig, TrainConfig
+from cl_bench.evaluation.engines.choice import Engine
+from cl_bench.evaluation.engines.opened import Subject
+from cl_bench.evaluation.suite import Suite, curve_tasks
+from cl_bench.evaluation.units import Unit, answering
+from cl_bench.progress import Reporter
+from cl_bench.store.folders import append_line
+
+CURVE = "curve.jsonl"
+KEYS = ("score", "stderr", "n", "not_measured")
+
+
+@dataclass
+class Curve:
+    """Scores the model whenever a point is due."""
+
+    file: Path
+    every: Literal["epoch"] | int
+    units: Sequence[Unit]
+    engine: Engine
+    subject: Subject
+    reporter: Reporter
+    seconds: float = 0.0
+    """Spent so far."""
+
+    def due(self, step: int, total: int, ends_epoch: bool) -> bool:
+        """Before the first update, after each epoch or so many updates, and after the last."""
+        if step in (0, total):
+            return True
+        return ends_epoch if self.every == "epoch" else step % self.every == 0
+
+    def score(self, record: Mapping[str, Any]) -> None:
+        """Append the point after the update of this record."""
+        began = time.perf_counter()
+        point: dict[str, Any] = {key: record[key] for key in ("step", "epoch", "phase")}
+        point |= {"trace": {}, "general": {}}
+        self.reporter.tasks(len(self.units), sum(unit.size for unit in self.units))
+        with answering(self.engine, self.subject, self.reporter.scored) as answer:
+            for number, unit in enumerate(self.units, 1):
+                self.reporter.task(unit.name, number, unit.size)
+                entry = unit.entry(answer(unit))
+                point[unit.part][unit.name] = {k: entry[k] for k in KEYS if k in entry}
+        append_line(self.file, point)
+        self.seconds += time.perf_counter() - began
+
+
+def stage_curve(
+    config: ExperimentConfig,
+    suite: Suite,
+    index: int,
+    train: TrainConfig,
+    folder: Path,
+    model: Any,
+    tokenizer: Any,
+    reporter: Reporter,
+) -> Curve | None:
+    """The curve of stage `index`; None where the config asks for none, or for no task yet."""
+    within = config.eval.within_stage
+    if within is None:
+        return None
+    chosen = curve_tasks(config, index)
+    units = [
+        replace(unit, documents=suite.curve_documents)
+        for unit in suite.units(suite.columns, True, train)
+        if unit.name in chosen
+    ]
+    if not units:
+        return None
+    subject = Subject(model, tokenizer)
+    return Curve(folder / CURVE, within.every, units, suite.engine, subject, reporter)

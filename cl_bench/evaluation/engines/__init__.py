@@ -1,0 +1,1 @@
+"""Who answers: ours, Hugging Face's, a subprocess."""

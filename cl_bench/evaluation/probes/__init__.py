@@ -1,0 +1,1 @@
+"""Likelihoods and divergences that show small forgetting."""

@@ -1,0 +1,86 @@
+"""The probes of whole tasks, with the base model's distributions kept for the models after it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cl_bench.config.schema import TrainConfig
+from cl_bench.evaluation.harness import TaskResult
+from cl_bench.evaluation.probes import kl
+from cl_bench.evaluation.probes.documents import probe_documents
+from cl_bench.evaluation.probes.records import DocumentProbe
+from cl_bench.evaluation.shared_prefix.lm import SharedPrefixLM
+from cl_bench.store.folders import sha256_of
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The General text on which models are compared with the base model."""
+
+    documents: Mapping[str, Sequence[int]]
+    """Ids by leaf task."""
+    positions: int
+    """Of each text."""
+    seed: int
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The folder with the base model's distributions, a file for each leaf task of General."""
+
+    folder: Path
+    sampled: Sampled | None = None
+    """What to write there when the base model itself is probed; None: read what is there."""
+
+    def depends_on(self) -> str:
+        """A checksum of the sample, or that there is none of its own."""
+        return "of base" if self.sampled is None else sha256_of(asdict(self.sampled))
+
+
+def probe_tasks(
+    lm: SharedPrefixLM,
+    tasks: Mapping[str, Any],
+    results: Mapping[str, TaskResult],
+    train: TrainConfig | None,
+    reference: Reference,
+) -> dict[str, list[DocumentProbe]]:
+    """The probes of scored leaf tasks. `train` as in `probe_documents`; only General has text."""
+    found = {}
+    for leaf, task in tasks.items():
+        probes = probe_documents(lm, task, results[leaf], train)
+        moved = {} if train is not None else _divergences(lm, leaf, task, reference)
+        found[leaf] = _with_kl(leaf, probes, moved)
+    return found
+
+
+def _divergences(
+    lm: SharedPrefixLM, leaf: str, task: Any, reference: Reference
+) -> dict[int, kl.Divergence]:
+    file = reference.folder / f"{leaf}.safetensors"
+    sampled = reference.sampled
+    if sampled is None:
+        return kl.measure(lm.model, file)
+    # Another sample may have left one here.
+    file.unlink(missing_ok=True)
+    chosen = sampled.documents.get(leaf, [])
+    most = min(kl.MAX_TOKENS, lm.max_length)
+    texts = kl.read_texts(task, chosen, lm.tokenizer, sampled.positions, sampled.seed, most)
+    return kl.keep_reference(lm.model, texts, file) if texts else {}
+
+
+def _with_kl(
+    leaf: str, probes: Sequence[DocumentProbe], moved: Mapping[int, kl.Divergence]
+) -> list[DocumentProbe]:
+    """Texts beside the scored documents (another sample is scored again) stand behind them."""
+    known = {probe.doc_id for probe in probes}
+    others = [DocumentProbe(doc_id) for doc_id in moved if doc_id not in known]
+    found = []
+    for probe in (*probes, *others):
+        if (text := moved.get(probe.doc_id)) is not None:
+            probe = replace(probe, kl=text.kl, positions=text.positions)
+            probe = probe if text.kl is not None else probe.without_number(leaf, "kl")
+        found.append(probe)
+    return found

@@ -1,0 +1,1 @@
+"""Our own lm-eval model, which reads what prompts share once."""

@@ -1,0 +1,149 @@
+"""Forward passes over packed prefix trees, and where a model allows them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from cl_bench.evaluation.shared_prefix.decode_attention import RowAttention, parts_of
+from cl_bench.evaluation.shared_prefix.kv_slots import SlotCache
+from cl_bench.evaluation.shared_prefix.packing import Array, Layout, Mask
+from cl_bench.evaluation.shared_prefix.scored_positions import only_kept
+from cl_bench.models.positions import forget_lengths
+
+TAKES_MASKS = ("sdpa", "eager")
+"""Attention implementations of transformers that take a mask of any form."""
+
+
+@dataclass
+class Counters:
+    """What the engine did, for reports and tests."""
+
+    requests: int = 0
+    truncated: int = 0
+    """Requests whose prompt was cut on the left to fit the model's window."""
+    empty: int = 0
+    """Requests with an empty continuation: log-likelihood 0, greedy."""
+    unshared: int = 0
+    """Requests answered by lm-eval's own `HFLM` (the model or the request allows no sharing)."""
+    prompt_tokens: int = 0
+    """Tokens that a pass per request would have computed."""
+    computed_tokens: int = 0
+    """Tokens computed, padding included, decoded tokens not."""
+    decoded_tokens: int = 0
+    """Tokens of the answers, the first of each not counted."""
+    guessed_tokens: int = 0
+    """Those of them that were guessed right and cost no pass of their own."""
+    passes: int = 0
+    """Forward passes, decoding steps not counted."""
+    steps: int = 0
+    """Decoding steps."""
+
+    def add(self, other: Counters) -> None:
+        """Count what another counted."""
+        for field in fields(self):
+            total = getattr(self, field.name) + getattr(other, field.name)
+            setattr(self, field.name, total)
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Evaluation mode, no gradients, attention that takes any mask; all as before afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    attention = model.config._attn_implementation
+    model.eval()
+    forget_lengths(model)
+    try:
+        if attention not in TAKES_MASKS:
+            model.set_attn_implementation("sdpa")
+        # Not inference_mode: a buffer that a model caches there could not be trained with.
+        with torch.no_grad():
+            yield
+    finally:
+        if attention not in TAKES_MASKS:
+            model.set_attn_implementation(attention)
+        for module, training in modes:
+            module.training = training
+
+
+class PackedModel:
+    """A causal LM that runs packs on a trunk of cached keys and values."""
+
+    def __init__(self, model: Any, counters: Counters) -> None:
+        self.model = model
+        self.counters = counters
+        self.device = model.get_input_embeddings().weight.device
+        self.rows = RowAttention(model)
+        self._lowest = torch.finfo(model.dtype).min
+
+    def run(self, layout: Layout, keep: Array, cache: DynamicCache | None = None) -> torch.Tensor:
+        """Logits [len(keep), vocab] in the model's dtype; `keep` indexes the flattened [B * T].
+
+        With a cache, the pass goes on from what it holds and appends to it.
+        """
+        ids = torch.from_numpy(layout.ids).to(self.device)
+        self.counters.passes += 1
+        self.counters.computed_tokens += ids.numel()
+        with only_kept(self.model, torch.from_numpy(keep).to(self.device)) as select:
+            output = self.model(
+                input_ids=ids,
+                attention_mask=self._mask(layout.mask),
+                position_ids=torch.from_numpy(layout.positions).to(self.device),
+                past_key_values=cache,
+                use_cache=cache is not None,
+            )
+        logits: torch.Tensor = select(output.logits)
+        return logits
+
+    def run_alone(self, tokens: Sequence[int], keep: Sequence[int]) -> torch.Tensor:
+        """Logits [len(keep), vocab] after the tokens at `keep` of one sequence.
+
+        A plain call of the model (no cache, mask or positions), which every causal LM allows.
+        """
+        with only_kept(self.model, torch.tensor(keep, device=self.device)) as select:
+            ids = torch.tensor([tokens], device=self.device)
+            logits: torch.Tensor = select(self.model(input_ids=ids, use_cache=False).logits)
+        return logits
+
+    def step(
+        self, ids: torch.Tensor, lengths: Sequence[int], slots: SlotCache, first: int = 0
+    ) -> torch.Tensor:
+        """Logits [B, Q, vocab] of the next tokens `ids` [B, Q] of the slots from `first` on.
+
+        Slot first + i holds `lengths[i]` tokens; the new ones are written behind them.
+        """
+        tokens = ids.shape[1]
+        ends = torch.tensor(lengths)[:, None] + torch.arange(tokens)
+        positions, width = ends.to(self.device), max(lengths) + tokens
+        slots.reserve(0, width)
+        look = torch.arange(width, device=self.device) <= positions[..., None]
+        mask = torch.zeros(look.shape, dtype=self.model.dtype, device=self.device)
+        with self.rows.over(parts_of(lengths, tokens)):
+            output = self.model(
+                input_ids=ids.to(self.device),
+                attention_mask=mask.masked_fill_(~look, self._lowest)[:, None],
+                position_ids=positions,
+                past_key_values=slots.at(positions, width, first),
+                use_cache=True,
+            )
+        logits: torch.Tensor = output.logits
+        return logits
+
+    def _mask(self, look: Mask | None) -> torch.Tensor | None:
+        if look is None:
+            return None
+        allowed = torch.from_numpy(look).to(self.device)
+        mask = torch.zeros(allowed.shape, dtype=self.model.dtype, device=self.device)
+        return mask.masked_fill_(~allowed, self._lowest)[:, None]
+
+
+def crop(cache: DynamicCache, length: int) -> None:
+    """Drop what a cache of plain layers holds beyond `length` positions."""
+    for layer in cache.layers:
+        if layer.keys is not None:
+            layer.keys, layer.values = layer.keys[:, :, :length], layer.values[:, :, :length]

@@ -1,0 +1,79 @@
+"""What a run leaves on disk: `cl-bench plan` shows these figures, `cl-bench run` checks them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cl_bench.config.schema import EvalConfig, ExperimentConfig
+from cl_bench.costs.shapes import Shapes
+from cl_bench.evaluation.answer_limits import own_limit
+from cl_bench.experiment.resolve import RunSpec
+from cl_bench.store.folders import RunFolder, there
+
+if TYPE_CHECKING:
+    from cl_bench.evaluation.suite import Suite
+    from cl_bench.evaluation.units import Unit
+
+RECORD_BYTES = 400
+"""Estimate of a document's lines in predictions/, with its probes and without its answer."""
+TOKEN_BYTES = 4
+"""Estimate of a generated token in UTF-8."""
+_DEFAULT_NEW_TOKENS = 256  # lm-eval's, where a task's YAML has no max_gen_toks
+
+
+def reference_bytes(evaluation: EvalConfig, shapes: Shapes) -> int:
+    """base/kl/ at most: the base model's distributions in float32; 0 where none are kept."""
+    probes, general = evaluation.probes, evaluation.general
+    if probes is None or general.after == "never" or not general.tasks:
+        return 0
+    vocabulary = max((shapes.parameters[name][0] for name in shapes.embeddings), default=0)
+    return 4 * vocabulary * probes.kl_texts * probes.kl_positions
+
+
+def prediction_bytes(units: Iterable[Unit]) -> int:
+    """Estimate of what one scoring of `units` writes to predictions/: every answer is as long as
+    it may be.
+    """
+    return sum(
+        len(unit.documents[name]) * (RECORD_BYTES + TOKEN_BYTES * _new_tokens(unit, name))
+        for unit in units
+        for name in unit.tasks
+    )
+
+
+def _new_tokens(unit: Unit, name: str) -> int:
+    task = unit.tasks[name]
+    if task.OUTPUT_TYPE != "generate_until":
+        return 0
+    cap = _DEFAULT_NEW_TOKENS if unit.train is None else unit.train.max_answer_tokens
+    own = own_limit(task.config.generation_kwargs, cap)
+    return own if unit.train is None else min(own, cap)
+
+
+def missing_bytes(
+    config: ExperimentConfig, suite: Suite, shapes: Shapes, folder: Path, runs: Sequence[RunSpec]
+) -> int:
+    """What the parts of the experiment in `folder` that are not done will leave there."""
+    from cl_bench.evaluation.suite import cells_to_score, general_after
+    from cl_bench.experiment.pruned import to_train_again
+
+    needed = 0
+    if not there(folder / "base" / "scores.json"):
+        names = [] if config.eval.trace.after == "never" else suite.columns
+        general = config.eval.general.after != "never"
+        needed += prediction_bytes(suite.units(names, general, config.train))
+        needed += reference_bytes(config.eval, shapes) if suite.engine.in_memory else 0
+    for run in runs:
+        place = RunFolder(folder / run.slug / f"seed-{run.seed}")
+        again = to_train_again(place, run.stages)
+        for position, stage in enumerate(run.stages):
+            stage_folder = place.stage(stage.folder)
+            if position in again or not (stage_folder.trained or stage_folder.scored):
+                needed += stage.build_method().cost(shapes).checkpoint
+            if not stage_folder.scored:
+                names = cells_to_score(config, stage.index, stage.tasks)
+                general = general_after(config, stage.index)
+                needed += prediction_bytes(suite.units(names, general, stage.train))
+    return needed

@@ -1,0 +1,136 @@
+"""Which checkpoints are needed and are not there any more: those stages are trained again.
+
+Beside their scores: nothing that a stage holds is deleted for it. A checkpoint is needed where the
+next stage is not trained yet, or where a later adapter belongs to it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cl_bench.experiment.resolve import StageSpec
+from cl_bench.experiment.stage_files import TRAINING_FILES, record_training
+from cl_bench.models.checkpoints import recorded_base
+from cl_bench.store.folders import RunFolder, StageFolder, read_records, there
+from cl_bench.store.seals import file_records, read_scores, write_sealed
+
+AGAIN = ".again"
+"""In a stage's folder, where a second training writes what the first has written already."""
+RETRAINED = "retrained.json"
+
+
+def to_train_again(folder: RunFolder, stages: Sequence[StageSpec]) -> list[int]:
+    """Positions of the stages whose training was finished once and has to be repeated."""
+    places = [folder.stage(stage.folder) for stage in stages]
+    again: set[int] = set()
+
+    def needed(position: int) -> None:
+        place = places[position]
+        if place.trained:
+            if (base := base_position(folder, stages, position)) is not None:
+                needed(base)
+        elif position not in again:
+            if place.worth_keeping:
+                again.add(position)
+            begun_from(position)
+
+    def begun_from(position: int) -> None:
+        if position and stages[position].start != "base":
+            needed(position - 1)
+
+    for position, place in enumerate(places):
+        if not place.scored:
+            needed(position)
+    return sorted(again)
+
+
+def announcements(folder: RunFolder, stages: Sequence[StageSpec]) -> list[str]:
+    """A line for every stage that is trained again, before anything starts."""
+    return [
+        f"stage {stages[i].index} ({stages[i].tasks[0]}): its checkpoint is not there any more and "
+        "a later stage needs it: it is trained again, and its scores are kept"
+        for i in to_train_again(folder, stages)
+    ]
+
+
+def base_position(folder: RunFolder, stages: Sequence[StageSpec], position: int) -> int | None:
+    """The earlier stage whose checkpoint the adapter of this one belongs to; None: of no stage."""
+    base = recorded_base(folder.stage(stages[position].folder).checkpoint)
+    if base is None:
+        return None
+    for earlier, stage in enumerate(stages[:position]):
+        if folder.stage(stage.folder).checkpoint.resolve() == base.resolve():
+            return earlier
+    return None
+
+
+def finish_again(place: StageFolder, fingerprint: str) -> str | None:
+    """Before the second checkpoint is renamed into place: what else it needs to have in place.
+
+    Where the stage is scored its records stay, and a checkpoint that is not the one which was
+    scored is noted in `retrained.json`; returns that as a sentence, None when all is equal.
+    """
+    written = place.path / AGAIN
+    before = _recorded_checkpoint(place)
+    fault = None
+    moved: Sequence[str]
+    if place.scored:
+        moved = TRAINING_FILES
+        if before != fingerprint:
+            moved = (place.method_state.name,)
+            fault = _difference(place, written, before, fingerprint)
+            files = file_records(place.path, TRAINING_FILES)
+            files.pop(place.method_state.name, None)
+            files |= file_records(written, [place.method_state.name])
+            write_sealed(place.training_file, {"checkpoint": fingerprint, "files": files})
+        else:
+            (place.path / RETRAINED).unlink(missing_ok=True)
+    else:
+        record_training(place, written, fingerprint)
+        moved = (*TRAINING_FILES, "timing.json")
+    for name in moved:
+        if there(written / name):
+            (written / name).replace(place.path / name)
+        else:
+            (place.path / name).unlink(missing_ok=True)
+    shutil.rmtree(written)
+    return fault
+
+
+def _recorded_checkpoint(place: StageFolder) -> str | None:
+    """Checksum of the checkpoint that the stage's scores are of; None where they do not say."""
+    if place.scored:
+        known: str | None = read_scores(place.path).get("checkpoint")
+        return known
+    return None
+
+
+def _difference(place: StageFolder, written: Path, before: str | None, now: str) -> str | None:
+    old, new = (_losses(folder / "train.jsonl") for folder in (place.path, written))
+    first = next(
+        (i for i, pair in enumerate(zip(old, new, strict=False), 1) if pair[0] != pair[1]), None
+    )
+    if first is None and len(old) != len(new):
+        first = min(len(old), len(new)) + 1
+    same = first is None and bool(old)
+    if same:
+        how = "every recorded update is the same"
+    else:
+        how = f"the updates differ from number {first} on" if first else "the first log is not here"
+    what = (
+        "trained again after it was scored, and not recorded which checkpoint was scored"
+        if before is None
+        else "trained again after it was scored, to another checkpoint than was scored"
+    )
+    if before is None and same:
+        return None
+    text = f"{what} ({how}); later stages begin from the new one"
+    write_sealed(place.path / RETRAINED, {"scored": before, "checkpoint": now, "what": text})
+    return text
+
+
+def _losses(file: Path) -> list[Any]:
+    return read_records(file) if there(file) else []

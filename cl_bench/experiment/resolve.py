@@ -1,0 +1,289 @@
+"""From the config to what is run: one `RunSpec` per method and seed, every value with its origin.
+
+Precedence, weakest first: built-in default, the method's own default, `train:`, the method's
+entry, the stage's entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from cl_bench.config.file import faults, read_config
+from cl_bench.config.further_faults import sound_part
+from cl_bench.config.labels import label_faults, one_name
+from cl_bench.config.schema import ExperimentConfig, MethodEntry, StageConfig, TrainConfig, slug
+from cl_bench.data.task_names import name_faults
+from cl_bench.data.tasks import canonical_name
+from cl_bench.errors import UserError, nearest
+from cl_bench.methods.base import Method, Options
+from cl_bench.methods.compose import Composite
+from cl_bench.methods.registry import BASE_ROW, method_class, method_from_file
+from cl_bench.methods.static_checks import composition_fault
+
+
+@dataclass(frozen=True)
+class MethodPart:
+    """A method class with its validated options."""
+
+    method: type[Method]
+    options: Options
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One stage of one run, everything resolved. `start` is `previous` or `base`."""
+
+    index: int
+    tasks: tuple[str, ...]
+    epochs: int
+    limit: int | None
+    train: TrainConfig
+    origins: Mapping[str, str]
+    parts: tuple[MethodPart, ...]
+    start: str = "previous"
+
+    @property
+    def folder(self) -> str:
+        """`stage-1-trace_cstance`, or `stage-1-joint` for several tasks at once."""
+        return f"stage-{self.index}-{self.tasks[0] if len(self.tasks) == 1 else 'joint'}"
+
+    @property
+    def adapters(self) -> bool:
+        """Whether a method of this stage trains adapters."""
+        return any(part.method.adapters for part in self.parts)
+
+    def build_method(self) -> Method:
+        """A fresh method object for this stage."""
+        built = [part.method(part.options) for part in self.parts]
+        return built[0] if len(built) == 1 else Composite(built)
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One method (or one sequence of methods) with one seed."""
+
+    label: str
+    slug: str
+    seed: int
+    stages: tuple[StageSpec, ...]
+    order: int = 0
+    """Position of its method in `methods:`; reports list runs by it."""
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The name of its method, where it is one alone; `--method` takes it as well as labels."""
+        return one_name([[part.method.name for part in stage.parts] for stage in self.stages])
+
+
+def resolve_file(
+    path: str, overrides: Sequence[str] = (), only: Sequence[str] = ()
+) -> tuple[ExperimentConfig, list[RunSpec]]:
+    """Read a config and resolve its runs; every fault names the file, all come together."""
+    file, data = read_config(path, overrides)
+    found: list[str] = []
+    config: ExperimentConfig | None
+    try:
+        config = ExperimentConfig.model_validate(data)
+    except ValidationError as error:
+        found = faults(error, ExperimentConfig, str(file))
+        config = sound_part(data)
+        if any(item["loc"][:1] == ("methods",) for item in error.errors()):
+            only = ()
+    runs: list[RunSpec] = []
+    if config is not None:
+        try:
+            runs = resolve_runs(config, only)
+        except UserError as error:
+            found += [f"{path}: {fault}" for fault in error.faults]
+        found += [f"{path}: {fault}" for fault in name_faults(config)]
+    if found or config is None:
+        raise UserError(list(dict.fromkeys(found)))
+    return config, runs
+
+
+def resolve_runs(config: ExperimentConfig, only: Sequence[str] = ()) -> list[RunSpec]:
+    """Every run of the experiment, in the order of `methods:` and `seeds:`.
+
+    `only` keeps the methods with these labels or names. Raises UserError with every fault.
+    """
+    problems: list[str] = []
+    entries = _entries(config, problems)
+    runs: list[RunSpec] = []
+    for order, (label, per_stage) in enumerate(entries):
+        stages = []
+        for index, (stage, entry) in enumerate(zip(config.stages, per_stage, strict=True), 1):
+            spec = _resolve_stage(config, index, stage, entry, problems)
+            if spec is not None:
+                stages.append(spec)
+        if len(stages) == len(config.stages):
+            scheduled = tuple(stages[0].build_method().schedule(stages))
+            runs += [RunSpec(label, slug(label), seed, scheduled, order) for seed in config.seeds]
+    _check_stage_keys(config, entries, problems)
+    known = list(dict.fromkeys(name for run in runs for name in (run.label, *run.named)))
+    unknown = [name for name in only if slug(name) not in set(map(slug, known))]
+    if len({run.order for run in runs}) == len(entries):  # else the fault that hides one is told
+        problems += [f"--method {name}: not in methods:{nearest(name, known)}" for name in unknown]
+    if problems:
+        raise UserError(list(dict.fromkeys(problems)))
+    wanted = {slug(name) for name in only}
+    return [run for run in runs if not wanted or wanted & {run.slug, *map(slug, run.named)}]
+
+
+def _entries(config: ExperimentConfig, problems: list[str]) -> list[tuple[str, list[MethodEntry]]]:
+    """(label, one entry per stage) for each run; `ori` is not a run."""
+    if config.methods is None:
+        own = [_stage_entry(stage, i, problems) for i, stage in enumerate(config.stages)]
+        label = " then ".join(dict.fromkeys(_default_label(entry) for entry in own))
+        problems += label_faults([label])
+        return [(label, own)]
+    found = [
+        (_default_label(entry), [entry] * len(config.stages))
+        for entry in config.methods
+        if entry.name != BASE_ROW
+    ]
+    for entry in config.methods:
+        if entry.name == BASE_ROW and (entry.label or entry.overrides):
+            given = ["label"] * (entry.label is not None) + list(entry.overrides)
+            problems.append(f"methods: {BASE_ROW}: the base model takes no {', '.join(given)}")
+    problems += label_faults([label for label, _ in found])
+    return found
+
+
+def _stage_entry(stage: StageConfig, index: int, problems: list[str]) -> MethodEntry:
+    try:
+        return MethodEntry.model_validate(stage.method)
+    except ValidationError as error:
+        problems += faults(error, MethodEntry, f"stages.{index}.method")
+        return MethodEntry(name="sft")
+
+
+def _default_label(entry: MethodEntry) -> str:
+    if entry.label is not None:
+        return entry.label
+    if entry.compose:
+        parts = [p if isinstance(p, str) else str(p.get("name", "file")) for p in entry.compose]
+        return " + ".join(parts)
+    return entry.name or Path(str(entry.file)).stem
+
+
+def _resolve_stage(
+    config: ExperimentConfig,
+    index: int,
+    stage: StageConfig,
+    entry: MethodEntry,
+    problems: list[str],
+) -> StageSpec | None:
+    label = _default_label(entry)
+    classes = _classes(entry, label, problems)
+    if classes is None:
+        return None
+    train, origins = _train(config, stage, index, entry, label, [c for c, _ in classes], problems)
+    parts = []
+    for method, own in classes:
+        values = {
+            key: value
+            for source in (entry.overrides, own, stage.overrides)
+            for key, value in source.items()
+            if key in option_keys(method)
+        }
+        try:
+            parts.append(MethodPart(method, method.options_type.model_validate(values)))
+        except ValidationError as error:
+            problems += faults(error, method.options_type, f"methods: {label}")
+    if train is None or len(parts) != len(classes):
+        return None
+    tasks = (canonical_name(stage.task),)
+    return StageSpec(index, tasks, stage.epochs, stage.limit, train, origins, tuple(parts))
+
+
+def option_keys(method: type[Method]) -> set[str]:
+    """The keys a user writes for a method's options (aliases where there are some)."""
+    return {field.alias or name for name, field in method.options_type.model_fields.items()}
+
+
+def _classes(
+    entry: MethodEntry, label: str, problems: list[str]
+) -> list[tuple[type[Method], dict[str, Any]]] | None:
+    """The classes of an entry, with the options given to a part of a composition."""
+    parts: list[Any] = entry.compose if entry.compose is not None else [entry]
+    found: list[tuple[type[Method], dict[str, Any]]] = []
+    for part in parts:
+        try:
+            given = part if isinstance(part, MethodEntry) else MethodEntry.model_validate(part)
+            if given is not entry and (given.compose or given.label is not None):
+                what = "compose: [...]" if given.compose else "a label:"
+                raise UserError(f"compose: {what} inside of a composition: name its methods alone")
+            path = given.file
+            cls = method_from_file(Path(path)) if path else method_class(str(given.name))
+            found.append((cls, {} if given is entry else given.overrides))
+        except UserError as error:
+            problems += [f"methods: {label}: {fault}" for fault in error.faults]
+            return None
+        except ValidationError as error:
+            problems += faults(error, MethodEntry, f"methods: {label}: compose")
+            return None
+    if len({cls.name for cls, _ in found}) != len(found):
+        problems.append(f"methods: {label}: compose: a method is listed twice")
+        return None
+    if fault := composition_fault([cls for cls, _ in found]):
+        problems.append(f"methods: {label}: {fault}")
+    known = set(TrainConfig.model_fields).union(*(option_keys(cls) for cls, _ in found))
+    for key in entry.overrides:
+        if key not in known:
+            problems.append(f"methods: {label}: {key}: unknown key{nearest(key, known)}")
+    for cls, own in found:
+        for key in own.keys() - option_keys(cls):
+            hint = nearest(key, option_keys(cls))
+            problems.append(f"methods: {label}: {cls.name}: {key}: unknown key{hint}")
+    return found
+
+
+def _train(
+    config: ExperimentConfig,
+    stage: StageConfig,
+    index: int,
+    entry: MethodEntry,
+    label: str,
+    classes: list[type[Method]],
+    problems: list[str],
+) -> tuple[TrainConfig | None, dict[str, str]]:
+    keys = TrainConfig.model_fields.keys()
+    origins = dict.fromkeys(keys, "default")
+    values: dict[str, Any] = {}
+    layers: list[tuple[str, Mapping[str, Any]]] = [
+        *((f"method {cls.name}", cls.train_defaults) for cls in classes),
+        ("train", {key: getattr(config.train, key) for key in config.train.model_fields_set}),
+        (f"methods: {label}", {k: v for k, v in entry.overrides.items() if k in keys}),
+        (f"stages.{index - 1}", {k: v for k, v in stage.overrides.items() if k in keys}),
+    ]
+    for origin, layer in layers:
+        values.update(layer)
+        origins.update(dict.fromkeys(layer, origin))
+    try:
+        return TrainConfig.model_validate(values), origins
+    except ValidationError as error:
+        problems += faults(error, TrainConfig, f"methods: {label}, stages.{index - 1}")
+        return None, origins
+
+
+def _check_stage_keys(
+    config: ExperimentConfig,
+    entries: Sequence[tuple[str, Sequence[MethodEntry]]],
+    problems: list[str],
+) -> None:
+    """A stage's extra key must be one of `train:` or an option of some method of the file."""
+    known = set(TrainConfig.model_fields)
+    for _, per_stage in entries:
+        for entry in per_stage:
+            for cls, _ in _classes(entry, _default_label(entry), []) or []:
+                known |= option_keys(cls)
+    for index, stage in enumerate(config.stages):
+        for key in stage.overrides:
+            if key not in known:
+                hint = nearest(key, known | set(StageConfig.model_fields))
+                problems.append(f"stages.{index} ({stage.task}): {key}: unknown key{hint}")

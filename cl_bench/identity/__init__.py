@@ -1,0 +1,1 @@
+"""Is this the same experiment: what its numbers are bound to."""

@@ -1,0 +1,1 @@
+"""From model.path to a model: kinds, positions, layouts, checkpoints."""

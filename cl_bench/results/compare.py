@@ -1,0 +1,281 @@
+"""Two scorings of the same documents: what was forgotten and learned, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from cl_bench.errors import UserError, nearest
+from cl_bench.metrics.score_kinds import lies_between
+from cl_bench.models.contents import names
+from cl_bench.results.paired import is_unmeasured, of_all_documents, paired_values
+from cl_bench.results.places import Place, Records
+from cl_bench.results.same_documents import made_of
+from cl_bench.scores.uncertainty import (
+    Comparison,
+    Documents,
+    compare_paired,
+    mean,
+)
+
+HOW_SCORED = ("metric_list", "process_results", "filter_list", "output_type", "class")
+"""Keys of a task's definition that make scores of other kinds of equal answers."""
+Key = tuple[str, int]
+"""Leaf task and document id."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One document in both places."""
+
+    key: Key
+    before: dict[str, Any]
+    after: dict[str, Any]
+
+    @property
+    def change(self) -> float:
+        """Score of B minus that of A, -1 to 1; 0 where single documents have none."""
+        ours, theirs = self.before["score"], self.after["score"]
+        return 0.0 if ours is None or theirs is None else float(theirs - ours)
+
+    @property
+    def same_answer(self) -> bool | None:
+        """Whether both gave the same text or choice; None when a record does not say."""
+        for key in ("choice", "prediction"):
+            if key in self.before and key in self.after:
+                return bool(self.before[key] == self.after[key])
+        return None
+
+    @property
+    def loglikelihood_gap(self) -> float | None:
+        """The largest difference of a log-likelihood in nats; None when there are none."""
+        ours, theirs = (side.get("loglikelihoods") for side in (self.before, self.after))
+        if not ours or not theirs or len(ours) != len(theirs):
+            return None
+        pairs = zip(ours, theirs, strict=True)  # null: -inf, or no number
+        gaps = [abs(a - b) for a, b in pairs if a is not None and b is not None]
+        return float(max(gaps)) if gaps else None
+
+
+@dataclass(frozen=True)
+class TaskDiff:
+    """A task or benchmark in A and B. Scores 0-1; of a group the unweighted mean of its members."""
+
+    task: str
+    before: float | None
+    after: float | None
+    comparison: Comparison | None
+    """Of B minus A; None where one of them is not measured."""
+    pairs: Sequence[Pair]
+    members: dict[str, TaskDiff] = field(default_factory=dict)
+    of_all: bool = False
+    """Whether the score is a number of all documents together."""
+    not_measured: dict[str, str] = field(default_factory=dict)
+    """Why A or B has no score, by `A` and `B`."""
+    graded: bool = False
+    """Whether scores of documents may lie between right and wrong."""
+
+    @property
+    def forgotten(self) -> list[Pair]:
+        """Right in A and wrong in B; of graded scores those that fell."""
+        return [pair for pair in self.pairs if pair.change < 0]
+
+    @property
+    def learned(self) -> list[Pair]:
+        """Wrong in A and right in B; of graded scores those that rose."""
+        return [pair for pair in self.pairs if pair.change > 0]
+
+    @property
+    def other_answers(self) -> int | None:
+        """Documents answered otherwise; None when the records do not say."""
+        same = [pair.same_answer for pair in self.pairs]
+        return None if None in same else same.count(False)
+
+    @property
+    def loglikelihood_gap(self) -> float | None:
+        """The largest difference of a log-likelihood in nats; None where there are none."""
+        return max((g for p in self.pairs if (g := p.loglikelihood_gap) is not None), default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, with the documents that changed."""
+        return {
+            "n": len(self.pairs),
+            "a": self.before,
+            "b": self.after,
+            "graded": self.graded,
+            "of_all_documents": self.of_all,
+            "difference": None if self.comparison is None else self.comparison.to_json(),
+            **({"not_measured": self.not_measured} if self.not_measured else {}),
+            "forgotten": [list(pair.key) for pair in self.forgotten],
+            "learned": [list(pair.key) for pair in self.learned],
+            "other_answers": self.other_answers,
+            "loglikelihood_gap": self.loglikelihood_gap,
+            "members": {name: member.to_json() for name, member in self.members.items()},
+        }
+
+
+def compare_places(first: Place, second: Place, chosen: Sequence[str] = ()) -> list[TaskDiff]:
+    """B against A for the chosen tasks (benchmarks, stage tasks or members), by default all shared.
+
+    Raises UserError for unknown tasks, and unless both sides have the same documents, prompts and
+    targets: it says how many differ, and which.
+    """
+    ours, theirs = first.tasks(), second.tasks()
+    for tasks in (ours, theirs):
+        tasks |= {leaf: [leaf] for names in list(tasks.values()) for leaf in names}
+    wanted = list(chosen) or [task for task in first.tasks() if task in second.tasks()]
+    faults = [
+        f"--task {task}: not in {place.path}{nearest(task, tasks)}"
+        for task in wanted
+        for place, tasks in ((first, ours), (second, theirs))
+        if task not in tasks
+    ]
+    if not wanted:
+        faults = [f"{first.path} and {second.path} have no task in common"]
+    loaded = []
+    for task in [] if faults else wanted:
+        a, b = first.records(ours[task]), second.records(theirs[task])
+        faults += (
+            _mismatches(task, a, b)
+            or _other_metric(task, first, second)
+            or _made_otherwise(task, ours[task], first, second)
+        )
+        loaded.append((task, a, b))
+    if faults:
+        raise UserError(faults)
+    return [_compare(task, a, b, (first, second)) for task, a, b in loaded]
+
+
+def _other_metric(task: str, first: Place, second: Place) -> list[str]:
+    """That the scores of A and B are not the same metric; scores of old do not say."""
+    ours, theirs = (
+        tuple(place.entry(task).get(key) for key in ("metric", "filter", "aggregation", "scale"))
+        for place in (first, second)
+    )
+    if ours == theirs or ours[0] is None or theirs[0] is None:
+        return []
+    names = [", ".join(str(part) for part in side if part is not None) for side in (ours, theirs)]
+    return [f"{task}: not the same metric: {names[0]} in A, {names[1]} in B"]
+
+
+def _mismatches(task: str, a: Records, b: Records) -> list[str]:
+    both = [key for key in a if key in b]
+    kinds = {
+        "only in A": [key for key in a if key not in b],
+        "only in B": [key for key in b if key not in a],
+        "with another prompt": [k for k in both if a[k]["prompt_hash"] != b[k]["prompt_hash"]],
+        "with another target": [k for k in both if a[k]["target"] != b[k]["target"]],
+    }
+    found = [f"{len(keys)} {kind} ({_list(keys)})" for kind, keys in kinds.items() if keys]
+    if not found and a:
+        return []
+    what = "; ".join(found) or "none at all"
+    return [f"{task}: not the same documents: {what}; score both with the same limit and data"]
+
+
+def _made_otherwise(task: str, leaves: Sequence[str], first: Place, second: Place) -> list[str]:
+    """What the records of the two sides say where their prompts and targets are equal."""
+    a, b = made_of(first.path), made_of(second.path)
+    rows = [leaf for leaf in leaves if _other_test_rows(leaf, a, b)]
+    if rows:
+        return [
+            f"{task}: not the same documents: prompts and targets are equal, but other fields of "
+            f"the rows differ ({names(rows)})"
+        ]
+    ours, theirs = (side.get("tasks", {}).get(task, {}) for side in (a, b))
+    if not ours or not theirs:
+        return []
+    keys = [key for key in HOW_SCORED if ours.get(key) != theirs.get(key)]
+    return [f"{task}: not scored alike: {names(keys)} of its definition differ"] if keys else []
+
+
+def _other_test_rows(leaf: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    ours, theirs = (side.get("data", {}).get(leaf, {}).get("test") for side in (a, b))
+    return None not in (ours, theirs) and ours != theirs
+
+
+def _list(keys: Sequence[Key]) -> str:
+    more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+    return ", ".join(f"{leaf} {document}" for leaf, document in keys[:5]) + more
+
+
+def _compare(task: str, a: Records, b: Records, places: tuple[Place, Place]) -> TaskDiff:
+    pairs = [Pair(key, a[key], b[key]) for key in a]
+    members: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        members.setdefault(pair.key[0], []).append(pair)
+    inner = {}
+    if len(members) > 1:
+        inner = {name: _diff(name, {name: own}, own, places) for name, own in members.items()}
+    return _diff(task, members, pairs, places, inner)
+
+
+def _diff(
+    task: str,
+    members: dict[str, list[Pair]],
+    pairs: Sequence[Pair],
+    places: tuple[Place, Place],
+    inner: dict[str, TaskDiff] | None = None,
+) -> TaskDiff:
+    entries = [place.entry(task) for place in places]
+    if any(map(is_unmeasured, entries)):
+        reasons = {
+            side: str(entry.get("not_measured"))
+            for side, entry in zip("AB", entries, strict=True)
+            if is_unmeasured(entry)
+        }
+        a, b = (entry.get("score") for entry in entries)
+        return TaskDiff(task, a, b, None, pairs, inner or {}, not_measured=reasons)
+    if any(map(of_all_documents, entries)):
+        return _diff_of_all(task, members, pairs, entries, inner)
+    before, after = (
+        {
+            name: [(pair.key, float(getattr(pair, side)["score"])) for pair in own]
+            for name, own in members.items()
+        }
+        for side in ("before", "after")
+    )
+    return TaskDiff(
+        task,
+        _score(before),
+        _score(after),
+        compare_paired(after, before),
+        pairs,
+        inner or {},
+        graded=_graded(task, entries, pairs),
+    )
+
+
+def _graded(task: str, entries: Sequence[Mapping[str, Any]], pairs: Sequence[Pair]) -> bool:
+    """As the recorded metric has it; by the values of scores of old, which do not name it."""
+    told = [lies_between(task, entry) for entry in entries]
+    if None not in told:
+        return any(told)
+    sides = (side for pair in pairs for side in (pair.before, pair.after))
+    return any(side["score"] not in (0, 1, None) for side in sides)
+
+
+def _diff_of_all(
+    task: str,
+    members: dict[str, list[Pair]],
+    pairs: Sequence[Pair],
+    entries: Sequence[Mapping[str, Any]],
+    inner: dict[str, TaskDiff] | None,
+) -> TaskDiff:
+    """Of a metric of all documents together: paired over their resamples."""
+    before, after = (
+        paired_values(
+            entry,
+            {leaf: [getattr(pair, side) for pair in own] for leaf, own in members.items()},
+        )
+        for entry, side in zip(entries, ("before", "after"), strict=True)
+    )
+    compared = compare_paired({task: after}, {task: before})
+    compared = replace(compared, n={task: len(pairs)})
+    scores = [float(entry["score"]) for entry in entries]
+    return TaskDiff(task, scores[0], scores[1], compared, pairs, inner or {}, of_all=True)
+
+
+def _score(members: Documents) -> float:
+    return mean([mean([score for _, score in documents]) for documents in members.values()])

@@ -1,0 +1,103 @@
+"""An experiment's runs as the report sees them: all seeds of a method together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cl_bench.results.paired import entry_of, is_unmeasured
+from cl_bench.results.same_documents import pair
+from cl_bench.results.summary import summarise_run
+from cl_bench.scores.matrix import Comparison, Documents, Summary, compare_seeds
+from cl_bench.store.experiments import find_runs, read_run
+from cl_bench.store.folders import RunFolder, stage_number, there
+from cl_bench.store.seals import check_records, read_scores
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """All seeds of one method."""
+
+    label: str
+    runs: Sequence[RunFolder]
+    summaries: Sequence[Summary]
+    stages: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether every stage of every seed is scored."""
+        return all(count == self.stages for count in self.done)
+
+    @property
+    def done(self) -> list[int]:
+        """How many stages are scored, for each seed."""
+        return [sum(stage.scored for stage in run.stages()) for run in self.runs]
+
+    @property
+    def failed(self) -> list[str]:
+        """`stage 2`, for each seed whose training diverged; with the seed where there are more."""
+        several = len(self.runs) > 1
+        return [
+            f"stage {stage_number(stage.path.name)}" + (f" of {run.path.name}" if several else "")
+            for run in self.runs
+            for stage in run.stages()
+            if there(stage.failure_file)
+        ]
+
+    def stage_of(self, task: str) -> int:
+        """The stage that teaches a task."""
+        return self.summaries[0].matrix.stage_of(task)
+
+    def name(self, run: RunFolder) -> str:
+        """The label, with the seed where there are several."""
+        return f"{self.label} {run.path.name}" if len(self.runs) > 1 else self.label
+
+
+def load_results(experiment: Path) -> list[MethodResult]:
+    """Finished and unfinished runs, in the order of the config.
+
+    Raises RunError where a file that tables are made of is not as it was written.
+    """
+    check_records(experiment / "base", read_scores(experiment / "base"))
+    grouped: dict[str, list[RunFolder]] = {}
+    stages = {}
+    for run in find_runs(experiment):
+        record = read_run(run.path / "run.json")
+        for stage in run.stages():
+            if stage.scored:
+                check_records(stage.path, read_scores(stage.path))
+        grouped.setdefault(record["label"], []).append(run)
+        stages[record["label"]] = len(record["config"]["stages"])
+    return [
+        MethodResult(label, runs, [summarise_run(experiment, run) for run in runs], stages[label])
+        for label, runs in grouped.items()
+    ]
+
+
+def lacking(result: MethodResult, names: Iterable[str]) -> list[str]:
+    """Which of these tasks and benchmarks are not measured after a last stage."""
+    lasts = [read_scores(run.stages()[-1].path) for run in result.runs]
+    return [name for name in names if any(is_unmeasured(entry_of(s, name)) for s in lasts)]
+
+
+def compare_last(
+    first: MethodResult,
+    second: MethodResult,
+    read: Callable[[Path], Documents],
+    names: Mapping[str, Sequence[str]],
+) -> tuple[Comparison | None, Mapping[str, int]]:
+    """Two methods after their last stages; `read` gives the values in a `predictions` folder.
+    `names` are the leaves of its tasks.
+
+    With it the documents of each task that are not the same everywhere and so were left out. None
+    when the seeds or the tasks of the two differ, or nothing can be read or is the same.
+    """
+    if len(first.runs) != len(second.runs):
+        return None, {}
+    runs = [*first.runs, *second.runs]
+    paired = pair([run.stages()[-1].path / "predictions" for run in runs], read, names)
+    if paired is None or not paired.sides[0]:
+        return None, {} if paired is None else paired.left_out
+    half = len(first.runs)
+    return compare_seeds(paired.sides[:half], paired.sides[half:]), paired.left_out

@@ -1,0 +1,96 @@
+"""`summary.json`: all numbers of a run, from the `scores.json` of its stages and of the base."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cl_bench.results.paired import entry_of, is_unmeasured, paired_values
+from cl_bench.scores.matrix import Cell, Summary, summarise
+from cl_bench.store.experiments import read_run
+from cl_bench.store.folders import RunFolder, read_records, stage_number, there, write_json
+from cl_bench.store.seals import read_scores
+
+
+def write_summary(experiment: Path, run: RunFolder) -> None:
+    """Write the run's `summary.json` from the stages that are scored so far."""
+    write_json(run.path / "summary.json", summarise_run(experiment, run).to_json())
+
+
+def summarise_run(experiment: Path, run: RunFolder) -> Summary:
+    """OP, BWT, forgetting and General of the scored stages of a run."""
+    config = read_run(run.path / "run.json")["config"]
+    stages, unscored = config["stages"], config.get("unscored", [])
+    base = read_scores(experiment / "base")
+    scored = scored_stages(run)
+    numbers = range(1, max(scored, default=0) + 1)
+    rows = [cells(scored[i]["trace"]) if i in scored else {} for i in numbers]
+    setting = "sequential"
+    if all(stage["start"] == "base" for stage in stages):
+        setting = "joint" if len(stages) == 1 else "single"
+    learned = {
+        task: stage["index"] for stage in stages for task in stage["tasks"] if task not in unscored
+    }
+    return summarise(
+        rows,
+        list(learned),
+        cells(base["trace"]),
+        [cells(scored[i]["general"]) if i in scored else None for i in numbers],
+        cells(base["general"]),
+        setting=setting,  # type: ignore[arg-type]
+        learned=learned,
+        stages=len(stages),
+    )
+
+
+def scored_stages(run: RunFolder) -> dict[int, dict[str, Any]]:
+    """The `scores.json` of every stage that has one, by its number."""
+    return {stage_number(s.path.name): read_scores(s.path) for s in run.stages() if s.scored}
+
+
+def base_summary(experiment: Path, tasks: list[str]) -> Summary:
+    """The base model's numbers (the row ORI)."""
+    base = read_scores(experiment / "base")
+    return summarise([], tasks, cells(base["trace"]), [], cells(base["general"]), setting="base")
+
+
+def cells(entries: Mapping[str, Any]) -> dict[str, Cell | None]:
+    """Cells of a `trace` or `general` part of `scores.json` (the General mean is no cell)."""
+    return {
+        name: None if entry["score"] is None else Cell.from_json(entry)
+        for name, entry in entries.items()
+        if name != "mean"
+    }
+
+
+def documents(predictions: Path, names: Mapping[str, list[str]]) -> dict[str, list[Any]]:
+    """Values for paired comparisons: benchmark -> [(document or resample, score)].
+
+    `names` gives the leaf tasks of each benchmark; benchmarks without predictions are left out.
+    Nothing at all where one of them is not measured: their mean is not, then.
+    """
+    file = predictions.parent / "scores.json"
+    scores = read_scores(file.parent) if there(file) else {}
+    found: dict[str, list[Any]] = {}
+    if any(is_unmeasured(entry_of(scores, name)) for name in names):
+        return found
+    for name, leaves in names.items():
+        files = [predictions / f"{leaf}.jsonl" for leaf in leaves]
+        if all(there(file) for file in files):
+            records = {file.stem: read_records(file) for file in files}
+            found[name] = paired_values(entry_of(scores, name), records)
+    return found
+
+
+def leaves(general: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Leaf tasks of each benchmark in `scores.json`, as their prediction files are named."""
+    from cl_bench.data.tasks import general_name
+
+    def files(name: str, entry: Mapping[str, Any]) -> list[str]:
+        if "members" in entry:
+            return list(entry["members"])
+        # Scores that are older than `measured` are lm-eval's.
+        return [entry["measured"]["task"] if "measured" in entry else general_name(name)]
+
+    return {name: files(name, entry) for name, entry in general.items() if name != "mean"}

@@ -1,0 +1,1 @@
+"""Numbers made of numbers: cells, the matrix, OP, BWT, General, uncertainty."""

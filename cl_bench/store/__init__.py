@@ -1,0 +1,1 @@
+"""What is on disk: run folders, atomic writes, checksums, partial scorings."""

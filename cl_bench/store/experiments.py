@@ -1,0 +1,114 @@
+"""Experiments and their runs: `experiment.json`, `run.json`, and how both are found by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cl_bench.errors import RunError, UserError, nearest
+from cl_bench.store.folders import RunFolder, read_json, sha256_of, there, write_json
+from cl_bench.store.seals import read_sealed, seal_of, write_sealed
+
+EXPERIMENT = "experiment.json"
+RUN = "run.json"
+RUN_SEAL = "seal"
+"""In `run.json`, whose `sha256` is that of its `config` alone."""
+
+
+def write_experiment(folder: Path, data: Mapping[str, Any]) -> None:
+    """`experiment.json`: `config`, `last_run`, `notes`, and the checksum of it all."""
+    write_sealed(folder / EXPERIMENT, data)
+
+
+def read_experiment(folder: Path) -> dict[str, Any]:
+    """What `write_experiment` wrote; raises RunError when it is damaged or was edited."""
+    remedy = "restore it from a copy, or run the experiment's config again, which writes it anew"
+    return read_sealed(folder / EXPERIMENT, remedy, {"config": dict, "last_run": str})
+
+
+def write_run(file: Path, record: Mapping[str, Any]) -> None:
+    """`run.json`: `config` and its checksum `sha256`, what else is recorded, and a seal of it all.
+
+    It is written once: what a run is bound to does not change.
+    """
+    write_json(file, {**record, RUN_SEAL: seal_of(record, RUN_SEAL)})
+
+
+def read_run(file: Path) -> dict[str, Any]:
+    """A `run.json`; raises RunError when it is damaged or was edited."""
+    remedy = "restore it from a copy: the numbers of this run are bound to it"
+    record = read_json(file, remedy)
+    known = isinstance(record, dict) and isinstance(record.get("config"), dict)
+    if not known or record.get("sha256") != sha256_of(record["config"]):
+        raise RunError(f"{file}: its checksum is not that of its config; {remedy}")
+    if RUN_SEAL in record and record[RUN_SEAL] != seal_of(record, RUN_SEAL):
+        raise RunError(
+            f"{file}: its checksum is not that of its content: edited or damaged; {remedy}"
+        )
+    return dict(record)
+
+
+def latest_experiment(results: Path) -> Path:
+    """The experiment under `results` that was run last."""
+    found = [file.parent for file in results.glob(f"*/{EXPERIMENT}")]
+    if not found:
+        raise UserError(
+            f"{results}: no experiment here (a folder with {EXPERIMENT}); run one first or name "
+            "its folder"
+        )
+    return max(found, key=lambda folder: str(read_experiment(folder)["last_run"]))
+
+
+def find_experiment(given: str | None, results: Path) -> Path:
+    """An experiment's folder from a path, a name under `results`, or nothing (the latest)."""
+    if given is None:
+        return latest_experiment(results)
+    for candidate in (Path(given), results / given):
+        if there(candidate / EXPERIMENT):
+            return candidate
+    known = [file.parent.name for file in results.glob(f"*/{EXPERIMENT}")]
+    raise UserError(f"{given}: no experiment ({EXPERIMENT}) there{nearest(given, known)}")
+
+
+def find_runs(
+    experiment: Path, method: str | None = None, seed: int | None = None
+) -> list[RunFolder]:
+    """The runs of an experiment, in the order they were started, narrowed by method and seed.
+
+    `method` is a label, or the name of a method: that of all its runs.
+    """
+    from cl_bench.config.schema import slug
+
+    runs = [file.parent for file in experiment.glob(f"*/seed-*/{RUN}")]
+    runs.sort(key=lambda folder: (read_run(folder / RUN).get("order", 0), folder.name))
+    if method is not None:
+        called = {folder: {folder.parent.name, *_method_name(folder)} for folder in runs}
+        known = sorted(set().union(*called.values()))
+        runs = [folder for folder in runs if slug(method) in map(slug, called[folder])]
+        if not runs:
+            raise UserError(
+                f"--method {method}: no such run in {experiment}{nearest(method, known)}"
+            )
+    if seed is not None:
+        known = sorted({folder.name.removeprefix("seed-") for folder in runs})
+        runs = [folder for folder in runs if folder.name == f"seed-{seed}"]
+        if not runs:
+            raise UserError(
+                f"--seed {seed}: no such run in {experiment}{nearest(str(seed), known)}"
+            )
+    return [RunFolder(folder) for folder in runs]
+
+
+def lost_runs(experiment: Path) -> list[Path]:
+    """Folders with stages, of which the file that says what they were is not there."""
+    with_stages = {stage.parent for stage in experiment.glob("*/seed-*/stage-*")}
+    return sorted(folder for folder in with_stages if not there(folder / RUN))
+
+
+def _method_name(run: Path) -> tuple[str, ...]:
+    """The name of the method that a run is trained with, if it is one."""
+    from cl_bench.config.labels import one_name
+
+    stages = read_run(run / RUN)["config"].get("stages", [])
+    return one_name([name for part in stage.get("method", []) for name in part] for stage in stages)

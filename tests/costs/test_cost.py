@@ -1,0 +1,177 @@
+"""`Method.cost` of every shipped method against the bytes that are held and written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import combinations, product
+from typing import Any, Literal
+
+import pytest
+import torch
+
+from cl_bench.costs.activations import MicroBatch, activation_bytes
+from cl_bench.costs.shapes import shapes_of
+from cl_bench.costs.training import full_cost
+from cl_bench.methods.base import Method
+from cl_bench.methods.compose import Composite
+from cl_bench.methods.ewc import EWC
+from cl_bench.methods.fggm import FGGM
+from cl_bench.methods.lora import LoRA
+from cl_bench.methods.registry import METHODS, method_class
+from cl_bench.methods.replay import Replay
+from cl_bench.training.cpu import matmul
+from tests.helpers.cases import CASES, configured, without_our_attention
+from tests.helpers.selective_oracle import random_batch
+from tests.helpers.tiny import tiny_model
+
+Kind = Literal["llama", "qwen2"]
+
+
+def builder(kind: Kind, dtype: torch.dtype) -> Callable[[], Any]:
+    return partial(tiny_model, kind=kind, tie=kind == "qwen2", dtype=dtype)
+
+
+def batch(padded: bool = True) -> Any:
+    return random_batch(259, [(40, 8), (40, 8), (30 if padded else 40, 8)], "left", 0)
+
+
+def test_every_shipped_method_is_a_case() -> None:
+    shipped = {method_class(name) for name in METHODS}
+    assert shipped <= {type(make()) for make in CASES.values()}
+
+
+KINDS: tuple[Kind, ...] = ("llama", "qwen2")
+DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+MACHINES = ("accelerator", "CPU", "CPU without bf16 units")
+SETTINGS = [(i + j, j, case) for i, case in enumerate(CASES) for j in range(2)]
+"""Every case twice; with the turns that follow every pair of two other settings comes up."""
+HELD = [(case, KINDS[j], DTYPES[turn % 3]) for turn, j, case in SETTINGS]
+KEPT = [
+    (case, KINDS[turn % 2], MACHINES[turn % 3], DTYPES[turn // 2 % 2], j == 0)
+    for turn, j, case in SETTINGS
+]
+
+
+def test_every_pair_of_settings_comes_up() -> None:
+    for choices, values in ((HELD, (KINDS, DTYPES)), (KEPT, (KINDS, MACHINES, DTYPES[:2], (0, 1)))):
+        for a, b in combinations(range(len(values)), 2):
+            seen = {(one[a + 1], one[b + 1]) for one in choices}
+            assert seen == set(product(values[a], values[b]))
+
+
+@pytest.mark.parametrize(("case", "kind", "dtype"), HELD)
+def test_counted_bytes_are_held_and_written(
+    memory: Any, case: str, kind: Kind, dtype: torch.dtype
+) -> None:
+    build = builder(kind, dtype)
+    cost = CASES[case]().cost(shapes_of(build()))
+    with memory.second_stage(CASES[case], build, batch()) as held:
+        counted = {key: getattr(cost, key) for key in held.nbytes}
+        assert counted == pytest.approx(held.nbytes, rel=0.02)
+        assert sum(counted.values()) + cost.extra == pytest.approx(held.live, rel=0.05)
+        written = memory.written(held.model, held.method)
+    headers = 150 * len(list(held.model.state_dict()))  # names in the files: nothing for real sizes
+    assert cost.checkpoint <= written <= 1.05 * cost.checkpoint + headers
+
+
+@pytest.mark.parametrize(("case", "kind", "machine", "dtype", "padded"), KEPT)
+def test_counted_activations_are_what_autograd_keeps(
+    memory: Any,
+    case: str,
+    kind: Kind,
+    machine: str,
+    dtype: torch.dtype,
+    padded: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    widened = machine == "CPU without bf16 units" and dtype == torch.bfloat16
+    monkeypatch.setattr(matmul, "_cpu_widens", lambda: widened)
+    if machine == "accelerator":
+        without_our_attention(monkeypatch)
+    # Deeper than usual: adapters in the first layer need no gradient of their input, not counted.
+    build = partial(builder(kind, dtype), layers=4)
+    shapes = shapes_of(build())
+    counted = activation_bytes(
+        shapes,
+        CASES[case]().cost(shapes),
+        MicroBatch(tokens=3 * 48, length=48, answers=24, padded=padded),
+        on_cpu=machine != "accelerator",
+        widened=widened,
+    )
+    with memory.second_stage(CASES[case], build, batch()) as held:
+        measured = memory.kept_for_backward(held.model, batch(padded))
+    assert counted == pytest.approx(measured, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "targets", [["q_proj", "mlp.down_proj"], "all-linear", r".*\.mlp\.(up|down)_proj"]
+)
+def test_adapters_are_where_peft_puts_them(memory: Any, targets: Any) -> None:
+    make = configured(LoRA, target_modules=targets)
+    cost = make().cost(shapes_of(tiny_model()))
+    with memory.second_stage(make, tiny_model, batch()) as held:
+        added = [p.numel() for name, p in held.model.named_parameters() if "lora_" in name]
+        assert cost.trained == sum(added)
+        assert cost.gradients == held.nbytes["gradients"]
+
+
+@pytest.mark.parametrize("case", ["sft", "fggm", "lora"])
+def test_checkpointing_keeps_a_vector_a_layer_and_one_whole_layer(memory: Any, case: str) -> None:
+    shapes = shapes_of(tiny_model())
+    micro = MicroBatch(tokens=3 * 48, length=48, answers=24, padded=False)
+    counted = activation_bytes(
+        shapes, CASES[case]().cost(shapes), micro, checkpointing=True, on_cpu=True
+    )
+    with memory.second_stage(CASES[case], tiny_model, batch()) as held:
+        whole = memory.kept_for_backward(held.model, batch(padded=False))
+        decoder = held.model.get_base_model() if case == "lora" else held.model
+        layers = decoder.model.layers
+        decoder.model.layers = layers[:1]
+        second_layer = whole - memory.kept_for_backward(held.model, batch(padded=False))
+        decoder.model.layers = layers
+        decoder.gradient_checkpointing_enable({"use_reentrant": False})
+        held.model.train()
+        between_layers = memory.kept_for_backward(held.model, batch(padded=False))
+    assert counted == pytest.approx(between_layers + second_layer, rel=0.05)
+
+
+def test_a_method_that_says_nothing_is_counted_as_full_training() -> None:
+    class Silent(Method):
+        name = "silent"
+
+    shapes = shapes_of(tiny_model())
+    assert Silent().cost(shapes) == full_cost(shapes)
+
+
+def test_an_unmasked_first_task_needs_the_memory_of_full_training() -> None:
+    shapes = shapes_of(tiny_model())
+    cost = configured(FGGM, mask_first_task=False)().cost(shapes)
+    assert cost.total == full_cost(shapes).total
+    assert cost.flops_per_token < full_cost(shapes).flops_per_token
+
+
+def test_scores_of_single_entries_can_need_more_than_training() -> None:
+    shapes = shapes_of(tiny_model(dtype=torch.bfloat16))
+    few = configured(FGGM, aggregation="none", alpha=0.99)().cost(shapes)
+    assert few.total == few.weights + few.passes[0].held
+    assert few.total > few.weights + few.gradients + few.optimiser + few.extra
+
+
+def test_a_composition_adds_what_each_part_costs() -> None:
+    shapes = shapes_of(tiny_model())
+    ewc = configured(EWC, fisher_examples=5)
+    cost = Composite([ewc(), Replay(), FGGM()]).cost(shapes)
+    alone = FGGM().cost(shapes)
+    assert cost.optimiser == alone.optimiser
+    assert cost.extra - alone.extra == ewc().cost(shapes).extra == 8 * shapes.numel
+    assert cost.checkpoint - alone.checkpoint == 4 * shapes.numel
+    assert cost.earlier_share == pytest.approx(0.1)
+    assert [one.examples for one in cost.passes] == [None, 5]
+
+
+def test_beside_adapters_only_they_are_remembered() -> None:
+    shapes = shapes_of(tiny_model())
+    cost = Composite([EWC(), LoRA()]).cost(shapes)
+    assert cost.extra == 8 * cost.trained == 8 * LoRA().cost(shapes).trained
+    assert cost.passes[0].flops_per_token == 4 * shapes.products + 6 * cost.trained
