@@ -10,7 +10,7 @@ from cl_bench.costs.model_shapes import known_kind_fault, model_file
 from cl_bench.data.tasks import unknown_task
 from cl_bench.errors import Absent, UserError
 from cl_bench.evaluation.engines.choice import Engine
-from cl_bench.experiment.resolve import RunSpec
+from cl_bench.methods.spec import RunSpec
 from cl_bench.models.kinds import dtype_faults
 from cl_bench.models.load import model_path_fault
 
@@ -30,7 +30,7 @@ def plan_checks(config: ExperimentConfig, runs: Sequence[RunSpec], folder: Path)
     )
     if absent:
         fault = known_kind_fault(config.model)
-        faults += [*dtype_faults(config.model, runs), *([fault] if fault else [])]
+        faults += [*dtype_faults(config.model, bool(runs)), *([fault] if fault else [])]
     if faults:
         raise UserError(faults)
     if absent:

@@ -24,8 +24,9 @@ from cl_bench.errors import Absent, UserError
 from cl_bench.evaluation.code.humaneval import sandbox_warnings
 from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.suite import Suite, load_suite
-from cl_bench.experiment.resolve import RunSpec, resolve_runs
+from cl_bench.experiment.resolve import resolve_runs
 from cl_bench.identity.bindings import Contents, check_same, contents
+from cl_bench.methods.spec import RunSpec
 from cl_bench.methods.static_checks import file_faults
 from cl_bench.methods.targets import continuity_faults, target_faults
 from cl_bench.models.kinds import dtype_faults, kind_fault
@@ -120,7 +121,7 @@ def preflight(
 
 def model_faults(config: ExperimentConfig, runs: Sequence[RunSpec]) -> list[str]:
     """What is wrong with `model:` as far as the config and a config.json that is here tell."""
-    faults = dtype_faults(config.model, runs)
+    faults = dtype_faults(config.model, bool(runs))
     if fault := model_path_fault(config.model.source):
         return [*faults, fault]
     values = config_here(config.model)

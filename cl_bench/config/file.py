@@ -10,10 +10,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from cl_bench.config.overrides import apply_overrides, merge
-from cl_bench.config.schema import ExperimentConfig
+from cl_bench.config.schema import QUICKSTART_MODEL, ExperimentConfig
 from cl_bench.config.yaml_text import parse
 from cl_bench.errors import UserError, nearest
-from cl_bench.models.quickstart import QUICKSTART_MODEL
 from cl_bench.resources import resource
 
 

@@ -14,7 +14,6 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from cl_bench.config.budgets import Budget, documents_of
 from cl_bench.config.strict import Strict
-from cl_bench.data.tasks import canonical_name
 from cl_bench.errors import nearest
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -23,6 +22,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 TRACE_GENERAL = ["mmlu", "bbh", "tydiqa", "boolq", "piqa", "gsm8k"]
 Protocol = Literal["lm-eval", "opencompass-2023"]
+QUICKSTART_MODEL = "smollm2-135m"
 METHOD_KEYS = {"name", "compose", "file", "label"}
 
 
@@ -268,21 +268,6 @@ class ExperimentConfig(Section):
     def _distinct_seeds(cls, value: list[int]) -> list[int]:
         if len(set(value)) != len(value):
             raise ValueError("a seed is listed twice")
-        return value
-
-    @field_validator("stages")
-    @classmethod
-    def _distinct_tasks(cls, value: list[StageConfig]) -> list[StageConfig]:
-        spellings: dict[str, list[str]] = {}
-        for stage in value:
-            spellings.setdefault(canonical_name(stage.task), []).append(stage.task)
-        twice = [
-            f"{' and '.join(same)} are one task" if len(set(same)) > 1 else f"{same[0]} twice"
-            for same in spellings.values()
-            if len(same) > 1
-        ]
-        if twice:
-            raise ValueError(f"{'; '.join(twice)}: a task can be one stage only")
         return value
 
     @model_validator(mode="after")

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cl_bench.config.schema import QUICKSTART_MODEL
 from cl_bench.data.rows import Row
 from cl_bench.errors import UserError, missing_dependency, nearest
-from cl_bench.models.quickstart import QUICKSTART_MODEL, quickstart_model
+from cl_bench.models.quickstart import quickstart_model
 
 if TYPE_CHECKING:
     from cl_bench.data.examples import Example

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cl_bench.config.schema import ModelConfig
+from cl_bench.config.schema import QUICKSTART_MODEL, ModelConfig
 from cl_bench.costs.shapes import Shapes, decoder_shapes, meta_shapes
 from cl_bench.models.kinds import kind_fault
 from cl_bench.models.load import model_path_fault
-from cl_bench.models.quickstart import QUICKSTART_MODEL
 from cl_bench.resources import user_cache
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}

@@ -11,10 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from cl_bench.models.kinds import DECODERS
 from cl_bench.models.layouts import Layout, Shape, layouts
-
-DECODERS = ("llama", "mistral", "qwen2")
-"""Model types (`model_type` in config.json) whose layers and activations are known here."""
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,29 @@ def definition(tasks: Mapping[str, Any]) -> dict[str, str]:
     return {key: sha256_of(values[key])[:16] for key in sorted(values)}
 
 
+def shots_of(task: Any) -> list[str]:
+    """The documents that few-shot examples are drawn from; none for tasks without shots."""
+    return [str(doc) for doc in task.fewshot_docs()] if task.config.num_fewshot else []
+
+
+def scoring_depends_on(
+    tasks: Mapping[str, Any], documents: Mapping[str, Sequence[int]], prompt: list[Any] | None
+) -> dict[str, Any]:
+    """What the scores of some leaf tasks depend on besides the model; where data lies is no part.
+
+    `prompt` says how prompts are cut and answers capped; None: as the tasks' YAMLs say.
+    """
+    rows = {
+        name: [[i, str(task.eval_docs[i])] for i in documents[name]] for name, task in tasks.items()
+    }
+    return {
+        "documents": sha256_of(rows),
+        "shots": sha256_of({name: shots_of(task) for name, task in tasks.items()}),
+        "tasks": sha256_of(definition(tasks)),
+        "prompt": prompt,
+    }
+
+
 def _keys(task: Any) -> dict[str, Any]:
     config = task.config
     given = {field.name: getattr(config, field.name) for field in fields(config)}

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from cl_bench.config.schema import TrainConfig
+from cl_bench.data.definitions import scoring_depends_on
 from cl_bench.data.special_tokens import added_tokens
 from cl_bench.data.tokens import encode_prompts
 from cl_bench.evaluation.answer_limits import own_limit
@@ -19,7 +20,6 @@ from cl_bench.evaluation.harness import TaskResult, evaluate_tasks, group_json
 from cl_bench.evaluation.probes.tasks import Reference, probe_tasks
 from cl_bench.evaluation.shared_prefix.lm import EncodePrompts, Progress, SharedPrefixLM
 from cl_bench.evaluation.untouched import untouched
-from cl_bench.identity.bindings import scoring_depends_on
 from cl_bench.seeds import derive_seed
 
 

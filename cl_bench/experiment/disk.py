@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cl_bench.config.schema import EvalConfig, ExperimentConfig
 from cl_bench.costs.shapes import Shapes
 from cl_bench.evaluation.answer_limits import own_limit
-from cl_bench.experiment.resolve import RunSpec
+from cl_bench.methods.spec import RunSpec
 from cl_bench.store.folders import RunFolder, there
 
 if TYPE_CHECKING:

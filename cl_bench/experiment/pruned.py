@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cl_bench.experiment.resolve import StageSpec
 from cl_bench.experiment.stage_files import TRAINING_FILES, record_training
+from cl_bench.methods.spec import StageSpec
 from cl_bench.models.checkpoints import recorded_base
 from cl_bench.store.folders import RunFolder, StageFolder, read_records, there
 from cl_bench.store.seals import file_records, read_scores, write_sealed

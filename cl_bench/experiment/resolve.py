@@ -7,7 +7,6 @@ entry, the stage's entry.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,69 +14,15 @@ from pydantic import ValidationError
 
 from cl_bench.config.file import faults, read_config
 from cl_bench.config.further_faults import sound_part
-from cl_bench.config.labels import label_faults, one_name
+from cl_bench.config.labels import label_faults
 from cl_bench.config.schema import ExperimentConfig, MethodEntry, StageConfig, TrainConfig, slug
 from cl_bench.data.task_names import name_faults
 from cl_bench.data.tasks import canonical_name
 from cl_bench.errors import UserError, nearest
-from cl_bench.methods.base import Method, Options
-from cl_bench.methods.compose import Composite
+from cl_bench.methods.base import Method
 from cl_bench.methods.registry import BASE_ROW, method_class, method_from_file
+from cl_bench.methods.spec import MethodPart, RunSpec, StageSpec
 from cl_bench.methods.static_checks import composition_fault
-
-
-@dataclass(frozen=True)
-class MethodPart:
-    """A method class with its validated options."""
-
-    method: type[Method]
-    options: Options
-
-
-@dataclass(frozen=True)
-class StageSpec:
-    """One stage of one run, everything resolved. `start` is `previous` or `base`."""
-
-    index: int
-    tasks: tuple[str, ...]
-    epochs: int
-    limit: int | None
-    train: TrainConfig
-    origins: Mapping[str, str]
-    parts: tuple[MethodPart, ...]
-    start: str = "previous"
-
-    @property
-    def folder(self) -> str:
-        """`stage-1-trace_cstance`, or `stage-1-joint` for several tasks at once."""
-        return f"stage-{self.index}-{self.tasks[0] if len(self.tasks) == 1 else 'joint'}"
-
-    @property
-    def adapters(self) -> bool:
-        """Whether a method of this stage trains adapters."""
-        return any(part.method.adapters for part in self.parts)
-
-    def build_method(self) -> Method:
-        """A fresh method object for this stage."""
-        built = [part.method(part.options) for part in self.parts]
-        return built[0] if len(built) == 1 else Composite(built)
-
-
-@dataclass(frozen=True)
-class RunSpec:
-    """One method (or one sequence of methods) with one seed."""
-
-    label: str
-    slug: str
-    seed: int
-    stages: tuple[StageSpec, ...]
-    order: int = 0
-    """Position of its method in `methods:`; reports list runs by it."""
-
-    @property
-    def named(self) -> tuple[str, ...]:
-        """The name of its method, where it is one alone; `--method` takes it as well as labels."""
-        return one_name([[part.method.name for part in stage.parts] for stage in self.stages])
 
 
 def resolve_file(

@@ -17,7 +17,7 @@ from cl_bench.evaluation.suite import Suite
 from cl_bench.experiment.disk import missing_bytes
 from cl_bench.experiment.processes import join
 from cl_bench.experiment.pruned import announcements
-from cl_bench.experiment.resolve import RunSpec, resolve_runs
+from cl_bench.experiment.resolve import resolve_runs
 from cl_bench.experiment.stage import Workplace, run_stage, seed_everything
 from cl_bench.experiment.stage_files import failure_advice
 from cl_bench.identity.bindings import (
@@ -29,6 +29,7 @@ from cl_bench.identity.bindings import (
     recorded,
     run_settings,
 )
+from cl_bench.methods.spec import RunSpec
 from cl_bench.models.contents import model_contents
 from cl_bench.models.load import load_model
 from cl_bench.progress import Reporter

@@ -23,7 +23,6 @@ from cl_bench.experiment.loop import Batcher, not_finite, train_stage
 from cl_bench.experiment.peak_memory import peak_memory_mb
 from cl_bench.experiment.processes import Processes
 from cl_bench.experiment.pruned import AGAIN, base_position, finish_again
-from cl_bench.experiment.resolve import RunSpec, StageSpec
 from cl_bench.experiment.stage_files import (
     check_done,
     check_training,
@@ -33,6 +32,7 @@ from cl_bench.experiment.stage_files import (
 )
 from cl_bench.methods.base import Method, Stage
 from cl_bench.methods.compose import Composite
+from cl_bench.methods.spec import RunSpec, StageSpec
 from cl_bench.models.checkpoints import (
     adapter_base,
     load_checkpoint,

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cl_bench.data.definitions import definition, own_code
+from cl_bench.config.schema import QUICKSTART_MODEL
+from cl_bench.data.definitions import definition, own_code, shots_of
 from cl_bench.data.tasks import canonical_name
 from cl_bench.errors import UserError
 from cl_bench.identity.differences import (
@@ -22,7 +23,6 @@ from cl_bench.identity.differences import (
     stage_differences,
 )
 from cl_bench.models.contents import model_contents, names, same_model, tokenizer_contents
-from cl_bench.models.quickstart import QUICKSTART_MODEL
 from cl_bench.store.experiments import read_run
 from cl_bench.store.folders import RunFolder, located, portable, sha256_of, there
 from cl_bench.store.seals import read_scores
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cl_bench.config.schema import ExperimentConfig
     from cl_bench.data.examples import Example
     from cl_bench.evaluation.suite import Suite
-    from cl_bench.experiment.resolve import RunSpec
+    from cl_bench.methods.spec import RunSpec
 
 Contents = dict[str, Any]
 """`model`, `tokenizer`, `tasks` (checksum by task and key), `data` (by leaf task and split)."""
@@ -155,29 +155,6 @@ def scored_data(
         if shots := shots_of(task):
             found[name]["shots"] = sha256_of(shots)
     return found
-
-
-def shots_of(task: Any) -> list[str]:
-    """The documents that few-shot examples are drawn from; none for tasks without shots."""
-    return [str(doc) for doc in task.fewshot_docs()] if task.config.num_fewshot else []
-
-
-def scoring_depends_on(
-    tasks: Mapping[str, Any], documents: Mapping[str, Sequence[int]], prompt: list[Any] | None
-) -> dict[str, Any]:
-    """What the scores of some leaf tasks depend on besides the model; where data lies is no part.
-
-    `prompt` says how prompts are cut and answers capped; None: as the tasks' YAMLs say.
-    """
-    rows = {
-        name: [[i, str(task.eval_docs[i])] for i in documents[name]] for name, task in tasks.items()
-    }
-    return {
-        "documents": sha256_of(rows),
-        "shots": sha256_of({name: shots_of(task) for name, task in tasks.items()}),
-        "tasks": sha256_of(definition(tasks)),
-        "prompt": prompt,
-    }
 
 
 def recorded(file: Mapping[str, Any], data: Contents) -> dict[str, Any]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cl_bench.costs.shapes import Shapes
     from cl_bench.costs.training import Cost
     from cl_bench.data.examples import Example
-    from cl_bench.experiment.resolve import StageSpec
+    from cl_bench.methods.spec import StageSpec
     from cl_bench.training.loss import AnswerOutputs
     from cl_bench.training.update_plan import UpdatePlan
 

@@ -63,7 +63,7 @@ class FGGM(Method):
 
     def plan(self, stage: Stage) -> UpdatePlan | None:
         """Selections above the quantile; everything not scored follows `embeddings`."""
-        from cl_bench.training.update_plan import Frozen, Full, UpdatePlan
+        from cl_bench.training.update_plan import Frozen, Full, UpdatePlan, select
 
         options, granularity = self.options, GRANULARITY[self.options.aggregation]
         if stage.first and not options.mask_first_task:
@@ -73,7 +73,7 @@ class FGGM(Method):
         thresholds = _thresholds(scores, found, options.alpha, options.scope)
         shapes = {name: tuple(stage.model.get_parameter(name).shape) for name in scores}
         selections = {
-            name: found[name].select(score > thresholds[name], shapes[name], granularity)
+            name: select(found[name], score > thresholds[name], shapes[name], granularity)
             for name, score in scores.items()
         }
         rest = Full() if options.embeddings == "full" else Frozen()

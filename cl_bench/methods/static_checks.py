@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cl_bench.methods.base import Method
 
 if TYPE_CHECKING:
-    from cl_bench.checks.preflight import Preflight
+    from cl_bench.methods.spec import Checked
 
 ONCE = {"plan": "decide which parameters are trained", "phases": "define training phases"}
 """Hooks that one method of a composition may answer."""
@@ -47,7 +47,7 @@ def adapter_fault(model: Any) -> str | None:
     return None
 
 
-def file_faults(found: Preflight) -> Iterator[str]:
+def file_faults(found: Checked) -> Iterator[str]:
     """Adapters that files of methods ask PEFT for, and that cannot be trained or scored."""
     files = {
         (run.label, inspect.getfile(part.method))

@@ -14,10 +14,9 @@ from cl_bench.methods.direct_reads import direct_reads
 from cl_bench.models.layouts import is_router, patterns
 
 if TYPE_CHECKING:
-    from cl_bench.checks.preflight import Preflight
     from cl_bench.costs.shapes import Shapes
-    from cl_bench.experiment.resolve import RunSpec, StageSpec
     from cl_bench.methods.lora import LoRAOptions
+    from cl_bench.methods.spec import Checked, RunSpec, StageSpec
     from cl_bench.models.layouts import Shape
 
 Targets = list[str] | str
@@ -184,7 +183,7 @@ def _text(targets: Targets) -> str:
     return targets if isinstance(targets, str) else f"[{', '.join(targets)}]"
 
 
-def target_faults(found: Preflight) -> Iterator[str]:
+def target_faults(found: Checked) -> Iterator[str]:
     """Targets that match nothing, that PEFT cannot adapt, without effect, or not to be merged."""
     from transformers import AutoConfig
 
@@ -216,7 +215,7 @@ def target_faults(found: Preflight) -> Iterator[str]:
                 )
 
 
-def continuity_faults(found: Preflight) -> Iterator[str]:
+def continuity_faults(found: Checked) -> Iterator[str]:
     """Stages that go on with an adapter, or with EWC's memory, that is another one."""
     for run in {run.label: run for run in found.runs}.values():
         yield from _changed_adapters(run)

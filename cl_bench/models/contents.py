@@ -15,8 +15,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from cl_bench.config.schema import QUICKSTART_MODEL
 from cl_bench.models.load import split_revision
-from cl_bench.models.quickstart import QUICKSTART_MODEL
 from cl_bench.resources import user_cache
 from cl_bench.store.experiments import EXPERIMENT, read_experiment
 from cl_bench.store.folders import read_json, sha256_file, sha256_of

@@ -1,20 +1,20 @@
 """What kinds of model cl-bench trains and scores, asked of the values of a config.json.
 
-Nothing here loads weights, and nothing imports torch for the decoders that `training.shapes` knows.
+Nothing here loads weights, and nothing imports torch for the decoders of `DECODERS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from cl_bench.costs.shapes import DECODERS
 from cl_bench.errors import nearest
 
 if TYPE_CHECKING:
     from cl_bench.config.schema import ModelConfig
-    from cl_bench.experiment.resolve import RunSpec
 
+DECODERS = ("llama", "mistral", "qwen2")
+"""Model types (`model_type` in config.json) whose layers and activations are known here."""
 ONLY = "cl-bench trains and scores causal (decoder-only) language models"
 
 
@@ -81,9 +81,9 @@ def _type_fault(kind: str, values: Mapping[str, Any], start: str) -> str | None:
     return None
 
 
-def dtype_faults(model: ModelConfig, runs: Sequence[RunSpec]) -> list[str]:
+def dtype_faults(model: ModelConfig, trained: bool) -> list[str]:
     """`model.dtype` that cannot be trained in; scoring alone (`methods: [ori]`) may use it."""
-    if model.dtype != "float16" or not runs:
+    if model.dtype != "float16" or not trained:
         return []
     return [
         "model.dtype: float16 cannot be trained in: without loss scaling small gradients become 0 "

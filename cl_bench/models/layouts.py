@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cl_bench.training.update_plan import Selection
 
 Shape = tuple[int, ...]
 DBRX = ("w1", "v1", "w2")
@@ -77,16 +76,6 @@ class Layout:
         """The other way: a tensor of the scores' shape as a view of the parameter's shape."""
         kept = self.kept(granularity)
         return chosen.reshape([s if d in kept else 1 for d, s in enumerate(shape)]).expand(shape)
-
-    def select(self, chosen: Tensor, shape: Shape, granularity: str) -> Selection:
-        """The selection of what `chosen` (bool, of the scores' shape) says is trained."""
-        from cl_bench.training.update_plan import Columns, Elements, Rows
-
-        if not self.is_matrix or granularity == "elements":
-            return Elements(self.spread(chosen, shape, granularity).contiguous())
-        index = chosen.flatten().nonzero().squeeze(1)
-        own = self.units if granularity == "rows" else self.inputs
-        return Rows(index) if own[0] < len(shape) - 1 else Columns(index)
 
 
 def layouts(model: Any) -> dict[str, Layout]:

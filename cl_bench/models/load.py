@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cl_bench.config.schema import QUICKSTART_MODEL
 from cl_bench.errors import UserError, missing_dependency, nearest
 from cl_bench.models.kinds import kind_fault
-from cl_bench.models.quickstart import QUICKSTART_MODEL, quickstart_model
+from cl_bench.models.quickstart import quickstart_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

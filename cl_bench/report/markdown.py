@@ -19,7 +19,8 @@ from cl_bench.report.tables import Column, code, interval, number, table
 from cl_bench.report.task_metrics import metrics_section
 from cl_bench.results.methods import MethodResult, compare_last, lacking, load_results
 from cl_bench.results.same_documents import left_out_line, mixed_prompts, other_data
-from cl_bench.results.summary import base_summary, cells, documents, leaves
+from cl_bench.results.summary import base_summary, cells, documents
+from cl_bench.scores.general import leaves
 from cl_bench.scores.matrix import Cell, Summary
 from cl_bench.store.experiments import read_experiment
 from cl_bench.store.file_errors import what_failed

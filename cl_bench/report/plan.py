@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from cl_bench.config.schema import ExperimentConfig, GeneralEval
 from cl_bench.costs.model_shapes import model_shapes
 from cl_bench.experiment.disk import reference_bytes
-from cl_bench.experiment.resolve import RunSpec, StageSpec
+from cl_bench.methods.spec import RunSpec, StageSpec
 from cl_bench.report.cost_tables import cost_lines, work_text
 from cl_bench.report.stage_costs import StageCost, stage_costs
 from cl_bench.report.workload import Workloads

@@ -12,8 +12,8 @@ from cl_bench.evaluation.probes.records import probe_values
 from cl_bench.report.tables import Column, interval, number, table
 from cl_bench.results.methods import MethodResult, compare_last
 from cl_bench.results.same_documents import left_out_line, pair
-from cl_bench.results.summary import leaves
 from cl_bench.scores.cells import Cell, unweighted_mean
+from cl_bench.scores.general import leaves
 from cl_bench.scores.matrix import compare_paired
 from cl_bench.store.seals import read_scores
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from cl_bench.costs.activations import MicroBatch, activation_bytes, largest_micro_batch
 from cl_bench.costs.shapes import Shapes
 from cl_bench.costs.training import Cost, full_cost
-from cl_bench.experiment.resolve import RunSpec, StageSpec
+from cl_bench.methods.spec import RunSpec, StageSpec
 from cl_bench.report.workload import Workload, Workloads
 
 

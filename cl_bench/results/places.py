@@ -10,7 +10,7 @@ from typing import Any
 from cl_bench.errors import UserError, nearest
 from cl_bench.evaluation.probes.records import PROBES
 from cl_bench.results.paired import entry_of
-from cl_bench.results.summary import leaves
+from cl_bench.scores.general import leaves
 from cl_bench.store.experiments import EXPERIMENT, latest_experiment
 from cl_bench.store.folders import read_records, there
 from cl_bench.store.seals import check_records, read_scores

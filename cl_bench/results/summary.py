@@ -81,16 +81,3 @@ def documents(predictions: Path, names: Mapping[str, list[str]]) -> dict[str, li
             records = {file.stem: read_records(file) for file in files}
             found[name] = paired_values(entry_of(scores, name), records)
     return found
-
-
-def leaves(general: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Leaf tasks of each benchmark in `scores.json`, as their prediction files are named."""
-    from cl_bench.data.tasks import general_name
-
-    def files(name: str, entry: Mapping[str, Any]) -> list[str]:
-        if "members" in entry:
-            return list(entry["members"])
-        # Scores that are older than `measured` are lm-eval's.
-        return [entry["measured"]["task"] if "measured" in entry else general_name(name)]
-
-    return {name: files(name, entry) for name, entry in general.items() if name != "mean"}

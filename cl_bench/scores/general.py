@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cl_bench.config.schema import TRACE_GENERAL
 from cl_bench.scores.cells import Cell, Measure, unweighted_mean
 from cl_bench.scores.uncertainty import mean
 
@@ -91,3 +92,17 @@ def _mean(
         return Measure(None, not_measured=f"{what} {where}"), found
     cell = unweighted_mean(found.values())
     return Measure(cell.score, cell.stderr), found
+
+
+def leaves(general: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Leaf tasks of each benchmark in `scores.json`, as their prediction files are named."""
+
+    def files(name: str, entry: Mapping[str, Any]) -> list[str]:
+        if "members" in entry:
+            return list(entry["members"])
+        if "measured" in entry:
+            return [entry["measured"]["task"]]
+        # Scores that are older than `measured` are lm-eval's.
+        return [f"general_{name}" if name in TRACE_GENERAL else name]
+
+    return {name: files(name, entry) for name, entry in general.items() if name != "mean"}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.errors import RunError
-from cl_bench.results.summary import leaves
+from cl_bench.scores.general import leaves
 from cl_bench.store.folders import read_json, write_json, write_records
 from cl_bench.store.seals import file_fault, file_records, read_sealed, seal_of
 

@@ -9,6 +9,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from cl_bench.models.layouts import Layout, Shape
+
 
 @dataclass(frozen=True)
 class Full:
@@ -25,7 +27,7 @@ class Rows:
     """Rows of a weight [A, B]: `index` int64 [n], sorted, distinct.
 
     Those are output units where the weight is [Dout, Din] (`models/layouts.py` knows, and
-    `Layout.select` makes the selection). Rows of a stack of matrices [.., A, B] are counted through
+    `select` makes the selection). Rows of a stack of matrices [.., A, B] are counted through
     the stack: row a of the second one is A + a.
     """
 
@@ -50,6 +52,18 @@ class Elements:
 
 
 Selection: TypeAlias = Full | Frozen | Rows | Columns | Elements
+
+
+def select(layout: Layout, chosen: Tensor, shape: Shape, granularity: str) -> Selection:
+    """The selection of what `chosen` (bool, of the shape of the layout's scores) says is trained.
+
+    `shape`: of the parameter; `granularity`: rows, columns or elements.
+    """
+    if not layout.is_matrix or granularity == "elements":
+        return Elements(layout.spread(chosen, shape, granularity).contiguous())
+    index = chosen.flatten().nonzero().squeeze(1)
+    own = layout.units if granularity == "rows" else layout.inputs
+    return Rows(index) if own[0] < len(shape) - 1 else Columns(index)
 
 
 @dataclass(frozen=True)
