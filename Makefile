@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test soak check format clean
+.PHONY: demo test soak check format docs clean
 
 demo: $(STAMP)  ## quickstart: train and score a small model on three short tasks
 	$(BIN)/cl-bench run configs/quickstart.yaml
@@ -24,6 +24,9 @@ check: $(STAMP)  ## lint, format, types
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(STAMP)  ## docs/config.md, from the models of the config
+	$(BIN)/python -m cl_bench.config.reference > docs/config.md
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -7,5 +7,5 @@ ENGINE_HELP = (
 ENGINE_ARGS_HELP = "key=value,... for the engine, for example batch_size=8."
 ALLOW_CODE_HELP = (
     "Run programs that the model writes (HumanEval), in a sandbox that is no protection from "
-    "attacks: docs/evaluation.md."
+    "attacks: docs/code-execution.md."
 )

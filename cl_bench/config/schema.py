@@ -46,7 +46,9 @@ class ModelConfig(Section):
     """Which model is trained and in which precision its weights are kept."""
 
     path: str = Field(description="hub id, local folder, or smollm2-135m (the quickstart model)")
-    dtype: Literal["bfloat16", "float16", "float32", "float64"] = "bfloat16"
+    dtype: Literal["bfloat16", "float16", "float32", "float64"] = Field(
+        "bfloat16", description="of the weights; float16 is for scoring only (methods: [ori])"
+    )
     revision: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="commit or tag of a hub model"
     )
@@ -64,7 +66,9 @@ class TrainConfig(Section):
     schedule: Literal["linear", "constant", "cosine"] = Field(
         "linear", description="linear and cosine fall to 0 over each stage (FGGM); TRACE: constant"
     )
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="updates of each stage in which the rate rises from 0 to its peak"
+    )
     batch_size: PositiveInt = Field(128, description="examples per update, over all processes")
     micro_batch_size: PositiveInt | Literal["auto"] = Field(
         "auto", description="examples per forward pass; auto fills micro_batch_tokens"
@@ -72,12 +76,17 @@ class TrainConfig(Section):
     micro_batch_tokens: PositiveInt = Field(
         2048, description="padded tokens per forward pass when micro_batch_size is auto"
     )
-    max_prompt_tokens: PositiveInt = 1024
+    max_prompt_tokens: PositiveInt = Field(1024, description="longer prompts are truncated")
     max_answer_tokens: PositiveInt = Field(512, description="also caps generation")
-    truncation: Literal["left", "keep_instruction", "trace"] = "left"
+    truncation: Literal["left", "keep_instruction", "trace"] = Field(
+        "left",
+        description="what a long prompt loses: its beginning, its middle, or as TRACE's code does",
+    )
     max_grad_norm: PositiveFloat = Field(1.0, description="clipped after masking, before the step")
     betas: tuple[Beta, Beta] = Field((0.9, 0.95), description="AdamW; weight decay is always 0")
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = Field(
+        False, description="true: less memory for activations, one more forward pass"
+    )
 
 
 class StageConfig(Section):
@@ -85,8 +94,8 @@ class StageConfig(Section):
 
     model_config = ConfigDict(extra="allow")
 
-    task: str
-    epochs: PositiveInt = 1
+    task: str = Field(description="one of `cl-bench tasks`, of lm-eval, or of your task_paths")
+    epochs: PositiveInt = Field(1, description="passes over the training examples")
     limit: PositiveInt | None = Field(None, description="training examples, a seeded sample")
     test_limit: PositiveInt | None = Field(None, description="test documents; beats eval.trace")
     score: bool = Field(
@@ -108,7 +117,9 @@ class StageConfig(Section):
 class TraceEval(Section):
     """When and which cells of the stage-by-task matrix are scored."""
 
-    after: Literal["every", "last", "never"] = "every"
+    after: Literal["every", "last", "never"] = Field(
+        "every", description="after which stages the matrix is scored"
+    )
     cells: Literal["lower", "last+diagonal", "all"] = Field(
         "lower", description="lower: tasks seen so far; all: unseen ones too (forward transfer)"
     )
@@ -132,8 +143,12 @@ class WithinStage(Section):
 class GeneralEval(Section):
     """What is scored to see what the model forgets that no stage taught it."""
 
-    after: Literal["every", "last", "never"] = "every"
-    tasks: list[str] = Field(default_factory=lambda: list(TRACE_GENERAL))
+    after: Literal["every", "last", "never"] = Field(
+        "every", description="after which stages General is scored; never: not for the base either"
+    )
+    tasks: list[str] = Field(
+        default_factory=lambda: list(TRACE_GENERAL), description="benchmarks whose mean is General"
+    )
     protocol: Protocol = Field(
         "lm-eval", description="opencompass-2023: prompts and rules of TRACE's and FGGM's figures"
     )
@@ -176,7 +191,7 @@ class GeneralEval(Section):
 
 
 class ProbesEval(Section):
-    """Likelihoods that show small forgetting: docs/evaluation.md."""
+    """Likelihoods that show small forgetting: docs/probes.md."""
 
     kl_texts: Annotated[int, Field(ge=0)] = Field(
         64, description="documents of General on which the model is compared with the base model"
@@ -189,8 +204,8 @@ class ProbesEval(Section):
 class EvalConfig(Section):
     """Scoring after the stages; the same documents for every method, seed and stage."""
 
-    trace: TraceEval = TraceEval()
-    general: GeneralEval = GeneralEval()
+    trace: TraceEval = Field(TraceEval(), description="the matrix of stages by tasks")
+    general: GeneralEval = Field(GeneralEval(), description="what no stage teaches")
     within_stage: WithinStage | None = Field(
         None, description="`epoch`, a number of updates, or {every:, tasks:, limit:}; false: none"
     )
@@ -214,10 +229,12 @@ class MethodEntry(Strict):
 
     model_config = ConfigDict(extra="allow")
 
-    name: str | None = None
-    compose: list[str | dict[str, Any]] | None = Field(None, min_length=1)
-    file: str | None = None
-    label: str | None = None
+    name: str | None = Field(None, description="one of `cl-bench methods`, or ori: the base model")
+    compose: list[str | dict[str, Any]] | None = Field(
+        None, min_length=1, description="several methods as one, each a name or an entry"
+    )
+    file: str | None = Field(None, description="a Python file with a method of your own")
+    label: str | None = Field(None, description="its name in tables; default: the method's")
 
     @model_validator(mode="before")
     @classmethod
@@ -239,19 +256,23 @@ class MethodEntry(Strict):
 class ExperimentConfig(Section):
     """The whole file."""
 
-    name: str
-    model: ModelConfig
-    seeds: list[Seed] = Field(default_factory=lambda: [42], min_length=1)
+    name: str = Field(description="of the experiment, and of its folder under results/")
+    model: ModelConfig = Field(description="what is fine-tuned")
+    seeds: list[Seed] = Field(
+        default_factory=lambda: [42], min_length=1, description="one run of every method for each"
+    )
     task_paths: list[str] = Field(
         default_factory=list, description="more folders of lm-evaluation-harness YAMLs"
     )
     data_root: str | None = Field(
         None, description="folder with trace/<Task>/*.json and general/<name>/*.jsonl"
     )
-    methods: list[MethodEntry] | None = Field(None, min_length=1)
-    stages: list[StageConfig] = Field(min_length=1)
-    train: TrainConfig = TrainConfig()
-    eval: EvalConfig = EvalConfig()
+    methods: list[MethodEntry] | None = Field(
+        None, min_length=1, description="one run for each; or give every stage its own method:"
+    )
+    stages: list[StageConfig] = Field(min_length=1, description="the tasks, in order")
+    train: TrainConfig = Field(TrainConfig(), description="for every stage of every method")
+    eval: EvalConfig = Field(EvalConfig(), description="what is scored, and when")
     allow_unreachable: bool = Field(False, description="as in a stage, for all of them")
 
     @field_validator("name")

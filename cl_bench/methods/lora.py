@@ -22,7 +22,9 @@ class LoRAOptions(Options):
 
     r: Annotated[int, Field(gt=0)] = Field(8, description="rank")
     lora_alpha: Annotated[float, Field(gt=0)] = Field(32, description="scale is lora_alpha / r")
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1, description="of the adapter's input in training"
+    )
     target_modules: Annotated[list[str], Field(min_length=1)] | str | None = Field(
         None,
         description="names of linear layers, or all-linear; q_proj and v_proj, else PEFT's choice",

@@ -16,7 +16,7 @@ from cl_bench.config.budgets import BUDGETS
 from cl_bench.evaluation.sampling import equal_shares, stratified_documents
 from cl_bench.scores.cells import Cell, stratified_mean, unweighted_mean
 
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "general.md"
 MEMBERS = st.dictionaries(st.text("abc", min_size=1, max_size=3), st.integers(1, 40), min_size=1)
 
 

@@ -34,8 +34,9 @@ def code_faults(tasks: Mapping[str, Any], allowed: bool) -> list[str]:
     if allowed or not names:
         return []
     return [
-        f'{", ".join(names)}: runs programs that the model writes; read "Code execution" in '
-        "docs/evaluation.md and give --allow-code-execution, or leave it out of eval.general.tasks"
+        f"{', '.join(names)}: runs programs that the model writes; read "
+        "docs/code-execution.md and give --allow-code-execution, or leave it out of "
+        "eval.general.tasks"
     ]
 
 

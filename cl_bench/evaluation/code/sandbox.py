@@ -1,6 +1,6 @@
-"""Runs programs that a model wrote, each in a process with limits (jail.py).
+"""Runs programs that a model wrote, each in a process with limits (sandbox_child.py).
 
-What it does not protect from stands in docs/evaluation.md: it keeps accidents away (endless loops,
+What it does not protect from is in docs/code-execution.md: it keeps accidents away (endless loops,
 full memory, a call to a server), not an attacker.
 """
 

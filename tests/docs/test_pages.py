@@ -1,0 +1,89 @@
+"""The pages of docs/: what they name exists, what they generate is current, what they show runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from cl_bench.config.reference import config_reference
+from cl_bench.methods.registry import METHODS, method_class
+from tests.e2e.conftest import Bench, bench  # noqa: F401 - a fixture
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DOCS = REPOSITORY / "docs"
+
+
+def test_every_key_of_a_config_is_in_its_page() -> None:
+    page = config_reference({name: method_class(name).options_type for name in METHODS})
+    assert page == (DOCS / "config.md").read_text(), "run `make docs`"
+    assert "|  |" not in page, "a key without a meaning"
+
+
+def test_the_glossary_names_files_that_exist() -> None:
+    rows = re.findall(r"^\| ([^|]+) \| [^|]+ \| `([^`]+)` \|$", glossary(), re.MULTILINE)
+    assert len(rows) > 30
+    missing = [file for _, file in rows if not (REPOSITORY / "cl_bench" / file).is_file()]
+    assert not missing
+
+
+def glossary() -> str:
+    return (DOCS / "glossary.md").read_text()
+
+
+def test_every_link_between_pages_leads_somewhere() -> None:
+    pages = [*DOCS.glob("*.md"), REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md"]
+    broken = [
+        f"{page.name}: {target}"
+        for page in pages
+        for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text())
+        if not (page.parent / target).exists()
+    ]
+    assert not broken
+
+
+@pytest.mark.parametrize(
+    ("page", "rows"),
+    [
+        ("getting-started.md", {}),
+        ("writing-a-task.md", {"tickets/train.jsonl": 24, "tickets/test.jsonl": 8}),
+    ],
+)
+def test_the_commands_of_a_page_work(
+    page: str,
+    rows: dict[str, int],
+    bench: Bench,  # noqa: F811
+) -> None:
+    """Its YAML blocks become the files that they name; its commands run one after the other."""
+    text = (DOCS / page).read_text().replace("smollm2-135m", "./model")
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    for kind, block in blocks:
+        if named := re.match(r"# ([\w/.-]+\.yaml)\n", block):
+            file = bench.root / named.group(1)
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(block)
+        elif kind == "json":
+            (example,) = block.splitlines()
+            teams = ("shipping", "billing", "returns")
+            for name, count in rows.items():
+                lines = (
+                    example.replace("arrived", f"arrived {name} {i}").replace(
+                        "shipping", teams[i % 3]
+                    )
+                    for i in range(count)
+                )
+                file = bench.root / name
+                file.parent.mkdir(exist_ok=True)
+                file.write_text("".join(f"{line}\n" for line in lines))
+    commands = [
+        line
+        for kind, block in blocks
+        if not kind
+        for line in block.splitlines()
+        if line.startswith("cl-bench ")
+    ]
+    assert any(command.startswith("cl-bench run ") for command in commands)
+    for command in commands:
+        bench.must(*shlex.split(command)[1:])
