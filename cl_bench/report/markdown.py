@@ -173,8 +173,8 @@ def _method_table(
     yield ""
     yield (
         "OP final: mean of the last row (TRACE's OP). OP mean: mean over stages t of OP_t "
-        "(FGGM's wording); it gives early tasks more weight. BWT over T-1. learned: mean of the diagonal. "
-        "forgotten: best earlier score minus last, mean over tasks. -: not measured."
+        "(FGGM's wording); it gives early tasks more weight. BWT over T-1. learned: mean of the "
+        "diagonal. forgotten: best earlier score minus last, mean over tasks. -: not measured."
     )
 
 
