@@ -23,6 +23,7 @@ from cl_bench.training.cross_entropy import summed_cross_entropy
 from cl_bench.training.graph import leaves_read
 from cl_bench.training.linear import SelectiveLinear
 from cl_bench.training.loss import answer_logits
+from cl_bench.training.patching import replace
 
 
 class Scorer:
@@ -49,7 +50,7 @@ class Scorer:
         self.names = {key: name for key, name in names.items() if key not in unknown}
         self.one_by_one = bool(self.dense)
         self.checked = False
-        self.before: dict[nn.Module, Any] = {}
+        self.restore: dict[nn.Module, Callable[[], None]] = {}
         self.weights: dict[int, WeightRecorder] = {}
         self.copies: list[tuple[str, Tensor]] = []
         self.vectors: dict[str, Tensor] = {}
@@ -63,23 +64,16 @@ class Scorer:
             for module in self.model.modules():
                 forward = self._forward_of(module)
                 if forward is not None:
-                    self.before[module] = vars(module).get("forward")
-                    module.forward = forward
+                    self.restore[module] = replace(module, forward)
             for parameter in self.dense.values():
                 parameter.requires_grad_(True)
             yield
         finally:
-            for module in list(self.before):
-                self._put_back(module)
+            for module in list(self.restore):
+                self.restore.pop(module)()
             for parameter in self.dense.values():
                 parameter.requires_grad_(False)
                 parameter.grad = None
-
-    def _put_back(self, module: nn.Module) -> None:
-        original = self.before.pop(module)
-        del module.forward
-        if original is not None:
-            module.forward = original
 
     def add(self, batch: Mapping[str, Tensor]) -> None:
         """Scores one batch; sample by sample where layers cannot keep samples apart."""
@@ -134,11 +128,11 @@ class Scorer:
     def _take_as_dense(self, read: set[int]) -> bool:
         """Layers whose weights the model reads itself (Mamba's dt_proj) are like unknown ones."""
         known = len(self.dense)
-        for module in list(self.before):
+        for module in list(self.restore):
             own = dict(module.named_parameters(recurse=False))
             if not any(id(p) in read and id(p) in self.names for p in own.values()):
                 continue
-            self._put_back(module)
+            self.restore.pop(module)()
             for parameter in own.values():
                 if (name := self.names.pop(id(parameter), None)) is not None:
                     self.dense[name] = parameter

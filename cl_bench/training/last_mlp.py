@@ -14,12 +14,14 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from cl_bench.training.patching import as_declared, is_replaced, replaced
+
 
 def last_mlp(model: Any) -> Any:
     """The MLP after which a position only goes to the output layer; None where it is not found."""
     layers = getattr(model.get_decoder(), "layers", None) if hasattr(model, "get_decoder") else None
     mlp = getattr(layers[-1], "mlp", None) if isinstance(layers, nn.ModuleList) and layers else None
-    return mlp if isinstance(mlp, nn.Module) and "forward" not in vars(mlp) else None
+    return mlp if isinstance(mlp, nn.Module) and not is_replaced(mlp) else None
 
 
 @contextmanager
@@ -37,11 +39,8 @@ def mlp_at_answers(model: nn.Module, rows: Tensor, columns: Tensor, length: int)
     if mlp is None or 2 * int(counts.max()) > length or not _is_separable(model, mlp):
         yield
         return
-    mlp.forward = _at_answers(mlp.forward, rows, columns, counts)
-    try:
+    with replaced(mlp, _at_answers(mlp.forward, rows, columns, counts)):
         yield
-    finally:
-        del mlp.forward
 
 
 def _is_separable(model: nn.Module, mlp: nn.Module) -> bool:
@@ -71,10 +70,10 @@ def _passes_trial(mlp: nn.Module) -> bool:
     x = torch.arange(6 * size, dtype=torch.float32, device=weight.device)
     x = (x * 0.7).sin().mul(3).view(2, 3, size).to(weight.dtype)
     modes = [(module, module.training) for module in mlp.modules()]
-    patched = {m: vars(m).pop("forward") for m in mlp.modules() if "forward" in vars(m)}
     try:
         mlp.eval()
-        with torch.no_grad():
+        # Without the forwards of the update engine, or of a scoring that counts uses.
+        with torch.no_grad(), as_declared(list(mlp.modules())):
             whole = mlp(x)
             if not isinstance(whole, Tensor) or whole.shape != x.shape or whole.dtype != x.dtype:
                 return False
@@ -85,8 +84,6 @@ def _passes_trial(mlp: nn.Module) -> bool:
     finally:
         for module, mode in modes:
             module.training = mode
-        for module, forward in patched.items():  # of the engine, or of a scoring that counts uses
-            module.forward = forward
     steps = 4 if x.dtype in (torch.bfloat16, torch.float16) else 8 * size**0.5
     allowed = steps * torch.finfo(x.dtype).eps * float(whole.abs().max())
     return all(float((y - whole).abs().max()) <= allowed for y in (turned, alone))

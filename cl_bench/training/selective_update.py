@@ -28,6 +28,7 @@ from cl_bench.training.cpu.attention import cpu_attention
 from cl_bench.training.hooks import only_in_training
 from cl_bench.training.linear import SelectiveEmbedding, SelectiveLinear
 from cl_bench.training.optimiser import FlatAdamW
+from cl_bench.training.patching import as_declared, is_replaced, replace
 from cl_bench.training.selected import Slot, build_slots
 from cl_bench.training.update_plan import UpdatePlan
 
@@ -58,7 +59,7 @@ class SelectiveUpdate:
         self.grads: Mapping[str, Tensor] = {}
         self._allocate()
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
-        self._patched: list[nn.Module] = []
+        self._restore: dict[nn.Module, Callable[[], None]] = {}
         self._requires_grad = {p: p.requires_grad for p in model.parameters()}
         self._patch()
         self._require_grad_of_inputs()
@@ -97,8 +98,7 @@ class SelectiveUpdate:
             slot = slots.get(own["weight"]) if "weight" in own else None
             forward = self._forward_of(module, slot)
             if forward is not None:
-                module.forward = forward
-                self._patched.append(module)
+                self._restore[module] = replace(module, forward)
             dense.update(p for p in own.values() if p in slots)
         for parameter in dense:
             parameter.requires_grad_(True)
@@ -126,7 +126,7 @@ class SelectiveUpdate:
 
     def _forward_of(self, module: nn.Module, slot: Slot | None) -> Callable[..., Tensor] | None:
         """The replacement of `module.forward`, None where the layer stays as it is."""
-        if "forward" in vars(module):
+        if is_replaced(module):
             return None
         leaf = None if slot is None else self._leaves[slot.name]
         index, part = (None, "full") if slot is None else (slot.index, slot.part)
@@ -226,13 +226,11 @@ class SelectiveUpdate:
 
         A scoring in between rounds as one of the saved weights does, and costs no more.
         """
-        forwards = [(module, vars(module).pop("forward")) for module in self._patched]
         self._attention.close()
         try:
-            yield
+            with as_declared(self._restore):
+                yield
         finally:
-            for module, forward in forwards:
-                module.forward = forward
             self._attention.enter_context(cpu_attention(self.model))
 
     def close(self) -> None:
@@ -240,14 +238,14 @@ class SelectiveUpdate:
         self._attention.close()
         for handle in self._hooks:
             handle.remove()
-        for module in self._patched:
-            vars(module).pop("forward", None)
+        for restore in self._restore.values():
+            restore()
         for parameter, flag in self._requires_grad.items():
             parameter.requires_grad_(flag)
         for name, slot in self._slots.items():
             if slot.parameter.data_ptr() == self.masters[name].data_ptr():
                 slot.parameter.data = self.masters[name].clone()
-        self._hooks, self._patched, self._requires_grad = [], [], {}
+        self._hooks, self._restore, self._requires_grad = [], {}, {}
 
     def __enter__(self) -> SelectiveUpdate:
         return self

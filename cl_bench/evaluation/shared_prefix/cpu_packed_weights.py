@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import psutil
 import torch
 from torch import Tensor, nn
+
+from cl_bench.training.patching import is_replaced, replaced
 
 MEMORY_SHARE = 0.5
 """Part of the free memory that packed copies of the weights may take."""
@@ -32,15 +34,11 @@ def packed_linears(model: nn.Module) -> Iterator[int]:
     size = sum(layer.weight.nbytes for layer in layers)
     if size > MEMORY_SHARE * psutil.virtual_memory().available:
         layers = []
-    for layer in layers:
-        # An attribute of the object hides the class's forward; hooks are still called.
-        forward = functools.partial(_linear, _pack(layer.weight), _bias(layer.bias))
-        vars(layer)["forward"] = forward
-    try:
-        yield len(layers)
-    finally:
+    with ExitStack() as restore:
         for layer in layers:
-            del vars(layer)["forward"]
+            forward = functools.partial(_linear, _pack(layer.weight), _bias(layer.bias))
+            restore.enter_context(replaced(layer, forward))
+        yield len(layers)
 
 
 def _pack(weight: Tensor) -> Tensor:
@@ -61,7 +59,7 @@ def _linear(weight: Tensor, bias: Tensor | None, input: Tensor) -> Tensor:
 
 def _packable(layer: nn.Linear) -> bool:
     """Whether a layer is torch's own, unpatched, with an ordinary weight of a dtype that packs."""
-    if type(layer) is not nn.Linear or "forward" in vars(layer):
+    if type(layer) is not nn.Linear or is_replaced(layer):
         return False
     weight = layer.weight
     ordinary = type(weight) is nn.Parameter and weight.layout == torch.strided

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from cl_bench.training.hooks import is_only_in_training
+from cl_bench.training.patching import is_replaced
 
 Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 WORKERS = 2
@@ -42,7 +43,7 @@ def twin_of(model: nn.Module) -> nn.Module | None:
 
 def _is_patched(module: nn.Module) -> bool:
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-    return "forward" in vars(module) or not all(map(is_only_in_training, hooks))
+    return is_replaced(module) or not all(map(is_only_in_training, hooks))
 
 
 @contextmanager

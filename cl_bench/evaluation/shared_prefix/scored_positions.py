@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cl_bench.training.last_mlp import last_mlp
+from cl_bench.training.patching import replaced
 
 
 @contextmanager
@@ -30,8 +31,7 @@ def only_kept(model: Any, keep: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
         restore.callback(head.register_forward_pre_hook(gather).remove)
         mlp = last_mlp(model)
         if mlp is not None:
-            mlp.forward = _of_kept(mlp.forward, keep)
-            restore.callback(delattr, mlp, "forward")
+            restore.enter_context(replaced(mlp, _of_kept(mlp.forward, keep)))
         yield lambda logits: logits[0]
 
 
