@@ -10,7 +10,7 @@ import pytest
 
 from cl_bench.config.reference import config_reference
 from cl_bench.methods.registry import METHODS, method_class
-from tests.e2e.conftest import Bench, bench  # noqa: F401 - a fixture
+from tests.e2e.conftest import Bench
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
@@ -51,11 +51,7 @@ def test_every_link_between_pages_leads_somewhere() -> None:
         ("writing-a-task.md", {"tickets/train.jsonl": 24, "tickets/test.jsonl": 8}),
     ],
 )
-def test_the_commands_of_a_page_work(
-    page: str,
-    rows: dict[str, int],
-    bench: Bench,  # noqa: F811
-) -> None:
+def test_the_commands_of_a_page_work(page: str, rows: dict[str, int], bench: Bench) -> None:
     """Its YAML blocks become the files that they name; its commands run one after the other."""
     text = (DOCS / page).read_text().replace("smollm2-135m", "./model")
     blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
