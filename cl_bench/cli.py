@@ -19,6 +19,7 @@ from cl_bench.commands.run import run
 from cl_bench.commands.score import score
 from cl_bench.errors import RunError, UserError, said_once
 from cl_bench.experiment.processes import SilentExitError
+from cl_bench.methods.user_files import user_errors
 from cl_bench.store.file_errors import what_failed
 from cl_bench.terminal import finish_output, print_anything, say
 
@@ -85,7 +86,8 @@ def run_command(arguments: list[str], debug: bool = False) -> int:
 def failures_reported(command: Callable[[], int], debug: bool = False) -> int:
     """The exit code of `command()`, or the one of its failure, which is printed."""
     try:
-        return command()
+        with user_errors():
+            return command()
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
     except SilentExitError as error:

@@ -33,8 +33,10 @@ class Curve:
     every: Literal["epoch"] | int
     units: Sequence[Unit]
     engine: Engine
-    subject: Subject
+    tokenizer: Any
     reporter: Reporter
+    writes: bool = True
+    """Whether this is the first process; the others go through the same motions."""
     seconds: float = 0.0
     """Spent so far."""
 
@@ -44,13 +46,16 @@ class Curve:
             return True
         return ends_epoch if self.every == "epoch" else step % self.every == 0
 
-    def score(self, record: Mapping[str, Any]) -> None:
-        """Append the point after the update of this record."""
+    def score(self, record: Mapping[str, Any], model: Any) -> None:
+        """Append the point after the update of this record, of the first process alone."""
+        if not self.writes:
+            return
         began = time.perf_counter()
         point: dict[str, Any] = {key: record[key] for key in ("step", "epoch", "phase")}
         point |= {"trace": {}, "general": {}}
         self.reporter.tasks(len(self.units), sum(unit.size for unit in self.units))
-        with answering(self.engine, self.subject, self.reporter.scored) as answer:
+        subject = Subject(model, self.tokenizer)
+        with answering(self.engine, subject, self.reporter.scored) as answer:
             for number, unit in enumerate(self.units, 1):
                 self.reporter.task(unit.name, number, unit.size)
                 entry = unit.entry(answer(unit))
@@ -65,9 +70,9 @@ def stage_curve(
     index: int,
     train: TrainConfig,
     folder: Path,
-    model: Any,
     tokenizer: Any,
     reporter: Reporter,
+    writes: bool = True,
 ) -> Curve | None:
     """The curve of stage `index`; None where the config asks for none, or for no task yet."""
     within = config.eval.within_stage
@@ -81,5 +86,4 @@ def stage_curve(
     ]
     if not units:
         return None
-    subject = Subject(model, tokenizer)
-    return Curve(folder / CURVE, within.every, units, suite.engine, subject, reporter)
+    return Curve(folder / CURVE, within.every, units, suite.engine, tokenizer, reporter, writes)

@@ -71,7 +71,7 @@ def missing_bytes(
         for position, stage in enumerate(run.stages):
             stage_folder = place.stage(stage.folder)
             if position in again or not (stage_folder.trained or stage_folder.scored):
-                needed += stage.build_method().cost(shapes).checkpoint
+                needed += stage.cost(shapes).checkpoint
             if not stage_folder.scored:
                 names = cells_to_score(config, stage.index, stage.tasks)
                 general = general_after(config, stage.index)

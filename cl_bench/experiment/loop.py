@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from cl_bench.data.batches import collate, epoch_batches, for_process, micro_batches
 from cl_bench.errors import DivergedError, RunError
+from cl_bench.experiment.phases import model_is_ordinary_by, phases_of
 from cl_bench.experiment.processes import Processes
-from cl_bench.methods.base import Method, Phase, Stage, Step
+from cl_bench.methods.base import Batch, Loss, Method, Phase, Stage, Step
 from cl_bench.methods.penalties import penalty_of
 from cl_bench.methods.static_checks import adapter_fault
-from cl_bench.training.loss import answer_loss
+from cl_bench.training.cross_entropy import summed_cross_entropy
+from cl_bench.training.loss import answer_logits, answer_loss
 from cl_bench.training.schedule import learning_rate
 from cl_bench.training.selective_update import SelectiveUpdate
 from cl_bench.training.update_plan import UpdatePlan
@@ -38,24 +40,30 @@ class Batcher:
     group: Callable[[int], int] | None = None
     """Numbers the lengths: unequal ones never share a micro-batch (`positions.LengthRule`)."""
 
-    def collate(self, encoded: Sequence[Encoded]) -> dict[str, Tensor]:
-        """Padded `input_ids`, `attention_mask`, `labels` [B, T]."""
+    def collate(
+        self, encoded: Sequence[Encoded], numbers: Sequence[int] | None = None
+    ) -> dict[str, Tensor]:
+        """Padded `input_ids`, `attention_mask`, `labels` [B, T]; with numbers `example` [B]."""
         import torch
 
-        batch = collate(encoded, self.pad_id, **self.padding)
+        batch: dict[str, Any] = dict(collate(encoded, self.pad_id, **self.padding))
+        if numbers is not None:
+            batch["example"] = torch.tensor(numbers, dtype=torch.int64)
         return {
             name: value.to(self.device)
             for name, value in batch.items()
             if isinstance(value, torch.Tensor)
         }
 
-    def share(self, train: TrainConfig, examples: Sequence[Example]) -> Iterator[dict[str, Tensor]]:
+    def share(
+        self, train: TrainConfig, examples: Sequence[Example], numbers: Sequence[int]
+    ) -> Iterator[dict[str, Tensor]]:
         """This process's part of `examples`, every example once, short ones together."""
         encoded = self.encode(examples)
         lengths = [len(item.input_ids) for item in encoded]
         order = sorted(range(len(encoded)), key=lambda i: (lengths[i], i))
         for micro in self.micro(train, order, lengths):
-            yield self.collate([encoded[i] for i in micro])
+            yield self.collate([encoded[i] for i in micro], [numbers[i] for i in micro])
 
     def micro(
         self, train: TrainConfig, batch: Sequence[int], lengths: Sequence[int]
@@ -73,7 +81,7 @@ class Between(Protocol):
     def due(self, step: int, total: int, ends_epoch: bool) -> bool:
         """Asked before the first update (step 0) and after each."""
 
-    def score(self, record: Mapping[str, Any]) -> None:
+    def score(self, record: Mapping[str, Any], model: Any) -> None:
         """Gets the record of the last update; before the first: step, epoch 0 and phase 1."""
 
 
@@ -85,50 +93,57 @@ def count_updates(examples: int, batch_size: int, epochs: int) -> int:
 def train_stage(
     stage: Stage,
     method: Method,
-    epochs: int,
     batcher: Batcher,
     on_step: Callable[[dict[str, Any], int], None],
     between: Between | None = None,
 ) -> None:
     """Train `stage.model` as the method says; it is an ordinary model again afterwards.
 
-    `on_step` gets the record of each update (a line of train.jsonl) and the updates in all.
+    `on_step` gets the record of each update (a line of train.jsonl) and how many there are at the
+    end of its phase: later phases may depend on it.
     """
     method.prepare(stage)
     _refuse_adapters(stage.model, method)
     excluded = _excluded(stage.model)
     plan = method.plan(stage) or UpdatePlan()
-    examples = method.examples(stage, stage.examples)
-    phases = method.phases(stage, examples, epochs) or [Phase(examples, epochs)]
-    total = sum(count_updates(len(p.examples), stage.train.batch_size, p.epochs) for p in phases)
-    begin = _snapshot(stage.model) if any(p.start == "stage" for p in phases) else None
-    done = 0
+    stage.mixture = method.examples(stage, stage.examples)
+    total = done = 0
     record: dict[str, Any] = {}
     norms: dict[tuple[int, int], list[float]] = {}
-    stage.model.train()
-    for number, phase in enumerate(phases):
-        if begin is not None and phase.start == "stage":
-            stage.model.load_state_dict(begin)
-        with SelectiveUpdate(stage.model, plan, betas=stage.train.betas) as engine:
+    last: Phase | None = None
+    for number, phase in enumerate(phases_of(method, stage)):
+        last = phase
+        before = done
+        total += count_updates(len(phase.examples), stage.train.batch_size, phase.epochs)
+        if phase.start is not None:
+            stage.load(phase.start)
+        stage.model.train()
+        chosen = plan if phase.plan is None else phase.plan
+        with (
+            SelectiveUpdate(stage.model, chosen, betas=stage.train.betas) as engine,
+            model_is_ordinary_by(stage, engine.paused),
+        ):
             if done == 0:
-                _pause(engine, between, {"step": 0, "epoch": 0, "phase": 1}, total, False)
-            before = done
-            for record, ends_epoch in _phase(stage, method, engine, phase, number, batcher, before):
+                begin = {"step": 0, "epoch": 0, "phase": 1}
+                _pause(stage, method, between, begin, total, False)
+            for record, ends in _phase(stage, method, engine, phase, number, batcher, before):
                 done += 1
                 norms.setdefault((number, record["epoch"]), []).append(record["grad_norm"])
                 on_step({"step": done, **record}, total)
-                _pause(engine, between, {"step": done, **record}, total, ends_epoch)
-    stage.model.eval()
+                _pause(stage, method, between, {"step": done, **record}, total, ends)
+        stage.model.eval()
+    if last is None:
+        raise RunError(f"method {method.name}: phases yields no Phase: a stage has at least one")
     method.finish(stage)
     if dead := [str(epoch) for (_, epoch), each in norms.items() if not any(each)]:
         stage.notes["dead"] = (
             f"the gradient was exactly 0 in every update of epoch {', '.join(dead)}: nothing was "
             "learned there"
         )
-    if fault := _fault_of_weights(stage, phases[-1].examples[:1], batcher, excluded):
-        last = {key: record[key] for key in ("loss", "grad_norm", "lr") if key in record}
+    if fault := _fault_of_weights(stage, last.examples[:1], batcher, excluded):
+        numbers = {key: record[key] for key in ("loss", "grad_norm", "lr") if key in record}
         what = f"diverged in its last update, number {done}: {fault}"
-        raise DivergedError(_where(stage), what, update=done, **last)
+        raise DivergedError(_where(stage), what, update=done, **numbers)
 
 
 def _excluded(model: Any) -> int:
@@ -168,19 +183,16 @@ def _refuse_adapters(model: Any, method: Method) -> None:
 
 
 def _pause(
-    engine: SelectiveUpdate,
+    stage: Stage,
+    method: Method,
     between: Between | None,
     record: dict[str, Any],
     total: int,
     ends_epoch: bool,
 ) -> None:
     if between is not None and between.due(record["step"], total, ends_epoch):
-        with engine.paused():
-            between.score(record)
-
-
-def _snapshot(model: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+        with stage.ordinary(), method.scored(stage) as model:
+            between.score(record, model)
 
 
 def _phase(
@@ -196,8 +208,10 @@ def _phase(
 
     Raises DivergedError.
     """
-    train = stage.train
+    lr_given = {} if phase.lr is None else {"lr": phase.lr}
+    train = stage.train.model_copy(update=lr_given)
     encoded = batcher.encode(phase.examples)
+    numbers = [stage.number(example) for example in phase.examples]
     lengths = [len(item.input_ids) for item in encoded]
     total = count_updates(len(encoded), train.batch_size, phase.epochs)
     done = 0
@@ -214,7 +228,11 @@ def _phase(
             members = [encoded[i] for i in batch]
             tokens = sum(item.answer_tokens for item in members)
             parts = batcher.micro(train, batch, lengths)
-            loss = _accumulate(stage, method, engine, encoded, parts, tokens, batcher)
+            batches = (
+                batcher.collate([encoded[i] for i in part], [numbers[i] for i in part])
+                for part in parts
+            )
+            loss = _accumulate(stage, method, engine, batches, tokens, batcher)
             norm = _update(stage, method, engine, train, lr, done + 1, batcher)
             done += 1
             _check_finite(loss, norm, lr, before + done, stage)
@@ -235,8 +253,7 @@ def _accumulate(
     stage: Stage,
     method: Method,
     engine: SelectiveUpdate,
-    encoded: Sequence[Encoded],
-    parts: Sequence[Sequence[int]],
+    batches: Iterable[dict[str, Tensor]],
     tokens: int,
     batcher: Batcher,
 ) -> float:
@@ -247,8 +264,7 @@ def _accumulate(
     import torch
 
     total = torch.zeros((), dtype=torch.float64, device=batcher.device)
-    for part in parts:
-        batch = batcher.collate([encoded[i] for i in part])
+    for batch in batches:
         loss, outputs = answer_loss(stage.model, batch, tokens)
         total += loss.detach()
         penalty = penalty_of(method, batch, outputs)
@@ -272,10 +288,10 @@ def _update(
     """One optimiser update; returns the gradient norm before clipping (and after masking)."""
     engine.all_reduce(batcher.processes.all_reduce)
 
-    def gradient_of(batches: Iterable[dict[str, Tensor]]) -> Mapping[str, Tensor]:
-        return _gradient_of(stage.model, engine, batches, batcher)
+    def gradients(batches: Iterable[Batch], loss: Loss | None) -> Mapping[str, Tensor]:
+        return _gradient_of(stage.model, engine, batches, loss, batcher)
 
-    method.before_step(Step(number, lr, engine.grads, engine.masters, engine.compact, gradient_of))
+    method.before_step(Step(number, lr, engine.grads, engine.masters, engine.compact, gradients))
     norm = engine.clip(train.max_grad_norm)
     engine.step(lr)
     if method.after_step(engine.masters):
@@ -287,10 +303,11 @@ def _update(
 def _gradient_of(
     model: Any,
     engine: SelectiveUpdate,
-    batches: Iterable[dict[str, Tensor]],
+    batches: Iterable[Batch],
+    loss: Loss | None,
     batcher: Batcher,
 ) -> dict[str, Tensor]:
-    """Mean answer-loss gradient on other batches; the accumulated gradients are put back."""
+    """Gradient of a mean over the answer tokens of other batches; `grads` is put back."""
     import torch
 
     kept = {name: grad.clone() for name, grad in engine.grads.items()}
@@ -298,11 +315,22 @@ def _gradient_of(
     batches = list(batches)
     tokens = torch.zeros((), dtype=torch.float64, device=batcher.device)
     for batch in batches:
-        tokens += (batch["labels"] != -100).sum()
+        tokens += (batch["labels"][:, 1:] != -100).sum()
     batcher.processes.all_reduce(tokens)
     for batch in batches:
-        loss, _ = answer_loss(model, batch, max(float(tokens), 1.0))
-        loss.backward()  # type: ignore[no-untyped-call]
+        outputs = answer_logits(model, batch)
+        if not outputs.labels.numel():
+            continue
+        if loss is None:
+            value = summed_cross_entropy(outputs.logits, outputs.labels) / float(tokens)
+        else:
+            value = loss(batch, outputs)
+            if not isinstance(value, torch.Tensor) or not value.requires_grad:
+                raise RunError(
+                    "step.gradient_of: the loss has no gradient: build it from the outputs"
+                )
+            value = value * (outputs.labels.numel() / float(tokens))
+        value.backward()  # type: ignore[no-untyped-call]
     engine.all_reduce(batcher.processes.all_reduce)
     result = {name: grad.clone() for name, grad in engine.grads.items()}
     engine.zero_grad()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cl_bench.experiment.stage_files import TRAINING_FILES, record_training
+from cl_bench.experiment.stage_files import STATE_FILES, TRAINING_FILES, record_training
 from cl_bench.methods.spec import StageSpec
 from cl_bench.models.checkpoints import recorded_base
 from cl_bench.store.folders import RunFolder, StageFolder, read_records, there
@@ -67,7 +67,7 @@ def base_position(folder: RunFolder, stages: Sequence[StageSpec], position: int)
     return None
 
 
-def finish_again(place: StageFolder, fingerprint: str) -> str | None:
+def finish_again(place: StageFolder, fingerprint: str, scored: str | None) -> str | None:
     """Before the second checkpoint is renamed into place: what else it needs to have in place.
 
     Where the stage is scored its records stay, and a checkpoint that is not the one which was
@@ -80,16 +80,15 @@ def finish_again(place: StageFolder, fingerprint: str) -> str | None:
     if place.scored:
         moved = TRAINING_FILES
         if before != fingerprint:
-            moved = (place.method_state.name,)
+            moved = STATE_FILES
             fault = _difference(place, written, before, fingerprint)
-            files = file_records(place.path, TRAINING_FILES)
-            files.pop(place.method_state.name, None)
-            files |= file_records(written, [place.method_state.name])
-            write_sealed(place.training_file, {"checkpoint": fingerprint, "files": files})
+            logs = [name for name in TRAINING_FILES if name not in STATE_FILES]
+            files = file_records(place.path, logs) | file_records(written, STATE_FILES)
+            record_training(place, fingerprint, scored, files)
         else:
             (place.path / RETRAINED).unlink(missing_ok=True)
     else:
-        record_training(place, written, fingerprint)
+        record_training(place, fingerprint, scored, file_records(written, TRAINING_FILES))
         moved = (*TRAINING_FILES, "timing.json")
     for name in moved:
         if there(written / name):

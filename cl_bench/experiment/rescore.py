@@ -17,7 +17,12 @@ from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.engines.opened import Subject, scored_form
 from cl_bench.evaluation.headline import headline_faults
 from cl_bench.evaluation.suite import Suite, chosen_documents, load_suite, scored_tasks
-from cl_bench.experiment.stage_files import check_training, checkpoint_fault
+from cl_bench.experiment.stage_files import (
+    check_training,
+    checkpoint_fault,
+    model_to_score,
+    scored_basis,
+)
 from cl_bench.identity.bindings import Contents, of_record, recorded, scored_data
 from cl_bench.identity.differences import data_differences, definition_differences
 from cl_bench.models.checkpoints import load_checkpoint
@@ -214,7 +219,7 @@ def _score_run(
     resolved = read_run(run.path / "run.json")["config"]
     train = TrainConfig.model_validate(resolved["stages"][selection.stage - 1]["train"])
     units = suite.units(stage_names, True, train)
-    basis = {"checkpoint": folder.fingerprint()}
+    basis, scored = scored_basis(folder), model_to_score(folder)
     settings = {
         "trace": {unit.name: unit.size for unit in units if unit.part == "trace"},
         "general": {unit.name: unit.size for unit in units if unit.part == "general"},
@@ -231,10 +236,10 @@ def _score_run(
     if device.type == "cpu":
         keep_freed_memory()
     dtype = resolved["model"]["dtype"]
-    model, tokenizer = load_checkpoint(folder.checkpoint, dtype, device, adapters=True)
+    model, tokenizer = load_checkpoint(scored, dtype, device, adapters=True)
     reporter.scoring(f"{run.path.parent.name}, stage {selection.stage}")
     reference = suite.reference(folder.base / "kl")
-    subject = Subject(model, tokenizer, folder.checkpoint)
+    subject = Subject(model, tokenizer, scored)
     scores = suite.score(subject, units, place, basis, reporter, reference)
     general = {**scores["general"], "mean": general_mean(scores["general"])}
     result = {"stage": selection.stage, **scores, "general": general, "settings": settings}

@@ -7,7 +7,6 @@ entry, the stage's entry.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -20,9 +19,10 @@ from cl_bench.data.task_names import name_faults
 from cl_bench.data.tasks import canonical_name
 from cl_bench.errors import UserError, nearest
 from cl_bench.methods.base import Method
-from cl_bench.methods.registry import BASE_ROW, method_class, method_from_file
+from cl_bench.methods.registry import BASE_ROW, method_class
 from cl_bench.methods.spec import MethodPart, RunSpec, StageSpec
 from cl_bench.methods.static_checks import composition_fault
+from cl_bench.methods.user_files import method_from_file, split_file
 
 
 def resolve_file(
@@ -113,7 +113,10 @@ def _default_label(entry: MethodEntry) -> str:
     if entry.compose:
         parts = [p if isinstance(p, str) else str(p.get("name", "file")) for p in entry.compose]
         return " + ".join(parts)
-    return entry.name or Path(str(entry.file)).stem
+    if entry.name:
+        return entry.name
+    path, name = split_file(str(entry.file))
+    return name or path.stem
 
 
 def _resolve_stage(
@@ -163,8 +166,8 @@ def _classes(
             if given is not entry and (given.compose or given.label is not None):
                 what = "compose: [...]" if given.compose else "a label:"
                 raise UserError(f"compose: {what} inside of a composition: name its methods alone")
-            path = given.file
-            cls = method_from_file(Path(path)) if path else method_class(str(given.name))
+            file = given.file
+            cls = method_from_file(*split_file(file)) if file else method_class(str(given.name))
             found.append((cls, {} if given is entry else given.overrides))
         except UserError as error:
             problems += [f"methods: {label}: {fault}" for fault in error.faults]

@@ -134,7 +134,7 @@ def _adopt_runs(work: Workplace, runs: Sequence[RunSpec], folder: Path, now: Con
         if bound(place.path):
             continue
         settings = run_settings(work.config, run, folder)
-        about = {"label": run.label, "order": run.order, **provenance()}
+        about = {"label": run.label, "order": run.order, "keeps": run.keeps, **provenance()}
         record = {"sha256": sha256_of(settings), "config": settings, **about}
         names = {stage.folder for stage in run.stages}
         file = place.path / "run.json"

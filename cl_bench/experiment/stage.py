@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,40 +15,52 @@ import torch
 
 from cl_bench.config.schema import ExperimentConfig
 from cl_bench.data.examples import Example
-from cl_bench.data.tokens import encode_examples, pad_id, padding
-from cl_bench.errors import DivergedError
-from cl_bench.evaluation.curve import Curve, stage_curve
+from cl_bench.errors import DivergedError, RunError
+from cl_bench.evaluation.curve import stage_curve
 from cl_bench.evaluation.engines.opened import Subject, scored_form
 from cl_bench.evaluation.suite import Suite, cells_to_score, general_after, scored_tasks
-from cl_bench.experiment.loop import Batcher, not_finite, train_stage
+from cl_bench.experiment.loop import not_finite, train_stage
 from cl_bench.experiment.peak_memory import peak_memory_mb
 from cl_bench.experiment.processes import Processes
 from cl_bench.experiment.pruned import AGAIN, base_position, finish_again
 from cl_bench.experiment.stage_files import (
+    TRAINING_FILES,
     check_done,
     check_training,
+    model_to_score,
     read_failure,
     record_failure,
     record_training,
+    scored_basis,
 )
+from cl_bench.experiment.stage_view import SCRATCH, lost_ends, stage_view
 from cl_bench.methods.base import Method, Stage
-from cl_bench.methods.compose import Composite
 from cl_bench.methods.spec import RunSpec, StageSpec
+from cl_bench.methods.state import State, give_state, handed_on, state_of
+from cl_bench.methods.user_files import user_errors
 from cl_bench.models.checkpoints import (
     adapter_base,
     load_checkpoint,
     load_tensors,
     save_checkpoint,
     save_tensors,
+    write_checkpoint,
 )
 from cl_bench.models.load import load_model, resolve_model_path
-from cl_bench.models.positions import length_groups
 from cl_bench.progress import Reporter
 from cl_bench.scores.matrix import general_mean, operation_score
 from cl_bench.seeds import derive_seed
-from cl_bench.store.folders import RunFolder, StageFolder, append_line, read_json, there, write_json
+from cl_bench.store.folders import (
+    RunFolder,
+    StageFolder,
+    append_line,
+    publish_folder,
+    read_json,
+    there,
+    write_json,
+)
 from cl_bench.store.partial import drop_partial, finish_scores, scoring_seconds
-from cl_bench.store.seals import read_sealed, write_sealed
+from cl_bench.store.seals import file_records, read_sealed, write_sealed
 
 
 @dataclass(frozen=True)
@@ -68,6 +81,7 @@ class Workplace:
         return self.processes.rank == 0
 
 
+@user_errors()
 def run_stage(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -> None:
     """Train and score `run.stages[position]` unless its folder says it is done."""
     spec = run.stages[position]
@@ -85,13 +99,16 @@ def run_stage(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -
     if trained:
         _check_training(work, place)
         _restore_base(work, run, folder, position)
-        model, tokenizer = load_checkpoint(
-            place.checkpoint, work.config.model.dtype, work.device, adapters=True
-        )
     else:
         model, tokenizer = _train(work, run, folder, position)
     if work.first_process:
-        _score(work, spec, place, model, tokenizer, label)
+        subject = model_to_score(place)
+        if trained or subject != place.checkpoint:
+            model = None  # room for the one that is loaded
+            model, tokenizer = load_checkpoint(
+                subject, work.config.model.dtype, work.device, adapters=True
+            )
+        _score(work, spec, place, Subject(model, tokenizer, subject), label)
     work.processes.wait()
 
 
@@ -120,10 +137,14 @@ def _train(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -> t
     began = time.perf_counter()
     method = spec.build_method()
     model, tokenizer, base, state = _start(work, run, folder, position)
-    _load_states(method, state)
+    give_state(method, state)
     seed_everything(derive_seed(run.seed, spec.index, "training", work.processes.rank))
-    stage, batcher = _stage(work, run, position, model, tokenizer)
-    curve = _curve(work, spec, written, stage, tokenizer)
+    scratch = written / SCRATCH
+    stage, batcher = stage_view(work, run, folder, position, model, tokenizer, scratch)
+    curve = stage_curve(
+        *(work.config, work.suite, spec.index, spec.train, written, tokenizer, work.reporter),
+        writes=work.first_process,
+    )
     work.reporter.begin(label)
 
     def on_step(record: dict[str, Any], total: int) -> None:
@@ -132,8 +153,9 @@ def _train(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -> t
         work.reporter.step(record, total)
 
     try:
-        train_stage(stage, method, spec.epochs, batcher, on_step, curve)
-        _check_states(stage, method)
+        train_stage(stage, method, batcher, on_step, curve)
+        own = state_of(method)
+        _check_state(stage, method, own)
     except DivergedError as error:
         if work.first_process and not beside:
             record_failure(place, spec.index, list(spec.tasks), error)
@@ -143,9 +165,21 @@ def _train(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -> t
     if spec.train.gradient_checkpointing:
         model.gradient_checkpointing_disable()
     trained = time.perf_counter()
-    if work.first_process:
-        save_tensors(StageFolder(written).method_state, _next_states(method, state))
-        stage.notes.update(_lost_ends(stage, batcher.encode))
+    # Written before `scored` may put other weights into the model, named when all else is there.
+    temporary = (
+        write_checkpoint(stage.model, tokenizer, place.checkpoint, base)
+        if work.first_process
+        else None
+    )
+    scored = _save_scored(work, stage, method, spec, tokenizer, place, base)
+    work.processes.wait()
+    if temporary is not None:
+        shutil.rmtree(scratch, ignore_errors=True)
+        left = handed_on(method, state, own)
+        save_tensors(StageFolder(written).method_state, left.tensors)
+        if left.records:
+            write_json(StageFolder(written).method_records, left.records)
+        stage.notes.update(lost_ends(stage, batcher.encode))
         write_json(written / "notes.json", stage.notes)
         within = 0.0 if curve is None else curve.seconds
         timing = {
@@ -158,13 +192,39 @@ def _train(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -> t
 
         def ready(fingerprint: str) -> None:
             if not beside:
-                record_training(place, written, fingerprint)
-            elif fault := finish_again(place, fingerprint):
+                files = file_records(written, TRAINING_FILES)
+                record_training(place, fingerprint, scored, files)
+            elif fault := finish_again(place, fingerprint, scored):
                 work.reporter.line(f"{label}: {fault}")
 
-        save_checkpoint(stage.model, tokenizer, place.checkpoint, base, ready)
+        publish_folder(temporary, place.checkpoint, ready)
     work.processes.wait()
     return stage.model, tokenizer
+
+
+def _save_scored(
+    work: Workplace,
+    stage: Stage,
+    method: Method,
+    spec: StageSpec,
+    tokenizer: Any,
+    place: StageFolder,
+    base: str,
+) -> str | None:
+    """Save the model that is scored where it is another one; returns its checksum."""
+    if not spec.scores_another:
+        return None
+    found: list[str] = []
+    with method.scored(stage) as model:
+        weights = dict(model.named_parameters())
+        wrong = {n: w for n, w in weights.items() if not bool((w.isfinite() | w.isneginf()).all())}
+        if names := not_finite(wrong):
+            raise RunError(
+                f"method {method.name}: of the model that it gives to be scored {names} not finite"
+            )
+        if work.first_process:
+            save_checkpoint(model, tokenizer, place.scored_model, base, found.append)
+    return found[0] if found else None
 
 
 def _restore(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -> None:
@@ -191,106 +251,34 @@ def _restore_base(work: Workplace, run: RunSpec, folder: RunFolder, position: in
 
 def _start(
     work: Workplace, run: RunSpec, folder: RunFolder, position: int
-) -> tuple[Any, Any, str, dict[str, Any]]:
-    """Model, tokenizer, what an adapter's base would be, and the methods' kept tensors."""
+) -> tuple[Any, Any, str, State]:
+    """Model, tokenizer, what an adapter's base would be, and the what methods kept."""
     spec, dtype = run.stages[position], work.config.model.dtype
     if position == 0 or spec.start == "base":
         path = work.config.model.source
         model, tokenizer = load_model(resolve_model_path(path), dtype, str(work.device))
-        return model, tokenizer, path, {}
+        return model, tokenizer, path, State()
     before = folder.stage(run.stages[position - 1].folder)
     model, tokenizer = load_checkpoint(before.checkpoint, dtype, work.device, spec.adapters)
     base = (adapter_base(before.checkpoint) if spec.adapters else None) or str(before.checkpoint)
-    return model, tokenizer, base, load_tensors(before.method_state)
-
-
-def _stage(
-    work: Workplace, run: RunSpec, position: int, model: Any, tokenizer: Any
-) -> tuple[Stage, Batcher]:
-    spec = run.stages[position]
-    train = spec.train
-    if train.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-
-    def encode(examples: Sequence[Example]) -> Any:
-        return encode_examples(
-            examples,
-            tokenizer,
-            train.max_prompt_tokens,
-            train.max_answer_tokens,
-            train.truncation,
-        )
-
-    batcher = Batcher(
-        encode,
-        pad_id(tokenizer),
-        padding(train.truncation),
-        work.device,
-        work.processes,
-        length_groups(model.config, padding(train.truncation).get("multiple_of", 1)),
-    )
-    stage = Stage(
-        index=spec.index,
-        task=spec.tasks[0],
-        seed=run.seed,
-        train=train,
-        model=model,
-        examples=[e for task in spec.tasks for e in work.examples[task, run.seed]],
-        earlier=[
-            (task, work.examples[task, run.seed])
-            for before in run.stages[:position]
-            for task in before.tasks
-        ],
-        device=work.device,
-        batches=lambda examples: batcher.share(train, examples),
-        all_reduce=work.processes.all_reduce,
-    )
-    return stage, batcher
-
-
-def _lost_ends(stage: Stage, encode: Callable[[Sequence[Example]], Any]) -> dict[str, Any]:
-    """Answers that were cut, and so trained without their end; nothing where there are none."""
-    lost = sum(one.truncated_answer_tokens > 0 for one in encode(stage.examples))
-    if not lost:
-        return {}
-    limit = stage.train.max_answer_tokens
-    found = {"answers": lost, "of": len(stage.examples), "max_answer_tokens": limit}
-    return {"answers_without_end": found}
-
-
-def _curve(
-    work: Workplace, spec: StageSpec, folder: Path, stage: Stage, tokenizer: Any
-) -> Curve | None:
-    """Scores while the stage is trained, by the first process."""
-    if not work.first_process:
-        return None
-    return stage_curve(
-        work.config,
-        work.suite,
-        spec.index,
-        spec.train,
-        folder,
-        stage.model,
-        tokenizer,
-        work.reporter,
-    )
+    records = before.method_records
+    kept = read_json(records) if records.is_file() else {}
+    return model, tokenizer, base, State(load_tensors(before.method_state), kept)
 
 
 def _score(
     work: Workplace,
     spec: StageSpec,
     place: StageFolder,
-    model: Any,
-    tokenizer: Any,
+    subject: Subject,
     label: str,
 ) -> None:
     """Score the stage's cells and General; `scores.json` is written last."""
     work.reporter.scoring(label)
     names = cells_to_score(work.config, spec.index, spec.tasks)
     units = work.suite.units(names, general_after(work.config, spec.index), spec.train)
-    basis = {"checkpoint": place.fingerprint()}
+    basis = scored_basis(place)
     reference = work.suite.reference(place.base / "kl")
-    subject = Subject(model, tokenizer, place.checkpoint)
     scores = work.suite.score(subject, units, place.path, basis, work.reporter, reference)
     timing_file = place.path / "timing.json"
     timing = read_sealed(timing_file, "delete it") if there(timing_file) else {}
@@ -309,45 +297,27 @@ def _score(
             "notes": read_json(place.path / "notes.json"),
             "engine": str(work.suite.engine),
             **basis,
-            **scored_form(model, work.suite.engine),
+            **scored_form(subject.model, work.suite.engine),
         },
     )
 
 
-def _parts(method: Method) -> list[Method]:
-    return method.parts if isinstance(method, Composite) else [method]
+def _check_state(stage: Stage, method: Method, state: State) -> None:
+    """Raises DivergedError where what the method hands to later stages is not finite.
 
-
-def _states(method: Method) -> dict[str, Any]:
-    """Every part's tensors, keyed `method/key`, so that stages of other methods pass them on."""
-    return {
-        f"{part.name}/{key}": value
-        for part in _parts(method)
-        for key, value in part.state_dict().items()
-    }
-
-
-def _check_states(stage: Stage, method: Method) -> None:
-    """Raises DivergedError where what the method hands to later stages is not finite."""
-    tensors = {name: value for name, value in _states(method).items() if value.is_floating_point()}
+    RunError where its records cannot be written.
+    """
+    tensors = {name: v for name, v in state.tensors.items() if v.is_floating_point()}
     if names := not_finite(tensors):
         what = f"diverged: of the method's state {names} not finite"
         raise DivergedError(f"stage {stage.index} ({stage.task})", what)
-
-
-def _next_states(method: Method, before: Mapping[str, Any]) -> dict[str, Any]:
-    """What the stage leaves: states of its methods replace theirs, those of others pass through."""
-    own = tuple(f"{part.name}/" for part in _parts(method))
-    others = {key: value for key, value in before.items() if not key.startswith(own)}
-    return others | _states(method)
-
-
-def _load_states(method: Method, state: Mapping[str, Any]) -> None:
-    for part in _parts(method):
-        prefix = f"{part.name}/"
-        own = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
-        if own:
-            part.load_state_dict(own)
+    try:
+        json.dumps(dict(state.records), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise RunError(
+            f"method {method.name}: state: records must be JSON values (texts, numbers, lists, "
+            f"objects with texts as keys): {error}"
+        ) from error
 
 
 def seed_everything(seed: int) -> None:

@@ -13,6 +13,7 @@ from cl_bench.store.folders import (
     MANIFEST,
     RunFolder,
     StageFolder,
+    sha256_file,
     stage_number,
     there,
     verify_folder,
@@ -21,13 +22,14 @@ from cl_bench.store.seals import (
     FILES,
     check_files,
     check_records,
-    file_records,
     read_scores,
     read_sealed,
     write_sealed,
 )
 
-TRAINING_FILES = ("train.jsonl", "curve.jsonl", "notes.json", "method.safetensors")
+STATE_FILES = ("method.safetensors", "method.json")
+"""What the method keeps for the next stage."""
+TRAINING_FILES = ("train.jsonl", "curve.jsonl", "notes.json", *STATE_FILES)
 LOGS = ("train.jsonl", "notes.json")
 """No table is made of these: a finished stage may lack them."""
 SMALL = 1 << 20
@@ -48,9 +50,9 @@ def check_training(place: StageFolder) -> str | None:
             "checkpoint and what belongs to it are as they were written is not known"
         )
     _check_manifest(place, record)
-    state = place.method_state
-    if there(state) and state.name not in record["files"]:
-        raise RunError(f"{state}: this stage's training has left no such file; {remedy}")
+    for state in (place.method_state, place.method_records):
+        if there(state) and state.name not in record["files"]:
+            raise RunError(f"{state}: this stage's training has left no such file; {remedy}")
     check_files(place.path, record["files"], TRAINING_FILES, remedy)
     return None
 
@@ -84,10 +86,44 @@ def _training_record(place: StageFolder) -> dict[str, Any] | None:
     return None
 
 
-def record_training(place: StageFolder, written: Path, fingerprint: str) -> None:
-    """`trained.json`: what belongs to the checkpoint that is about to be renamed into place."""
-    files = file_records(written, TRAINING_FILES)
-    write_sealed(place.training_file, {"checkpoint": fingerprint, "files": files})
+def record_training(
+    place: StageFolder,
+    fingerprint: str,
+    scored: str | None,
+    files: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """`trained.json`: what belongs to the checkpoint that is about to be renamed into place.
+
+    `scored`: the checksum of the model that is scored, where it is another one.
+    """
+    apart = {} if scored is None else {"scored": scored}
+    write_sealed(place.training_file, {"checkpoint": fingerprint, **apart, "files": files})
+
+
+def model_to_score(place: StageFolder) -> Path:
+    """The folder of the model that a trained stage's scores are of: `checkpoint/` or `scored/`.
+
+    Raises RunError where the method scores a model of its own and that is not there as it was
+    saved: nothing else may be scored in its place.
+    """
+    recorded, remedy = _training_record(place), _remedy(place)
+    if recorded is None or "scored" not in recorded:
+        return place.checkpoint
+    manifest = place.scored_model / MANIFEST
+    if not there(manifest):
+        raise RunError(f"{place.scored_model}: the model that is scored is missing; {remedy}")
+    if sha256_file(manifest) != recorded["scored"]:
+        raise RunError(f"{place.scored_model}: not the model that was saved here; {remedy}")
+    return place.scored_model
+
+
+def scored_basis(place: StageFolder) -> dict[str, str]:
+    """What identifies the model that is scored."""
+    basis = {"checkpoint": place.fingerprint()}
+    folder = model_to_score(place)
+    return (
+        basis if folder == place.checkpoint else {**basis, "scored": sha256_file(folder / MANIFEST)}
+    )
 
 
 def record_failure(
@@ -134,12 +170,12 @@ def check_done(place: StageFolder) -> None:
     if record is None:
         return
     recorded = record["files"]
-    state = place.method_state
-    names = [name for name in recorded if name != state.name]
+    names = [name for name in recorded if name not in STATE_FILES]
     kept = [name for name in names if name not in LOGS or there(place.path / name)]
     check_files(place.path, recorded, kept, _remedy(place))
-    if there(state) and state.stat().st_size != recorded.get(state.name, {}).get("bytes"):
-        raise RunError(f"{state}: not as it was written; {_remedy(place)}")
+    for state in (place.method_state, place.method_records):
+        if there(state) and state.stat().st_size != recorded.get(state.name, {}).get("bytes"):
+            raise RunError(f"{state}: not as it was written; {_remedy(place)}")
 
 
 def checkpoint_fault(run: RunFolder, place: StageFolder) -> str | None:

@@ -2,29 +2,31 @@
 
 Every hook has a default that does nothing. Hooks are called in this order for each stage:
 
-    load_state_dict -> prepare -> plan -> examples -> phases
+    load_state -> prepare -> plan -> examples -> phases
     for each phase, each update:  penalty, after_micro_batch (per micro-batch),
                                   before_step, [clip, optimiser step], after_step
-    finish -> state_dict
+    finish -> state -> scored
 
-A method object lives for one stage; what the next stage needs travels through `state_dict`, so a
-run that was interrupted and one that was not see the same things. Modules of methods import torch
+A method object lives for one stage; what the next stage needs travels through `state`, so a run
+that was interrupted and one that was not see the same things. Modules of methods import torch
 inside their hooks only: options are validated and listed without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, get_args, get_origin
+
+from typing_extensions import TypeVar
 
 from cl_bench.config.strict import Strict
+from cl_bench.methods.stage import Batch, Loss, Phase, Stage, Step
+from cl_bench.methods.state import State
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from cl_bench.config.schema import TrainConfig
     from cl_bench.costs.shapes import Shapes
     from cl_bench.costs.training import Cost
     from cl_bench.data.examples import Example
@@ -32,84 +34,44 @@ if TYPE_CHECKING:
     from cl_bench.training.loss import AnswerOutputs
     from cl_bench.training.update_plan import UpdatePlan
 
+__all__ = ["Batch", "Loss", "Method", "Options", "Phase", "Stage", "State", "Step"]
+
+Kept: TypeAlias = Literal["nothing", "statistics", "outputs", "examples", "weights"]
+"""Of earlier tasks: figures about weights, a model's outputs, single examples, whole weights."""
+
 
 class Options(Strict):
     """A method's own options; unknown keys are errors, and so are booleans for numbers."""
 
 
-@dataclass
-class Stage:
-    """What a method sees of the stage it runs in.
+O_co = TypeVar("O_co", bound=Options, covariant=True, default=Options)
 
-    `model` may be replaced by `prepare` (an adapter wraps it). `earlier` holds the training
-    examples of the stages before this one, oldest first.
+
+class Method(Generic[O_co]):
+    """What is different about a continual-learning method. Subclasses override hooks only.
+
+    `class Mine(Method[MyOptions])` has its options, validated, in `self.options`.
     """
-
-    index: int
-    task: str
-    seed: int
-    train: TrainConfig
-    model: nn.Module
-    examples: Sequence[Example]
-    earlier: Sequence[tuple[str, Sequence[Example]]]
-    device: torch.device
-    batches: Callable[[Sequence[Example]], Iterable[dict[str, Tensor]]]
-    """Padded batches (`input_ids`, `attention_mask`, `labels`), this process's share, on device."""
-    all_reduce: Callable[[Tensor], None]
-    """Sums a tensor over all processes, in place."""
-    notes: dict[str, Any] = field(default_factory=dict)
-    """What the method wants recorded in `scores.json` (for example the share of frozen rows)."""
-
-    @property
-    def first(self) -> bool:
-        """Whether nothing was trained before this stage."""
-        return self.index == 1
-
-    def generator(self, purpose: str) -> torch.Generator:
-        """A CPU generator of the method's own, fixed by (seed, stage, purpose)."""
-        import torch
-
-        from cl_bench.seeds import derive_seed
-
-        return torch.Generator().manual_seed(derive_seed(self.seed, self.index, purpose))
-
-
-@dataclass
-class Step:
-    """One optimiser update, before clipping. Tensors are fp32 and compact (see the engine)."""
-
-    number: int
-    lr: float
-    grads: Mapping[str, Tensor]
-    masters: Mapping[str, Tensor]
-    compact: Callable[[str, Tensor], Tensor]
-    """Takes a dense tensor of a parameter's shape to the shape of its `grads` entry."""
-    gradient_of: Callable[[Iterable[dict[str, Tensor]]], Mapping[str, Tensor]]
-    """Gradient of the mean answer loss on other batches, leaving `grads` as it was."""
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One pass of the training loop within a stage, with its own optimiser and schedule."""
-
-    examples: Sequence[Example]
-    epochs: int
-    start: str = "current"
-    """`current`: from where the last phase ended; `stage`: from the weights the stage began with"""
-
-
-class Method:
-    """What is different about a continual-learning method. Subclasses override hooks only."""
 
     name: ClassVar[str]
     options_type: ClassVar[type[Options]] = Options
+    """Set by `Method[MyOptions]`."""
     train_defaults: ClassVar[Mapping[str, Any]] = {}
     """Defaults for `train:` that belong to the method (LoRA's learning rate)."""
     adapters: ClassVar[bool] = False
     """Whether the method trains adapters; others get them merged into the weights first."""
+    keeps: ClassVar[Kept | tuple[Kept, ...]] = "nothing"
+    """What it keeps of earlier tasks, for tables: methods that may look back know more."""
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        for base in vars(cls).get("__orig_bases__", ()):
+            given = get_args(base)[:1] if isinstance(get_origin(base), type) else ()
+            if given and isinstance(given[0], type) and "options_type" not in vars(cls):
+                cls.options_type = given[0]
 
     def __init__(self, options: Options | None = None) -> None:
-        self.options: Any = options if options is not None else self.options_type()
+        self.options: O_co = options if options is not None else self.options_type()  # type: ignore[assignment]
 
     def schedule(self, stages: Sequence[StageSpec]) -> list[StageSpec]:
         """Which stages are trained from what; default: as configured, each from the previous."""
@@ -137,15 +99,21 @@ class Method:
         """Which examples are seen in an epoch; default: the stage's own."""
         return examples
 
-    def phases(self, stage: Stage, examples: Sequence[Example], epochs: int) -> list[Phase] | None:
-        """Passes of the loop; None means one over `examples`."""
-        return None
+    def phases(self, stage: Stage) -> Iterator[Phase]:
+        """Passes of the training loop, one `yield Phase(...)` each; default: a single one.
 
-    def penalty(self, batch: Mapping[str, Tensor], outputs: AnswerOutputs) -> Tensor | None:
+        After a `yield`, and before the first, the method has the ordinary model in its hands, with
+        the weights so far: it may measure, choose examples, generate, load other weights. What the
+        `examples` hooks gave is `stage.mixture`.
+        """
+        yield Phase(stage.mixture, stage.epochs)
+
+    def penalty(self, batch: Batch, outputs: AnswerOutputs) -> Tensor | None:
         """A term for the loss, normalised like the loss (a mean over answer tokens).
 
-        Built from `outputs` or from weights that are trained; `before_step` has those in full
-        precision. A value without a gradient is refused.
+        Built from `outputs` or from weights that are trained; what depends on weights alone belongs
+        in `before_step` (`step.add`), where they are in full precision and which is called once an
+        update. A value without a gradient is refused.
         """
         return None
 
@@ -165,9 +133,32 @@ class Method:
     def finish(self, stage: Stage) -> None:
         """After training, before saving and scoring: Fisher for later, memory, merging."""
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Tensors that must survive to the next stage. They replace what was kept before."""
-        return {}
+    def scored(self, stage: Stage) -> AbstractContextManager[Any]:
+        """Gives the model that is scored, where it is not the one that training goes on from.
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """What `state_dict` of the stage before returned; not called before the first."""
+        An average of the weights, a merge with earlier stages. While it is open `stage.model` may
+        hold other weights (put them back) or another model may be given. It is saved beside the
+        stage's checkpoint (`scored/`), and every scoring is of what was saved. Default: the model
+        itself, and nothing more is saved.
+        """
+        return nullcontext(stage.model)
+
+    def state(self) -> State:
+        """What must survive to the next stage. It replaces what was kept before."""
+        return State()
+
+    def load_state(self, state: State) -> None:
+        """What `state` of the stage before returned; not called before the first."""
+
+
+def kept_by(methods: Sequence[type[Method]]) -> list[Kept]:
+    """What methods keep of earlier tasks, together; empty for nothing."""
+    found: list[Kept] = []
+    for method in methods:
+        found += [method.keeps] if isinstance(method.keeps, str) else method.keeps
+    return [kept for kept in get_args(Kept) if kept in found and kept != "nothing"]
+
+
+def overrides(method: type[Method], hook: str) -> bool:
+    """Whether a class has a hook of its own."""
+    return getattr(method, hook) is not getattr(Method, hook)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from cl_bench.errors import UserError
-from cl_bench.methods.base import Method, Phase, Stage, Step
+from cl_bench.methods.base import Batch, Method, Phase, Stage, State, Step, overrides
+from cl_bench.methods.state import give_state, state_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,9 +28,12 @@ class Composite(Method):
     the parameters (`plan`) and only one may define phases: two answers cannot both hold.
     """
 
+    name = "compose"
+
     def __init__(self, parts: Sequence[Method]) -> None:
         super().__init__()
         self.parts = list(parts)
+        self._planned: list[str] = []
 
     def schedule(self, stages: Sequence[StageSpec]) -> list[StageSpec]:
         """Each part reorders what the part before gave."""
@@ -61,6 +66,7 @@ class Composite(Method):
     def plan(self, stage: Stage) -> UpdatePlan | None:
         """The one plan given; raises UserError if two parts restrict the parameters."""
         plans = [(part.name, plan) for part in self.parts if (plan := part.plan(stage)) is not None]
+        self._planned = [name for name, _ in plans]
         found: UpdatePlan | None = _at_most_one(plans, "decide which parameters are trained")
         return found
 
@@ -70,17 +76,20 @@ class Composite(Method):
             examples = part.examples(stage, examples)
         return examples
 
-    def phases(self, stage: Stage, examples: Sequence[Example], epochs: int) -> list[Phase] | None:
-        """The one list given; raises UserError if two parts define phases."""
-        phases = [
-            (part.name, given)
-            for part in self.parts
-            if (given := part.phases(stage, examples, epochs)) is not None
-        ]
-        found: list[Phase] | None = _at_most_one(phases, "define training phases")
-        return found
+    def phases(self, stage: Stage) -> Iterator[Phase]:
+        """Those of the part that has its own; raises UserError if two have, or two have plans."""
+        own = [part for part in self.parts if overrides(type(part), "phases")]
+        part: Method | None = _at_most_one([(p.name, p) for p in own], "define training phases")
+        if part is None:
+            yield from super().phases(stage)
+            return
+        for phase in part.phases(stage):
+            if isinstance(phase, Phase) and phase.plan is not None:
+                others = [(name, None) for name in self._planned if name != part.name]
+                _at_most_one([(part.name, None), *others], "decide which parameters are trained")
+            yield phase
 
-    def penalty(self, batch: Mapping[str, Tensor], outputs: AnswerOutputs) -> Tensor | None:
+    def penalty(self, batch: Batch, outputs: AnswerOutputs) -> Tensor | None:
         """The sum of the parts' terms."""
         terms = [term for part in self.parts if (term := part.penalty(batch, outputs)) is not None]
         return sum(terms[1:], terms[0]) if terms else None
@@ -105,25 +114,19 @@ class Composite(Method):
         for part in self.parts:
             part.finish(stage)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Keys are prefixed with the part's name."""
-        return {
-            f"{part.name}/{key}": value
-            for part in self.parts
-            for key, value in part.state_dict().items()
-        }
+    def scored(self, stage: Stage) -> AbstractContextManager[Any]:
+        """That of the part that has its own; raises UserError if two have."""
+        own = [(p.name, p) for p in self.parts if overrides(type(p), "scored")]
+        part: Method | None = _at_most_one(own, "say which model is scored")
+        return super().scored(stage) if part is None else part.scored(stage)
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Undoes the prefix."""
-        for part in self.parts:
-            prefix = f"{part.name}/"
-            part.load_state_dict(
-                {
-                    key[len(prefix) :]: value
-                    for key, value in state.items()
-                    if key.startswith(prefix)
-                }
-            )
+    def state(self) -> State:
+        """Keys are prefixed with the part's name."""
+        return state_of(self)
+
+    def load_state(self, state: State) -> None:
+        """Undoes the prefix; parts of which nothing was kept are not asked."""
+        give_state(self, state)
 
 
 def _at_most_one(given: list[tuple[str, Any]], what: str) -> Any:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from cl_bench.errors import UserError
-from cl_bench.methods.base import Method, Options, Stage, Step
+from cl_bench.methods.base import Method, Options, Stage, State, Step
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +30,7 @@ class EWCOptions(Options):
     )
 
 
-class EWC(Method):
+class EWC(Method[EWCOptions]):
     """loss + lambda/2 * sum F (theta - theta*)^2, its gradient added once per update.
 
     After a stage: `F <- gamma F + F_stage`, `F_stage` the mean over the stage's examples of the
@@ -43,9 +42,9 @@ class EWC(Method):
     """
 
     name = "ewc"
-    options_type = EWCOptions
+    keeps = "statistics"
 
-    def __init__(self, options: Options | None = None) -> None:
+    def __init__(self, options: EWCOptions | None = None) -> None:
         super().__init__(options)
         self.fisher: dict[str, Tensor] = {}
         self._anchor: dict[str, Tensor] = {}
@@ -106,10 +105,10 @@ class EWC(Method):
         self.fisher = new
         self._anchor = {}
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state(self) -> State:
         """The accumulated Fisher; the anchor is the checkpoint itself."""
-        return {name: value.cpu() for name, value in self.fisher.items()}
+        return State({name: value.cpu() for name, value in self.fisher.items()})
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state(self, state: State) -> None:
         """The Fisher of all stages so far."""
-        self.fisher = dict(state)
+        self.fisher = dict(state.tensors)

@@ -48,7 +48,7 @@ class FGGMOptions(Options):
     )
 
 
-class FGGM(Method):
+class FGGM(Method[FGGMOptions]):
     """Freeze the rows of each weight whose Fisher information on the new task is low.
 
     At the weights the stage begins with, `F = sum_j (d log p(y_j|x_j) / d theta)^2` over the new
@@ -59,7 +59,6 @@ class FGGM(Method):
     """
 
     name = "fggm"
-    options_type = FGGMOptions
 
     def plan(self, stage: Stage) -> UpdatePlan | None:
         """Selections above the quantile; everything not scored follows `embeddings`."""

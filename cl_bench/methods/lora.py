@@ -31,11 +31,10 @@ class LoRAOptions(Options):
     )
 
 
-class LoRA(Method):
+class LoRA(Method[LoRAOptions]):
     """Low-rank adapters (Hu et al. 2021) with fp32 masters; the base model never moves."""
 
     name = "lora"
-    options_type = LoRAOptions
     train_defaults: ClassVar[Mapping[str, Any]] = {"lr": 1e-4}
     adapters = True
 

@@ -27,7 +27,7 @@ class MIGUOptions(Options):
     mask_first_task: bool = Field(False, description="the official code trains the first fully")
 
 
-class MIGU(Method):
+class MIGU(Method[MIGUOptions]):
     """At every update, drop the gradient of the output rows with the smallest summed |output|.
 
     As in the official code: forward hooks on every linear layer (the head too; GPT-2's Conv1D; each
@@ -40,9 +40,8 @@ class MIGU(Method):
     """
 
     name = "migu"
-    options_type = MIGUOptions
 
-    def __init__(self, options: Options | None = None) -> None:
+    def __init__(self, options: MIGUOptions | None = None) -> None:
         super().__init__(options)
         self._magnitude: dict[str, Tensor] = {}
         self._hooks: list[Any] = []

@@ -23,7 +23,7 @@ class ReplayOptions(Options):
     )
 
 
-class Replay(Method):
+class Replay(Method[ReplayOptions]):
     """Mixed replay: `ceil(ratio * n)` seeded examples of every earlier task join each epoch.
 
     The sample of a task is the same in all later stages (a buffer filled once). TRACE instead
@@ -31,7 +31,7 @@ class Replay(Method):
     """
 
     name = "replay"
-    options_type = ReplayOptions
+    keeps = "examples"
 
     def cost(self, shapes: Shapes) -> Cost:
         """Full training, on `ratio` of every earlier stage's examples beside the stage's own."""

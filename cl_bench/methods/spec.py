@@ -6,14 +6,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cl_bench.config.labels import one_name
 from cl_bench.config.schema import TrainConfig
-from cl_bench.methods.base import Method, Options
+from cl_bench.methods.base import Method, Options, kept_by, overrides
 from cl_bench.methods.compose import Composite
+
+if TYPE_CHECKING:
+    from cl_bench.costs.shapes import Shapes
+    from cl_bench.costs.training import Cost
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,17 @@ class StageSpec:
         """Whether a method of this stage trains adapters."""
         return any(part.method.adapters for part in self.parts)
 
+    @property
+    def scores_another(self) -> bool:
+        """Whether a method of this stage has another model scored than training goes on from."""
+        return any(overrides(part.method, "scored") for part in self.parts)
+
+    def cost(self, shapes: Shapes) -> Cost:
+        """What its methods cost; with the weights of a model that is saved to be scored alone."""
+        cost = self.build_method().cost(shapes)
+        apart = shapes.numel * shapes.dtype_bytes if self.scores_another else 0
+        return replace(cost, checkpoint=cost.checkpoint + apart)
+
     def build_method(self) -> Method:
         """A fresh method object for this stage."""
         built = [part.method(part.options) for part in self.parts]
@@ -68,6 +83,11 @@ class RunSpec:
     def named(self) -> tuple[str, ...]:
         """The name of its method, where it is one alone; `--method` takes it as well as labels."""
         return one_name([[part.method.name for part in stage.parts] for stage in self.stages])
+
+    @property
+    def keeps(self) -> list[str]:
+        """What its methods keep of earlier tasks, for tables; empty for nothing."""
+        return list(kept_by([part.method for stage in self.stages for part in stage.parts]))
 
 
 class Checked(Protocol):

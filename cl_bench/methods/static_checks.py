@@ -12,26 +12,30 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cl_bench.methods.base import Method
+from cl_bench.methods.base import Method, overrides
 
 if TYPE_CHECKING:
     from cl_bench.methods.spec import Checked
 
-ONCE = {"plan": "decide which parameters are trained", "phases": "define training phases"}
+ONCE = {
+    "plan": "decide which parameters are trained",
+    "phases": "define training phases",
+    "scored": "say which model is scored",
+}
 """Hooks that one method of a composition may answer."""
 
 
 def composition_fault(classes: Sequence[type[Method]]) -> str | None:
-    """Two shipped methods that both restrict the parameters, or both define phases.
+    """Two methods that both define phases or the model that is scored, or restrict the parameters.
 
-    A method of the user's own may leave it to the other, so it is asked when it runs.
+    Of `plan` those that are shipped: a user's own may leave it to the other, so it is asked when it
+    runs.
     """
     for hook, what in ONCE.items():
         names = [
             cls.name
             for cls in classes
-            if cls.__module__.startswith("cl_bench.")
-            and getattr(cls, hook) is not getattr(Method, hook)
+            if overrides(cls, hook) and (hook != "plan" or cls.__module__.startswith("cl_bench."))
         ]
         if len(names) > 1:
             return f"compose: {' and '.join(names)} both {what}; only one part may"

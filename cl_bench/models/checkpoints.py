@@ -37,11 +37,16 @@ def save_checkpoint(
     base: str,
     ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Write an ordinary Hugging Face folder, or a PEFT adapter and where its base is, atomically.
+    """`write_checkpoint`, and its name. `ready` is called with the manifest's checksum before."""
+    publish_folder(write_checkpoint(model, tokenizer, folder, base), folder, ready)
 
-    `base` is the config's `model.path`, or the folder of an earlier stage's checkpoint; its
-    checksums are kept beside its place. `ready` is called with the manifest's checksum before the
-    folder gets its name. Raises RunError where the disk is full.
+
+def write_checkpoint(model: Any, tokenizer: Any, folder: Path, base: str) -> Path:
+    """Write an ordinary Hugging Face folder, or a PEFT adapter and where its base is.
+
+    Beside `folder`, for `publish_folder` to give it that name; returns where. `base` is the
+    config's `model.path`, or the folder of an earlier stage's checkpoint; its checksums are kept
+    beside its place. Raises RunError where the disk is full.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
     if temporary.exists():
@@ -52,7 +57,7 @@ def save_checkpoint(
         tokenizer.save_pretrained(temporary)
     if is_adapter(model):
         write_json(temporary / BASE, {"base": portable(base, folder), **base_contents(base)})
-    publish_folder(temporary, folder, ready)
+    return temporary
 
 
 def is_adapter(model: Any) -> bool:
@@ -158,7 +163,7 @@ def load_checkpoint(
     return merged.requires_grad_(True), tokenizer
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """A safetensors file, renamed into place; nothing is written for no tensors.
 
     Raises RunError where the disk is full.

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cl_bench.errors import UserError
+from cl_bench.methods.base import kept_by
 from cl_bench.methods.registry import METHODS, method_class
 from cl_bench.resources import user_cache
 from cl_bench.store.provenance import PACKAGES
@@ -17,6 +18,7 @@ def method_lines() -> Iterator[str]:
     for name in METHODS:
         method = method_class(name)
         yield f"{name}: {(method.__doc__ or '').strip().splitlines()[0]}"
+        yield f"    old data  {' and '.join(kept_by([method])) or 'nothing'}"
         for key, value in method.train_defaults.items():
             yield f"    train default  {key}: {value}"
         for field_name, field in method.options_type.model_fields.items():

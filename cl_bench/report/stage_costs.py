@@ -67,7 +67,7 @@ def stage_costs(run: RunSpec, shapes: Shapes, workloads: Workloads) -> list[Stag
 def _stage_cost(
     stage: StageSpec, shapes: Shapes, load: Workload | None, earlier: Sequence[Workload | None]
 ) -> StageCost:
-    cost = stage.build_method().cost(shapes)
+    cost = stage.cost(shapes)
     batch = largest_micro_batch(stage.train)
     kept = recomputed = None
     if shapes.architecture is not None:

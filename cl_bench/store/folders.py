@@ -217,9 +217,19 @@ class StageFolder:
         return self.path / "failed.json"
 
     @property
+    def scored_model(self) -> Path:
+        """The model that is scored, where the method scores another one than is trained on."""
+        return self.path / "scored"
+
+    @property
     def method_state(self) -> Path:
         """Tensors the method keeps for the next stage."""
         return self.path / "method.safetensors"
+
+    @property
+    def method_records(self) -> Path:
+        """JSON values the method keeps for the next stage."""
+        return self.path / "method.json"
 
     @property
     def base(self) -> Path:

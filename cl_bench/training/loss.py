@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from cl_bench.training.cross_entropy import summed_cross_entropy
 from cl_bench.training.last_mlp import mlp_at_answers
 
+OF_LOSSES = ("labels", "example")
+"""Keys of a batch that are no inputs of the model."""
+
 
 @dataclass(frozen=True)
 class AnswerOutputs:
@@ -35,8 +38,8 @@ def answer_loss(
     """Sum over answer tokens of the cross-entropy (float32), divided by `denominator`.
 
     `batch`: input_ids, attention_mask, labels [B, T] (Hugging Face's convention: -100 is no
-    answer, position t predicts label t+1), and what else the model takes. `denominator`: the number
-    of answer tokens of the whole effective batch over all processes.
+    answer, position t predicts label t+1), and what else the model takes; `example` is left out.
+    `denominator`: answer tokens of the whole effective batch over all processes.
     """
     outputs = answer_logits(model, batch)
     return summed_cross_entropy(outputs.logits, outputs.labels) / denominator, outputs
@@ -63,8 +66,8 @@ def answer_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> AnswerOutput
 
 
 def model_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Any]:
-    """`batch` without labels, with the positions that left padding shifts, without a cache."""
-    inputs: dict[str, Any] = {key: value for key, value in batch.items() if key != "labels"}
+    """What the model takes of `batch`, with the positions that left padding shifts, no cache."""
+    inputs: dict[str, Any] = {key: value for key, value in batch.items() if key not in OF_LOSSES}
     accepted = _accepted(model)
     mask = inputs.get("attention_mask")
     if mask is not None and "position_ids" not in inputs and "position_ids" in accepted:

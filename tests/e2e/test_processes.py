@@ -43,6 +43,7 @@ class AGEM(Method):
     def before_step(self, step):
         if step.number == 2 and self.stage.index == 2 and self.last and Path("fails").exists():
             raise RuntimeError("invented")
+        step.add(lambda masters: 1e-3 * sum(each.square().sum() for each in masters.values()))
         if self.stage.earlier:
             past = step.gradient_of(self.stage.batches(self.stage.earlier[0][1][:5]))
             product = sum(float((step.grads[name] * past[name]).sum()) for name in past)
@@ -55,6 +56,7 @@ APART = {
     "fggm": {"name": "fggm", "alpha": 0.5},
     "replay": {"name": "replay", "ratio": 0.5},
 }
+CONTRACT = Path(__file__).parents[1] / "methods" / "contract"
 METHODS = {
     "sft": "sft",
     "migu": "migu",
@@ -63,6 +65,10 @@ METHODS = {
     "both": {
         "compose": list(APART.values()),
         "label": "both",
+    },
+    "whole": {
+        "compose": [{"file": f"{CONTRACT}/{name}.py"} for name in ("derpp", "ssr", "ema")],
+        "label": "whole",
     },
     "agem": {"file": "agem.py"},
 }
@@ -116,7 +122,8 @@ def test_two_processes_train_like_one(bench: Bench, apart: bool) -> None:
     told = "".join(one.err for one in broken)
     said = [line for line in told.splitlines() if line.startswith("cl-bench:")]
     assert all(one.code for one in broken) and 1 in [one.code for one in broken], broken
-    assert said == ["cl-bench: failed: RuntimeError: invented"], told
+    where = f"{bench.root / 'agem.py'}, line 22, in before_step"
+    assert said == [f"cl-bench: failed: {where}: RuntimeError: invented"], told
     assert "2 processes on cpu" in told
     assert stage_of(bench, "two", "agem", 1).joinpath("scores.json").is_file()
     assert not stage_of(bench, "two", "agem").joinpath("scores.json").exists()
@@ -128,6 +135,11 @@ def test_two_processes_train_like_one(bench: Bench, apart: bool) -> None:
 
     for method in methods:
         compare(bench, method)
+    rehearsed = [
+        json.loads((stage_of(bench, name, "whole") / "notes.json").read_text())["rehearsed"]
+        for name in ("one", "two")
+    ]
+    assert rehearsed[0] == rehearsed[1] and any(rehearsed[0])
     notes = json.loads((stage_of(bench, "two", "agem") / "notes.json").read_text())
     assert notes["world"] == 2 and all(notes["products"])
 

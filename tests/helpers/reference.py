@@ -78,8 +78,9 @@ def make_stage(
         examples=list(items),
         earlier=list(earlier),
         device=torch.device("cpu"),
-        batches=lambda given: batcher.share(train, given),
+        share=lambda given, numbers: batcher.share(train, given, numbers),
         all_reduce=alone.all_reduce,
+        tokenizer=byte_tokenizer(),
     )
     return stage, batcher
 
@@ -87,7 +88,8 @@ def make_stage(
 def run_method(method: Method, stage: Stage, batcher: Batcher, epochs: int) -> list[dict[str, Any]]:
     """Train with the package; returns the lines of train.jsonl."""
     records: list[dict[str, Any]] = []
-    train_stage(stage, method, epochs, batcher, lambda record, total: records.append(record))
+    stage.epochs = epochs
+    train_stage(stage, method, batcher, lambda record, total: records.append(record))
     return records
 
 

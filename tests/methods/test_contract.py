@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import pytest
 import torch
 from torch import Tensor
 
-from cl_bench.data.examples import Example
 from cl_bench.errors import UserError
-from cl_bench.methods.base import Method, Phase, Stage, Step
+from cl_bench.methods.base import Method, Phase, Stage, State, Step
 from cl_bench.methods.compose import Composite
 from cl_bench.methods.fggm import FGGM
 from cl_bench.methods.sft import SFT
@@ -138,8 +137,10 @@ class Twice(Method):
 
     name = "twice"
 
-    def phases(self, stage: Stage, examples: Sequence[Example], epochs: int) -> list[Phase]:
-        return [Phase(examples, 1), Phase(examples, epochs, start="stage")]
+    def phases(self, stage: Stage) -> Iterator[Phase]:
+        start = stage.snapshot()
+        yield Phase(stage.mixture, 1)
+        yield Phase(stage.mixture, stage.epochs, start=start)
 
 
 def test_a_phase_can_begin_where_the_stage_began() -> None:
@@ -178,17 +179,18 @@ def test_composition_refuses_two_plans_and_keeps_states_apart() -> None:
     class Other(FGGM):
         name = "other"
 
-        def state_dict(self) -> dict[str, Tensor]:
-            return {"x": torch.ones(1)}
+        def state(self) -> State:
+            return State({"x": torch.ones(1)}, {"x": ["a text"]})
 
-        def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-            self.loaded = dict(state)
+        def load_state(self, state: State) -> None:
+            self.loaded = state
 
     stage, _ = make_stage(model64(), NEW, TRAIN)
     both = Composite([FGGM(), Other()])
     with pytest.raises(UserError, match="fggm and other both decide"):
         both.plan(stage)
-    assert list(both.state_dict()) == ["other/x"]
-    both.load_state_dict(both.state_dict() | {"fggm/y": torch.zeros(1)})
+    assert list(both.state().tensors) == ["other/x"] == list(both.state().records)
+    both.load_state(State({**both.state().tensors, "others/y": torch.zeros(1)}))
     other = both.parts[1]
-    assert isinstance(other, Other) and list(other.loaded) == ["x"]
+    assert isinstance(other, Other)
+    assert list(other.loaded.tensors) == ["x"] and not other.loaded.records

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cl_bench.methods.base import State
 from cl_bench.methods.compose import Composite
 from cl_bench.methods.ewc import EWC, EWCOptions
 from cl_bench.methods.fggm import FGGM, FGGMOptions
@@ -124,7 +125,7 @@ def test_ewc_pulls_with_the_fisher_of_earlier_stages() -> None:
     expected, model = copy.deepcopy(start), copy.deepcopy(start)
     options = EWCOptions.model_validate({"lambda": strength, "gamma": gamma})
     fisher: Gradients = {}
-    state: dict[str, Tensor] = {}
+    state = State()
     for index, items in enumerate((OLD, NEW, OLD), 1):
         anchor = weights(expected)
 
@@ -139,11 +140,13 @@ def test_ewc_pulls_with_the_fisher_of_earlier_stages() -> None:
             fisher[name] = gamma * fisher.get(name, 0.0) + value / len(items)
         method = EWC(options)
         if state:
-            method.load_state_dict(state)
+            method.load_state(state)
         run_method(method, *make_stage(model, items, TRAIN, index), epochs=1)
-        state = method.state_dict()
+        state = method.state()
     assert_close(weights(model), weights(expected), 1e-6)  # F is kept in float32
-    assert_close({name: value.double() for name, value in state.items()}, fisher, tolerance=1e-5)
+    assert_close(
+        {name: value.double() for name, value in state.tensors.items()}, fisher, tolerance=1e-5
+    )
 
 
 def test_replay_mixes_the_same_share_of_every_earlier_task() -> None:

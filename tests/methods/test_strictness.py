@@ -11,11 +11,11 @@ from torch import Tensor
 
 from cl_bench.config.schema import TrainConfig
 from cl_bench.errors import UserError
-from cl_bench.experiment.stage import _next_states
-from cl_bench.methods.base import Method
+from cl_bench.methods.base import Method, State
 from cl_bench.methods.compose import Composite
 from cl_bench.methods.ewc import EWC
 from cl_bench.methods.sft import SFT
+from cl_bench.methods.state import handed_on, state_of
 from cl_bench.training.selected import build_slots
 from cl_bench.training.update_plan import Frozen, UpdatePlan
 from tests.helpers.reference import examples, make_stage, reference_training, run_method, weights
@@ -86,25 +86,31 @@ class Memory(Method):
     def __init__(self, name: str, state: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.name = name  # type: ignore[misc]
-        self.state = dict(state)
+        self.kept = State(state, {key: [] for key in state})
 
-    def state_dict(self) -> dict[str, Tensor]:
-        return self.state
+    def state(self) -> State:
+        return self.kept
 
 
 def test_a_state_replaces_what_the_method_kept() -> None:
     one = torch.ones(1)
     before = {"a/old": one, "a/mask_1": one, "ab/other": one, "c/kept": one}
-    left = _next_states(Memory("a", {"mask_2": one}), before)
-    assert left.keys() == {"a/mask_2", "ab/other", "c/kept"}
+
+    def left(method: Method) -> set[str]:
+        given = State(before, dict.fromkeys(before, 0))
+        found = handed_on(method, given, state_of(method))
+        assert found.tensors.keys() == found.records.keys()
+        return set(found.tensors)
+
+    assert left(Memory("a", {"mask_2": one})) == {"a/mask_2", "ab/other", "c/kept"}
     both = Composite([Memory("a", {}), Memory("c", {"new": one})])
-    assert _next_states(both, before).keys() == {"ab/other", "c/new"}
-    assert _next_states(SFT(), before) == before
+    assert left(both) == {"ab/other", "c/new"}
+    assert left(SFT()) == before.keys()
 
 
 def test_ewc_says_what_it_cannot_remember() -> None:
     method = EWC()
-    method.load_state_dict({"base_model.model.lora_A.default.weight": torch.ones(2)})
+    method.load_state(State({"base_model.model.lora_A.default.weight": torch.ones(2)}))
     stage, _ = make_stage(tiny_model(), examples("t", 4), TRAIN)
     with pytest.raises(UserError, match="lora_A"):
         method.prepare(stage)

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from cl_bench.errors import UserError
+from cl_bench.errors import RunError, UserError
 from cl_bench.experiment.resolve import resolve_file
-from cl_bench.methods.registry import METHODS, hook_faults, method_class, method_from_file
+from cl_bench.methods.base import kept_by
+from cl_bench.methods.registry import METHODS, method_class
+from cl_bench.methods.user_files import hook_faults, method_from_file, split_file, user_errors
 from tests.helpers.configs import write
 
 HEAD = "from cl_bench.methods.base import Method\n\n\nclass Mine(Method):\n    name = 'mine'\n"
@@ -33,7 +35,14 @@ def refused(folder: Path, text: str) -> str:
         ),
         ("def penalties(self, batch, outputs): ...", "did you mean 'penalty'?"),
         ("def afterStep(self, masters): ...", "did you mean 'after_step'?"),
-        ("def state(self): ...", "Mine.state: no hook"),
+        (
+            "def state_dict(self): ...",
+            "state_dict: no hook or setting of a method (did you mean 'state'?)",
+        ),
+        ("def load_state_dict(self, state): ...", "did you mean 'load_state'?"),
+        ("def phases(self, stage, examples, epochs): ...", "phases: is called with (self, stage)"),
+        ("keeps = 'example'", "keeps: 'example' (did you mean 'examples'?)"),
+        ("def scored(self, stage):\n        yield stage.model", "put @contextmanager"),
         ("train_default = {'lr': 1}", "did you mean 'train_defaults'?"),
         ("adapter = True", "did you mean 'adapters'?"),
         ("@property\n    def strength(self): ...", "a helper's name begins with _"),
@@ -78,6 +87,60 @@ def test_what_a_method_may_hold(tmp_path: Path) -> None:
     assert found.name == "mine" and found(None).options.how == "a"
 
 
+def test_a_class_is_chosen_among_several(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(f"{HEAD}\n\n{HEAD.replace('Mine', 'Other').replace('mine', 'other')}")
+    path = write(tmp_path, methods=[{"file": "mine.py:Mine"}, {"file": "mine.py:Other"}])
+    runs = resolve_file(path)[1]
+    assert [run.label for run in runs] == ["Mine", "Other"]
+    assert [run.stages[0].parts[0].method.name for run in runs] == ["mine", "other"]
+    with pytest.raises(UserError, match=r"mine\.py: holds no method Mina \(did you mean 'Mine'"):
+        method_from_file(*split_file(f"{file}:Mina"))
+    assert split_file(str(file)) == (file, None)
+
+
+@pytest.mark.parametrize("faulty", ["a/b", ""])
+def test_a_name_that_could_not_be_told_apart_is_refused(tmp_path: Path, faulty: str) -> None:
+    assert "without a /" in refused(tmp_path, HEAD.replace("'mine'", repr(faulty)))
+
+
+def test_options_follow_from_the_parameter(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from cl_bench.methods.base import Method, Options\n"
+        "class Own(Options):\n    rate: float = 0.5\n"
+        "class Mine(Method[Own]):\n    name = 'mine'\n    keeps = ('outputs', 'examples')\n"
+    )
+    found = method_from_file(file)
+    assert vars(found().options) == {"rate": 0.5}
+    assert kept_by([found, method_class("ewc")]) == ["statistics", "outputs", "examples"]
+    with pytest.raises(UserError, match="rat: unknown key"):
+        resolve_file(write(tmp_path, methods=[{"file": "mine.py", "rat": 1}]))
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("return 1 // 0", "ZeroDivisionError: "),
+        ("open('not there')", "FileNotFoundError: "),
+        ("stage.missing()", "AttributeError: 'NoneType' "),
+        ("raise UserError('wrong')", "wrong"),
+        ("itemgetter('x')({})", "KeyError: 'x'"),
+    ],
+)
+def test_an_error_says_where_in_the_file_it_is(tmp_path: Path, body: str, expected: str) -> None:
+    file = tmp_path / "mine.py"
+    head = "from operator import itemgetter\nfrom cl_bench.errors import UserError\n" + HEAD
+    file.write_text(f"{head}    def finish(self, stage):\n        {body}\n")
+    own = method_from_file(file)()
+    kind = UserError if "UserError" in body else RunError
+    with pytest.raises(kind) as caught, user_errors(), user_errors():
+        own.finish(None)  # type: ignore[arg-type]
+    assert str(caught.value).startswith(f"{file}, line 9, in finish: {expected}")
+    with pytest.raises(ZeroDivisionError), user_errors():
+        print(1 // 0)
+
+
 def test_the_shipped_methods_pass_the_same_questions() -> None:
     for name in METHODS:
         cls = method_class(name)
@@ -92,7 +155,7 @@ def test_the_shipped_methods_pass_the_same_questions() -> None:
         ("from cl_bench.methods.ewc import EWC\n", "holds no method"),
         (
             HEAD + HEAD.replace("Mine", "Other"),
-            "expected one subclass of Method, found 2: Mine, Other",
+            "holds 2 methods (Mine, Other): say which one, `file: mine.py:Mine`",
         ),
         (HEAD.replace("name = 'mine'", "pass"), "Mine has no name"),
         ("\nimport nothing_like_it\n", "line 2: cannot be loaded: ModuleNotFoundError"),

@@ -27,6 +27,8 @@ class Room:
     cache_bytes: int
 
 
+Choose = Callable[[torch.Tensor, Sequence[tuple[int, int]]], torch.Tensor]
+"""Tokens [N] of logits [N, V] in fp32, given each one's request and place among its new tokens."""
 GUESSES = 7
 """Tokens guessed at once for a text that repeats itself."""
 
@@ -63,16 +65,23 @@ def generate_greedy(
     limits: Limits,
     room: Room,
     progress: Callable[[int], None] | None = None,
+    choose: Choose | None = None,
 ) -> tuple[list[list[int]], set[int]]:
     """New tokens for every prompt (non-empty; `max_new_tokens` at least 1), argmax of fp32 logits.
 
-    With them the prompts whose answer ends where logits are no numbers. `progress` is called with
-    the number of prompts that are finished.
+    With them the prompts whose answer ends where logits are no numbers. `choose` takes other tokens
+    than the argmax: by what it is asked for, never by when. `progress` is called with the number of
+    prompts that are finished.
     """
-    answers, bad = _generate(model, tokenizer, prompts, rules, limits, room, progress)
+    answers, bad = _generate(model, tokenizer, prompts, rules, limits, room, progress, choose)
 
     def alone(i: int) -> list[int] | None:
-        one = _generate(model, tokenizer, [prompts[i]], [rules[i]], limits, room, None)
+        def own(logits: torch.Tensor, places: Sequence[tuple[int, int]]) -> torch.Tensor:
+            assert choose is not None
+            return choose(logits, [(i, place) for _, place in places])
+
+        chooser = None if choose is None else own
+        one = _generate(model, tokenizer, [prompts[i]], [rules[i]], limits, room, None, chooser)
         return None if one[1] else one[0][0]
 
     again = ask_again(sorted(bad), alone)
@@ -89,8 +98,9 @@ def _generate(
     limits: Limits,
     room: Room,
     progress: Callable[[int], None] | None,
+    choose: Choose | None,
 ) -> tuple[list[list[int]], set[int]]:
-    decoder = Decoder(model, tokenizer, prompts, rules, room)
+    decoder = Decoder(model, tokenizer, prompts, rules, room, choose)
     packs = plan(build_forest(prompts), limits)
     waiting = next(packs, None)
     while waiting is not None or decoder.running:
@@ -113,7 +123,9 @@ class Decoder:
         prompts: Sequence[Sequence[int]],
         rules: Sequence[StopRule],
         room: Room,
+        choose: Choose | None = None,
     ) -> None:
+        self.choose = choose or (lambda logits, places: logits.argmax(-1))
         self.model, self.tokenizer, self.room = model, tokenizer, room
         self.prompts, self.rules = prompts, rules
         self.longest = [
@@ -147,7 +159,8 @@ class Decoder:
         crop(self.trunk, pack.past)
         cache = self.trunk if on_trunk else DynamicCache()
         logits = self.model.run(layout, np.asarray(keep, dtype=np.int64), cache)
-        picked = logits.float().argmax(dim=-1)
+        places = [(request, 0) for _, request in ending]
+        picked = self.choose(logits.float(), places)
         fine = is_distribution(logits, picked).tolist()
         for (place, request), token, sound in zip(ending, picked.tolist(), fine, strict=True):
             if not sound:
@@ -178,7 +191,12 @@ class Decoder:
         held = [each.held for each in running]
         logits = self.model.step(torch.tensor(fed), held, self.slots, first)
         self.model.counters.steps += 1
-        picked = logits.float().argmax(-1)
+        places = [
+            (each.request, len(each.text.tokens) - each.prompt + i)
+            for each in running
+            for i in range(guesses + 1)
+        ]
+        picked = self.choose(logits.float().flatten(0, 1), places).view(len(running), -1)
         fine = is_distribution(logits, picked).tolist()
         for each, given, chosen, sound in zip(running, fed, picked.tolist(), fine, strict=True):
             rule = self.rules[each.request]

@@ -1,0 +1,91 @@
+"""A stage as its method sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cl_bench.data.examples import Example
+from cl_bench.data.tokens import encode_examples, pad_id, padding
+from cl_bench.experiment.library import RunLibrary
+from cl_bench.experiment.loop import Batcher
+from cl_bench.methods.base import Stage
+from cl_bench.methods.spec import RunSpec
+from cl_bench.models.checkpoints import is_adapter
+from cl_bench.models.positions import length_groups
+from cl_bench.store.folders import RunFolder
+
+if TYPE_CHECKING:
+    from cl_bench.experiment.stage import Workplace
+
+SCRATCH = "scratch"
+"""In the folder of a stage that is trained: `Stage.folder`."""
+
+
+def stage_view(
+    work: Workplace,
+    run: RunSpec,
+    folder: RunFolder,
+    position: int,
+    model: Any,
+    tokenizer: Any,
+    scratch: Path,
+) -> tuple[Stage, Batcher]:
+    """The stage as its method sees it, and how its examples become batches."""
+    spec = run.stages[position]
+    train = spec.train
+    if train.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def encode(examples: Sequence[Example]) -> Any:
+        return encode_examples(
+            examples,
+            tokenizer,
+            train.max_prompt_tokens,
+            train.max_answer_tokens,
+            train.truncation,
+        )
+
+    batcher = Batcher(
+        encode,
+        pad_id(tokenizer),
+        padding(train.truncation),
+        work.device,
+        work.processes,
+        length_groups(model.config, padding(train.truncation).get("multiple_of", 1)),
+    )
+    plain = not is_adapter(model)
+    names = [name for name, _ in model.named_parameters()] if plain else []
+    stage = Stage(
+        index=spec.index,
+        task=spec.tasks[0],
+        seed=run.seed,
+        train=train,
+        model=model,
+        examples=[e for task in spec.tasks for e in work.examples[task, run.seed]],
+        earlier=[
+            (task, work.examples[task, run.seed])
+            for before in run.stages[:position]
+            for task in before.tasks
+        ],
+        device=work.device,
+        share=lambda examples, numbers: batcher.share(train, examples, numbers),
+        all_reduce=work.processes.all_reduce,
+        epochs=spec.epochs,
+        tokenizer=tokenizer,
+        library=RunLibrary(work, run, folder, position, names),
+        scratch=scratch,
+        first_tells=work.processes.told,
+    )
+    return stage, batcher
+
+
+def lost_ends(stage: Stage, encode: Callable[[Sequence[Example]], Any]) -> dict[str, Any]:
+    """Answers that were cut, and so trained without their end; nothing where there are none."""
+    lost = sum(one.truncated_answer_tokens > 0 for one in encode(stage.examples))
+    if not lost:
+        return {}
+    limit = stage.train.max_answer_tokens
+    found = {"answers": lost, "of": len(stage.examples), "max_answer_tokens": limit}
+    return {"answers_without_end": found}
