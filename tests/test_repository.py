@@ -9,7 +9,7 @@ from statistics import median
 
 import pytest
 
-from cl_bench.methods.registry import method_from_file
+from cl_bench.methods.user_files import method_from_file
 from cl_bench.report.markdown import write_report
 
 REPOSITORY = Path(__file__).resolve().parents[1]
