@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
 from cl_bench.errors import RunError
 from cl_bench.methods.base import Method, Phase, Stage
+from cl_bench.training.update_plan import UpdatePlan
 
 
 def phases_of(method: Method, stage: Stage) -> Iterator[Phase]:
@@ -22,6 +23,10 @@ def phases_of(method: Method, stage: Stage) -> Iterator[Phase]:
             fault = "has no examples"
         elif not isinstance(phase.epochs, int) or phase.epochs < 1:
             fault = f"has epochs {phase.epochs!r}: 1 or more"
+        elif phase.plan is not None and not isinstance(phase.plan, UpdatePlan):
+            fault = f"has a plan that is {type(phase.plan).__name__}, not an UpdatePlan"
+        elif phase.start is not None and not isinstance(phase.start, Mapping):
+            fault = f"has start {phase.start!r}: weights by name, as `stage.snapshot()` gives them"
         elif phase.lr is not None and not phase.lr > 0:
             fault = f"has lr {phase.lr!r}: more than 0"
         if fault is not None:

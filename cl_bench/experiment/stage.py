@@ -19,6 +19,7 @@ from cl_bench.errors import DivergedError, RunError
 from cl_bench.evaluation.curve import stage_curve
 from cl_bench.evaluation.engines.opened import Subject, scored_form
 from cl_bench.evaluation.suite import Suite, cells_to_score, general_after, scored_tasks
+from cl_bench.experiment.adapter_base import BaseWeights
 from cl_bench.experiment.loop import not_finite, train_stage
 from cl_bench.experiment.peak_memory import peak_memory_mb
 from cl_bench.experiment.processes import Processes
@@ -138,6 +139,7 @@ def _train(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -> t
     method = spec.build_method()
     model, tokenizer, base, state = _start(work, run, folder, position)
     give_state(method, state)
+    under = BaseWeights(spec, model)
     seed_everything(derive_seed(run.seed, spec.index, "training", work.processes.rank))
     scratch = written / SCRATCH
     stage, batcher = stage_view(work, run, folder, position, model, tokenizer, scratch)
@@ -165,6 +167,7 @@ def _train(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -> t
     if spec.train.gradient_checkpointing:
         model.gradient_checkpointing_disable()
     trained = time.perf_counter()
+    under.check(stage.model)
     # Written before `scored` may put other weights into the model, named when all else is there.
     temporary = (
         write_checkpoint(stage.model, tokenizer, place.checkpoint, base)

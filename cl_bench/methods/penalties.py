@@ -24,7 +24,7 @@ def penalty_of(
             raise UserError(
                 f"method {part.name}: penalty returned a value without a gradient, which would "
                 "change nothing: build it from outputs or from weights that this stage trains, or "
-                "add its gradient to step.grads in before_step (step.masters are the weights); "
+                "give what depends on weights alone to step.add in before_step; "
                 "return None where there is no term"
             )
         terms.append(term)

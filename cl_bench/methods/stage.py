@@ -201,8 +201,9 @@ class Stage:
         """The model's continuations of prompts, which are cut as in training; up to the EOS.
 
         Greedy at temperature 0, else sampled from all tokens. A text depends on the weights, its
-        prompt and (seed, stage, purpose) alone: not on the other prompts or their order. Of several
-        processes the first generates, and all get its texts.
+        prompt and (seed, stage, purpose) alone: not on the other prompts or their order (but for
+        the rounding of 16-bit logits). Of several processes, all of which must call this, the first
+        generates, and all get its texts.
         """
         from cl_bench.evaluation.shared_prefix.texts import generate_texts
         from cl_bench.seeds import derive_seed

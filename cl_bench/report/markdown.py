@@ -22,7 +22,7 @@ from cl_bench.results.same_documents import left_out_line, mixed_prompts, other_
 from cl_bench.results.summary import base_summary, cells, documents
 from cl_bench.scores.general import leaves
 from cl_bench.scores.matrix import Cell, Summary
-from cl_bench.store.experiments import read_experiment
+from cl_bench.store.experiments import read_experiment, read_run
 from cl_bench.store.file_errors import what_failed
 from cl_bench.store.folders import write_text
 from cl_bench.store.seals import read_scores
@@ -51,6 +51,7 @@ def _lines(experiment: Path) -> Iterator[str]:
     yield from _data(experiment, base_scores, results)
     yield ""
     yield from _method_table(experiment, tasks, results)
+    yield from _kept(results)
     finished = [result for result in results if result.complete]
     if len(finished) > 1:
         yield ""
@@ -70,6 +71,16 @@ def _lines(experiment: Path) -> Iterator[str]:
     yield from requests_section(base_scores, results)
     yield from states_section(experiment, base_scores, results)
     yield from notes_section(opened.get("notes", []))
+
+
+def _kept(results: Sequence[MethodResult]) -> Iterator[str]:
+    """Which methods may look back at earlier tasks, and at what of them."""
+    records = [(result.label, read_run(result.runs[0].path / "run.json")) for result in results]
+    kept = [(label, record["keeps"]) for label, record in records if record.get("keeps")]
+    if kept:
+        yield ""
+        each = "; ".join(f"{code(label)}: {' and '.join(words)}" for label, words in kept)
+        yield f"Old data (what a method keeps of earlier tasks): {each}."
 
 
 def _about(

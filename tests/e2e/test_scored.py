@@ -94,16 +94,19 @@ def test_what_is_scored_is_what_was_saved(bench: Bench) -> None:
     assert "scored" not in scores(stage(bench, "sft", 2))
     assert json.loads((second.parent / "run.json").read_text())["keeps"] == ["weights"]
 
+    kept = "Old data (what a method keeps of earlier tasks): `ties`: weights."
+    assert kept in (bench.results / "report.md").read_text()
+
     (second / "scores.json").unlink()  # killed between training and scoring
-    kept = second / "away"
-    (second / "scored").rename(kept)
+    away = second / "away"
+    (second / "scored").rename(away)
     code, _, err = bench.run("run", "tiny.yaml")
     assert code == 1 and f"{second.name}/scored: the model that is scored is missing" in err, err
     shutil.copytree(second / "checkpoint", second / "scored")
     code, _, err = bench.run("run", "tiny.yaml")
     assert code == 1 and "not the model that was saved here" in err, err
     shutil.rmtree(second / "scored")
-    kept.rename(second / "scored")
+    away.rename(second / "scored")
     bench.must("run", "tiny.yaml")
     assert scores(second) == recorded
     bench.must("eval", "--stage", "2", "--method", "ties")

@@ -82,6 +82,8 @@ def test_a_phase_has_its_own_plan_and_rate() -> None:
         ([Phase([], 1)], "has no examples"),
         ([Phase(NEW, 0)], "has epochs 0"),
         ([Phase(NEW, 1, lr=-1.0)], "has lr -1.0"),
+        ([Phase(NEW, 1, start="stage")], "has start 'stage': weights by name"),  # type: ignore[arg-type]
+        ([Phase(NEW, 1, plan=Frozen())], "has a plan that is Frozen"),  # type: ignore[arg-type]
         ([Phase(NEW, 1, start={"nothing": torch.zeros(1)})], "no weight nothing"),
     ],
 )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from cl_bench.errors import RunError
+from cl_bench.experiment.adapter_base import BaseWeights
 from cl_bench.methods.base import Method, Step
+from cl_bench.methods.lora import LoRA
 from cl_bench.training.update_plan import Rows, UpdatePlan
 from tests.helpers.reference import (
     Gradients,
@@ -42,6 +45,29 @@ def test_olora_trains_an_adapter_a_stage_orthogonal_to_those_before() -> None:
         kept = second.state.tensors[f"olora/{name}"]
         assert torch.equal(kept[:2], old[f"olora/{name}"])
         torch.testing.assert_close(kept[2:], own, rtol=0, atol=1e-8)
+
+
+def test_an_adapter_whose_base_was_moved_is_not_saved_alone() -> None:
+    """Merged at the start of a stage by a method that says it trains adapters."""
+    part = SimpleNamespace(method=type(method("olora")))
+    spec: Any = SimpleNamespace(adapters=True, parts=[part])
+    stage, _ = make_stage(model64(), NEW, TRAIN)
+    under = BaseWeights(spec, stage.model)
+    own = method("olora")
+    own.prepare(stage)
+    under.check(stage.model)
+    with torch.no_grad():
+        for name, parameter in stage.model.named_parameters():
+            if "lora_" in name:
+                parameter.add_(0.1)
+    under.check(stage.model)
+    own.finish(stage)
+    under.check(stage.model)  # a whole model is saved
+    own.prepare(stage)
+    with pytest.raises(RunError, match=r"method olora: .*q_proj\.weight \(of 4 weights\)"):
+        under.check(stage.model)
+    spec.parts = [SimpleNamespace(method=LoRA)]
+    BaseWeights(spec, stage.model).check(stage.model)
 
 
 class Adds(Method):
