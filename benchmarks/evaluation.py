@@ -27,7 +27,7 @@ from lm_eval.api.instance import Instance
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cl_bench.data.examples import sample_documents
-from cl_bench.data.loading import load_suite
+from cl_bench.data.loading import load_task_set
 from cl_bench.data.tokens import encode_prompts
 from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.engines.opened import Subject, opened
@@ -52,7 +52,7 @@ def load_parts(
 ) -> tuple[list[tuple[str, list[Any]]], dict[str, Any]]:
     """(name, lm-eval requests) of every part of a work, and its tasks."""
     names = [GROUPS[work]] if work in GROUPS else SINGLE.get(work, TRACE_NAMES)
-    suite = load_suite(names, args.data_root)
+    suite = load_task_set(names, args.data_root)
     parts, documents = DEFAULTS.get(work, (1, 20))
     chosen = list(suite.tasks)
     step = max(1, len(chosen) // parts)

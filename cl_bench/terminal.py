@@ -14,7 +14,7 @@ _PLAIN = {"±": "+-", "Δ": "d", "–": "-", "—": "-", "…": "...", "×": "x"
 _ERRORS = "cl-bench-plain"
 
 
-def plain(text: str) -> str:
+def in_ascii(text: str) -> str:
     """`text` in ASCII: signs and accented letters by what looks like them, others by number."""
     return "".join(
         _PLAIN.get(char)
@@ -27,7 +27,7 @@ def plain(text: str) -> str:
 def _replace(error: UnicodeError) -> tuple[str | bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    return plain(error.object[error.start : error.end]), error.end
+    return in_ascii(error.object[error.start : error.end]), error.end
 
 
 def print_anything() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from cl_bench.experiment.peak_memory import peak_memory_mb
 from cl_bench.progress import Reporter, _Console
-from cl_bench.terminal import plain, print_anything
+from cl_bench.terminal import in_ascii, print_anything
 
 PRINTS = """
 from cl_bench import cli
@@ -52,7 +52,7 @@ def test_names_of_files_that_are_no_text_are_printed(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(buffer, encoding="utf-8"))
     print_anything()
     print("results/\udcff", flush=True)
-    assert buffer.getvalue() == b"results/\\udcff\n" and plain("naïve…") == "naive..."
+    assert buffer.getvalue() == b"results/\\udcff\n" and in_ascii("naïve…") == "naive..."
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")

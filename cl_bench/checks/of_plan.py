@@ -35,7 +35,7 @@ def plan_checks(config: ExperimentConfig, runs: Sequence[RunSpec], folder: Path)
         raise UserError(faults)
     if absent:
         return [f"not checked: {config.model.source} is not on this machine"]
-    from cl_bench.checks.preflight import check_folder, made_of, preflight
+    from cl_bench.checks.preflight import check_folder, contents_of_run, preflight
 
     warnings: list[str] = []
     try:
@@ -43,7 +43,7 @@ def plan_checks(config: ExperimentConfig, runs: Sequence[RunSpec], folder: Path)
             config, runs, Engine("cl-bench", {}), allow_code=True, say=warnings.append
         )
         if folder.is_dir():
-            warnings += check_folder(found, folder, made_of(found))
+            warnings += check_folder(found, folder, contents_of_run(found))
     except UserError as error:
         if not all(isinstance(fault, Absent) for fault in error.faults):
             raise

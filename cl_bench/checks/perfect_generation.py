@@ -11,9 +11,9 @@ from typing import Any
 from lm_eval.api.instance import Instance
 
 from cl_bench.data.tokens import encode_answers
-from cl_bench.evaluation.harness import capped
+from cl_bench.evaluation.harness import answers_capped
 from cl_bench.evaluation.shared_prefix.lm import SharedPrefixLM
-from cl_bench.evaluation.shared_prefix.stopping import StopRule, answer_text, stop_rule
+from cl_bench.evaluation.shared_prefix.stopping import StopRule, stop_rule, text_until_stop
 
 UNLIMITED = 10**9
 
@@ -34,7 +34,7 @@ def generated_text(tokenizer: Any, ids: Sequence[int], rule: StopRule) -> str:
             middle = (low + high) // 2
             low, high = (low, middle) if stopped(middle) else (middle, high)
         tokens = tokens[:high]
-    return answer_text(tokenizer, tokens, rule)
+    return text_until_stop(tokenizer, tokens, rule)
 
 
 def model_eos(path: str | Path) -> Any:
@@ -91,7 +91,7 @@ def generator(task: Any, tokenizer: Any, eos: Any, max_new_tokens: int | None) -
 
     None: as General is, up to the YAML's own limit.
     """
-    with capped([task], max_new_tokens):
+    with answers_capped([task], max_new_tokens):
         kwargs = dict(task.config.generation_kwargs or {})
     until = kwargs.get("until") or []
     strings = (until,) if isinstance(until, str) else tuple(until)

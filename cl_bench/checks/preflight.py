@@ -156,7 +156,7 @@ def _training_examples(
     return examples
 
 
-def made_of(found: Preflight) -> Contents:
+def contents_of_run(found: Preflight) -> Contents:
     """What the numbers of the run would be made of, for `check_folder`."""
     return contents(found.suite, found.examples, found.model_path, found.say)
 

@@ -61,12 +61,12 @@ def import_(
 ) -> None:
     """Take over TRACE's official archive, downloaded by hand."""
     from cl_bench.corpora.archive import import_archive
-    from cl_bench.corpora.registry import TASKS, check_variant, select_tasks
+    from cl_bench.corpora.registry import FOLDERS, check_variant, select_tasks
     from cl_bench.corpora.storage import data_root
     from cl_bench.corpora.tables import import_table
 
     wanted = check_variant(variant) if variant is not None else None
-    tasks = select_tasks(task, TASKS)
+    tasks = select_tasks(task, FOLDERS)
     target = data_root(root)
     imported = import_archive(source, target, variant=wanted, tasks=tasks, force=force)
     console = _console()
@@ -139,7 +139,7 @@ def audit_(
 
 def _chosen_files(suite: str, variant: str, task: list[str]) -> list[KnownFile]:
     from cl_bench.corpora.registry import (
-        TASKS,
+        FOLDERS,
         check_variant,
         general_files,
         select_tasks,
@@ -148,7 +148,7 @@ def _chosen_files(suite: str, variant: str, task: list[str]) -> list[KnownFile]:
     from cl_bench.errors import UserError, nearest
 
     if suite == "trace":
-        return trace_files(check_variant(variant), select_tasks(task, TASKS))
+        return trace_files(check_variant(variant), select_tasks(task, FOLDERS))
     if suite == "general":
         return general_files(task)
     raise UserError(f"unknown data {suite!r}{nearest(suite, ('trace', 'general'))}")

@@ -18,8 +18,14 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from cl_bench.corpora.checksums import checksum_of_bytes, examples_digest
-from cl_bench.corpora.registry import LIMA, SPLITS, TASKS, VARIANTS, versions_of
-from cl_bench.corpora.storage import check_overwrite, check_room, holds_bytes, replace_all, writing
+from cl_bench.corpora.registry import FOLDERS, LIMA, SPLITS, VARIANTS, versions_of
+from cl_bench.corpora.storage import (
+    check_overwrite,
+    check_room,
+    holding_data_root,
+    holds_bytes,
+    replace_all,
+)
 from cl_bench.data.rows import MAX_FILE, parse_trace
 from cl_bench.errors import RunError, UserError, nearest
 
@@ -46,7 +52,7 @@ def import_archive(
     root: Path,
     *,
     variant: str | None = None,
-    tasks: Sequence[str] = TASKS,
+    tasks: Sequence[str] = FOLDERS,
     force: bool = False,
 ) -> list[Imported]:
     """Copies one variant of the archive into `root/trace`, all of it or nothing.
@@ -76,7 +82,7 @@ def _import(
         raise UserError(
             f"{source}: unpacks to {total:,} bytes, more than the {MAX_TOTAL:,} allowed"
         )
-    with writing(root):
+    with holding_data_root(root):
         check_room(root, total)
         staging = Path(tempfile.mkdtemp(prefix=".import-", dir=root))
         try:
@@ -139,7 +145,7 @@ def _benchmark_folder(source: Path, members: Members, variant: str | None) -> Pu
         folders.setdefault(_variant_of(folder), []).append(folder)
     if not folders:
         raise UserError(
-            f"{source}: holds no <Task>/train.json of TRACE (tasks: {', '.join(TASKS)})"
+            f"{source}: holds no <Task>/train.json of TRACE (tasks: {', '.join(FOLDERS)})"
         )
     names = ", ".join(name or "one that no LLM-CL-Benchmark_ folder names" for name in folders)
     usable = {name: found for name, found in folders.items() if name in ("", *VARIANTS)}
@@ -195,7 +201,7 @@ def _choose(
 
 
 def _is_data(member: PurePosixPath) -> bool:
-    known = (*TASKS, LIMA)
+    known = (*FOLDERS, LIMA)
     return member.stem in SPLITS and member.suffix == ".json" and member.parent.name in known
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from cl_bench.corpora.oddities import Oddities, oddities
-from cl_bench.corpora.registry import SPLITS, TASKS
+from cl_bench.corpora.registry import FOLDERS, SPLITS
 from cl_bench.corpora.token_lengths import Cut, TextLengths, TokenBudget
 from cl_bench.corpora.verify import trace_folder
 from cl_bench.data.rows import Row, trace_rows
@@ -123,9 +123,9 @@ def read_tasks(root: Path, tasks: Sequence[str]) -> dict[str, dict[str, list[Row
     folder = trace_folder(root)
     if folder is None:
         raise UserError(f"{root}: holds no trace/<Task>/ folders")
-    present = [task for task in TASKS if (folder / task).is_dir()]
+    present = [task for task in FOLDERS if (folder / task).is_dir()]
     if not (tasks or present):
-        raise UserError(f"{folder}: holds none of TRACE's tasks: {', '.join(TASKS)}")
+        raise UserError(f"{folder}: holds none of TRACE's tasks: {', '.join(FOLDERS)}")
     faults: list[str] = []
     loaded: dict[str, dict[str, list[Row]]] = {}
     for task in tasks or present:

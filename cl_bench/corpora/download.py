@@ -17,7 +17,7 @@ from pathlib import Path
 from cl_bench.corpora.checksums import checksum_of_bytes, checksum_of_file
 from cl_bench.corpora.recipes import RECIPES, Recipe, Sources
 from cl_bench.corpora.registry import KnownFile, check_mirror, raw_url
-from cl_bench.corpora.storage import check_overwrite, check_room, holds, writing
+from cl_bench.corpora.storage import check_overwrite, check_room, holding_data_root, holds
 from cl_bench.corpora.transfer import Patience, TransferError, receive
 from cl_bench.errors import RunError
 
@@ -68,7 +68,7 @@ def get_files(
     """
     check_mirror(mirror)
     job = _Job(root, mirror, patience, on_progress)
-    with writing(root):
+    with holding_data_root(root):
         missing = [known for known in files if not holds(root / known.file, known)]
         if not force:
             check_overwrite((root / known.file for known in missing), root)

@@ -21,17 +21,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from cl_bench.errors import UserError, nearest
+from cl_bench.metrics.trace_tasks import TASKS
 
-TASKS = (
-    "C-STANCE",
-    "FOMC",
-    "MeetingBank",
-    "Py150",
-    "ScienceQA",
-    "NumGLUE-cm",
-    "NumGLUE-ds",
-    "20Minuten",
-)
+FOLDERS = tuple(task.trace_name for task in TASKS.values())
 """The eight TRACE tasks in TRACE's default order; also the names of their folders."""
 LIMA = "Lima"
 """TRACE's replay pool: gated upstream, so downloaded and imported only when named."""
@@ -174,7 +166,7 @@ def select_tasks(names: Iterable[str], default: Sequence[str]) -> list[str]:
 
     Without names, `default`. Raises UserError listing every unknown name.
     """
-    known = {_plain(task): task for task in (*TASKS, LIMA)}
+    known = {_plain(task): task for task in (*FOLDERS, LIMA)}
     written = [part.strip() for name in names for part in name.split(",") if part.strip()]
     unknown = [name for name in written if _plain(name) not in known]
     if unknown:

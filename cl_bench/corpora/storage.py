@@ -23,7 +23,7 @@ def data_root(chosen: Path | None) -> Path:
 
 
 @contextmanager
-def writing(root: Path) -> Iterator[None]:
+def holding_data_root(root: Path) -> Iterator[None]:
     """Holds the data root's lock. Raises UserError if another process has it or it can't be."""
     from filelock import FileLock, Timeout
 

@@ -130,10 +130,10 @@ def token_budget(
     if faults:
         raise UserError(faults)
     mode: Truncation = truncation  # type: ignore[assignment]  # checked above
-    return TokenBudget(load_tokenizer(tokenizer), max_prompt_tokens, max_answer_tokens, mode)
+    return TokenBudget(audit_tokenizer(tokenizer), max_prompt_tokens, max_answer_tokens, mode)
 
 
-def load_tokenizer(name: str) -> Any:
+def audit_tokenizer(name: str) -> Any:
     """The tokenizer of a folder, a Hub id or the quickstart model. Raises UserError."""
     from transformers import AutoTokenizer
     from transformers.utils import logging

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.corpora.checksums import checksum_of_file, examples_digest
-from cl_bench.corpora.registry import LIMA, SPLITS, TASKS, KnownFile, known_files, versions_of
+from cl_bench.corpora.registry import FOLDERS, LIMA, SPLITS, KnownFile, known_files, versions_of
 from cl_bench.data.rows import (
     BbhExamples,
     BbhRow,
@@ -81,11 +81,11 @@ def trace_folder(root: Path) -> Path | None:
         raise UserError(f"{root}: no such folder")
     if (root / "trace").is_dir():
         return root / "trace"
-    return root if any((root / task).is_dir() for task in TASKS) else None
+    return root if any((root / task).is_dir() for task in FOLDERS) else None
 
 
 def _verify_trace(folder: Path, result: Verification) -> None:
-    known = (*TASKS, LIMA)
+    known = (*FOLDERS, LIMA)
     for stray in sorted(entry.name for entry in folder.iterdir() if entry.is_dir()):
         if stray not in known and not stray.startswith("."):
             result.faults.append(f"{folder / stray}: not a task of TRACE{nearest(stray, known)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cl_bench.data.rows import capped, json_type
+from cl_bench.data.rows import first_faults, json_type
 from cl_bench.errors import UserError
 from cl_bench.seeds import derive_seed
 
@@ -55,7 +55,7 @@ def training_examples(task: Any, limit: int | None, seed: int) -> list[Example]:
         except _BadDocumentError as error:
             faults.append(f"{name}: training document {doc_id}: {error}")
     if faults:
-        raise UserError(capped(faults, name))
+        raise UserError(first_faults(faults, name))
     return examples
 
 

@@ -25,7 +25,7 @@ from cl_bench.errors import UserError
 
 
 @dataclass(frozen=True)
-class Suite:
+class LoadedTasks:
     """Loaded tasks. Names are canonical."""
 
     tasks: dict[str, Any] = field(default_factory=dict)
@@ -45,13 +45,13 @@ def load_tasks(
     metadata: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The leaf tasks of `load_suite`, by canonical name."""
-    suite = load_suite(
+    suite = load_task_set(
         names, data_root, task_paths, require_training=require_training, metadata=metadata
     )
     return suite.tasks
 
 
-def load_suite(
+def load_task_set(
     names: Iterable[str],
     data_root: str | Path | None = None,
     task_paths: Sequence[str | Path] = (),
@@ -59,7 +59,7 @@ def load_suite(
     require_training: Iterable[str] = (),
     train_only: Iterable[str] = (),
     metadata: Mapping[str, Any] | None = None,
-) -> Suite:
+) -> LoadedTasks:
     """Loads tasks and groups by name, with their data.
 
     `data_root` None means `$CL_BENCH_DATA_ROOT` or the user cache. Tasks named in
@@ -74,7 +74,7 @@ def load_suite(
     wanted = list(dict.fromkeys([*map(canonical_name, names), *sorted(stages)]))
     folders = task_folders(task_paths)
     faults = [f"task_paths: {path} is not a folder" for path in folders if not path.is_dir()]
-    suite = Suite()
+    suite = LoadedTasks()
     with quiet_lm_eval():
         passed = {"data_root": str(resolve_data_root(data_root)), **(metadata or {})}
         manager, missing = _manager(wanted, folders, passed)
@@ -89,7 +89,7 @@ def load_suite(
     return suite
 
 
-def _stage_faults(suite: Suite, stages: Iterable[str]) -> list[str]:
+def _stage_faults(suite: LoadedTasks, stages: Iterable[str]) -> list[str]:
     faults: list[str] = []
     for name in stages:
         if name in suite.groups:
@@ -197,7 +197,9 @@ def _without_test(manager: Any, name: str) -> str | dict[str, Any]:
     return beside_yaml({**config, "validation_split": splits[2]}, Path(path).parent)
 
 
-def _load_into(suite: Suite, manager: Any, name: str, spec: str | dict[str, Any]) -> list[str]:
+def _load_into(
+    suite: LoadedTasks, manager: Any, name: str, spec: str | dict[str, Any]
+) -> list[str]:
     try:
         loaded = manager.load([spec])
     except UserError as error:

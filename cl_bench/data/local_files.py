@@ -14,7 +14,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from cl_bench.data.hub import dataset_of
-from cl_bench.data.rows import capped, json_type, parse_objects, read_bytes
+from cl_bench.data.rows import first_faults, json_type, parse_objects, read_bytes
 from cl_bench.errors import UserError
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _rows(path: Path) -> tuple[list[tuple[str, dict[str, Any]]], list[str]]:
             rows.append((place, value))
         else:
             faults.append(f"{place}: {json_type(value)}, not an object")
-    return rows, capped(faults, str(path))
+    return rows, first_faults(faults, str(path))
 
 
 def _mixed(tables: Mapping[str, list[tuple[str, dict[str, Any]]]]) -> list[str]:
@@ -132,7 +132,7 @@ def _mixed(tables: Mapping[str, list[tuple[str, dict[str, Any]]]]) -> list[str]:
                 kind = json_type(value)
                 if value is not None and kinds.setdefault(name, kind) != kind:
                     faults.append(f"{place}: '{name}' is {kind}, in the rows before {kinds[name]}")
-    return capped(faults, "data_files")
+    return first_faults(faults, "data_files")
 
 
 def _dataset(rows: list[tuple[str, dict[str, Any]]]) -> Dataset:

@@ -213,7 +213,7 @@ def parse_rows(data: bytes, where: str, model: type[R]) -> list[R]:
                 found.setdefault(fault, []).append(number)
     faults += [f"{where}: {unit} {ranges(rows)}: {fault}" for fault, rows in found.items()]
     if faults:
-        raise UserError(capped(faults, where))
+        raise UserError(first_faults(faults, where))
     return good
 
 
@@ -315,7 +315,7 @@ def decode(data: bytes, where: str) -> str:
         ) from error
 
 
-def capped(faults: Sequence[str], where: str) -> list[str]:
+def first_faults(faults: Sequence[str], where: str) -> list[str]:
     """The first faults of one place, and how many more there are."""
     more = len(faults) - MAX_FAULTS
     if more <= 0:

@@ -24,14 +24,10 @@ PINNED = {"lm-eval": "general_", "opencompass-2023": "opencompass_"}
 
 def canonical_name(name: str) -> str:
     """Our name of a task: TRACE's own (`C-STANCE`, in any case) become ours, others stay."""
-    ours = {alias.lower(): task for alias, task in _trace_names().items()}
-    return ours.get(name.lower(), name)
+    from cl_bench.metrics.trace_tasks import trace_task_or_none
 
-
-def _trace_names() -> dict[str, str]:
-    from cl_bench.metrics.trace import TASKS
-
-    return {alias: task.name for task in TASKS.values() for alias in (task.name, task.trace_name)}
+    found = trace_task_or_none(name)
+    return name if found is None else found.name
 
 
 def general_name(
@@ -73,7 +69,9 @@ def unknown_task(name: str, task_paths: Iterable[str | Path] = ()) -> str | None
     for found, path in defined_in(task_folders(task_paths), ".yml"):
         if found == name:
             return f"unknown task '{name}': {path} defines it, but only .yaml is read: rename it"
-    hint = nearest(name, [*known, *_trace_names()])
+    from cl_bench.metrics.trace_tasks import trace_names
+
+    hint = nearest(name, [*known, *trace_names()])
     if "did you mean" not in hint:
         close = difflib.get_close_matches(name, _packaged(), n=1, cutoff=0.8)
         hint = nearest(name, close or known)

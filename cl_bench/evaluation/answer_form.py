@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from cl_bench.metrics.modern import number
-from cl_bench.metrics.trace import TASKS
+from cl_bench.metrics.trace_tasks import TASKS
 
 NO_MATCH = "[invalid]"
 """What lm-eval's regex filters give, unless the YAML says otherwise, where nothing matches."""

@@ -104,7 +104,7 @@ def evaluate_tasks(
     quiet.setLevel(logging.ERROR)
     try:
         with (
-            capped(tasks.values(), max_new_tokens),
+            answers_capped(tasks.values(), max_new_tokens),
             whole_prompts(lm),
             aggregated_elsewhere(tasks),
         ):
@@ -154,7 +154,7 @@ def group_json(members: Mapping[str, TaskResult], sizes: Mapping[str, int]) -> d
 
 
 @contextmanager
-def capped(tasks: Iterable[Any], max_new_tokens: int | None) -> Iterator[None]:
+def answers_capped(tasks: Iterable[Any], max_new_tokens: int | None) -> Iterator[None]:
     """Limit the answers of generation tasks, until the block ends; None limits nothing."""
     before = []
     for task in tasks:

@@ -10,7 +10,7 @@ from typing import Any
 
 from cl_bench.config.schema import ExperimentConfig, ProbesEval, TrainConfig
 from cl_bench.data.examples import sample_documents
-from cl_bench.data.loading import load_suite as load_task_suite
+from cl_bench.data.loading import load_task_set
 from cl_bench.data.tasks import canonical_name, general_name
 from cl_bench.errors import UserError, nearest
 from cl_bench.evaluation.answer_limits import limit_faults
@@ -197,7 +197,7 @@ def load_suite(config: ExperimentConfig, engine: Engine, allow_code: bool = Fals
     if unknown := _unknown_curve_tasks(config):
         raise UserError(unknown)
     benchmarks = _benchmarks(config)
-    loaded = load_task_suite(
+    loaded = load_task_set(
         [*stages, *benchmarks.values()],
         data_root=config.data_root,
         task_paths=config.task_paths,

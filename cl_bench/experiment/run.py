@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from cl_bench.checks.preflight import check_folder, made_of, preflight
+from cl_bench.checks.preflight import check_folder, contents_of_run, preflight
 from cl_bench.config.schema import ExperimentConfig
 from cl_bench.costs.model_shapes import model_shapes
 from cl_bench.errors import DivergedError, RunError, RunsFailedError, UserError
@@ -73,7 +73,7 @@ def run_experiment(
         _run_all(work, runs, folder)
         return folder
     _check_disk(config, suite, folder, runs)
-    now = made_of(checked)
+    now = contents_of_run(checked)
     check_folder(checked, folder, now)  # before even the lock is written
     with locked(folder):
         for line in check_folder(checked, folder, now):  # another process may have been at work

@@ -16,7 +16,7 @@ Granularity = Literal["rows", "columns", "elements"]
 
 
 @dataclass
-class Batch:
+class ScoredBatch:
     """The batch being scored: number of samples, and the sample of each answer token [N]."""
 
     samples: int = 0
@@ -74,7 +74,7 @@ class WeightRecorder:
     """
 
     granularity: Granularity
-    batch: Batch
+    batch: ScoredBatch
     grams: GramCache
     scores: Tensor | None = None
     joint: bool = False

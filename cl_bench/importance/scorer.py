@@ -16,7 +16,7 @@ from cl_bench.importance.capture import (
     recorded_embedding,
     recorded_linear,
 )
-from cl_bench.importance.recorder import Batch, GramCache, Granularity, WeightRecorder
+from cl_bench.importance.recorder import GramCache, Granularity, ScoredBatch, WeightRecorder
 from cl_bench.models.layouts import is_conv1d, layouts
 from cl_bench.training.cpu import matmul
 from cl_bench.training.cross_entropy import summed_cross_entropy
@@ -40,7 +40,7 @@ class Scorer:
         granularity: Granularity,
     ) -> None:
         self.model, self.scores, self.granularity = model, scores, granularity
-        self.batch, self.grams = Batch(), GramCache()
+        self.batch, self.grams = ScoredBatch(), GramCache()
         self.layouts = layouts(model)
         find = getattr(model, "get_output_embeddings", None)
         self.head = find() if find else None

@@ -44,7 +44,9 @@ def tydiqa(doc: Document, results: Sequence[str]) -> Metrics:
     prediction = results[0].split("\n")[0].lower()
     answers = doc["answers"]
     return {
-        "exact_match": max(float(plain(prediction) == plain(answer)) for answer in answers),
+        "exact_match": max(
+            float(bare_words(prediction) == bare_words(answer)) for answer in answers
+        ),
         "f1": max(word_f1(prediction, answer) for answer in answers),
     }
 
@@ -84,7 +86,7 @@ def last_digits(text: str) -> str:
     return ""
 
 
-def plain(text: str) -> str:
+def bare_words(text: str) -> str:
     """Up to the first line break, full stop or comma; without punctuation and English articles."""
     cut = re.split(r"[\n.,]", text, maxsplit=1)[0]
     words = re.sub(r"\b(a|an|the)\b", "", re.sub(r"[^\w\s]", "", cut), flags=re.IGNORECASE)
@@ -96,6 +98,6 @@ def word_f1(prediction: str, answer: str) -> float:
 
     0 when they share no word, also when both are empty.
     """
-    ours, theirs = plain(prediction).split(), plain(answer).split()
+    ours, theirs = bare_words(prediction).split(), bare_words(answer).split()
     shared = sum((Counter(ours) & Counter(theirs)).values())
     return 2 * shared / (len(ours) + len(theirs)) if shared else 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cl_bench.metrics.trace import TASKS
+from cl_bench.metrics.trace_tasks import TASKS
 
 RIGHT_OR_WRONG = frozenset(
     ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "accuracy", "exact_match", "em", "pass@1")

@@ -1,4 +1,4 @@
-"""The eight TRACE tasks and what each is scored by (TRACE, arXiv 2310.06762; its released code).
+"""What each of the eight TRACE tasks is scored by (TRACE, arXiv 2310.06762; its released code).
 
 Per document, `score` is the headline metric on a 0-1 scale (TRACE's published tables use Py150's
 similarity / 100 and SARI / 100), and its mean over documents is TRACE's number exactly. Where
@@ -11,59 +11,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
-from cl_bench.errors import UserError, nearest
+from cl_bench.errors import UserError
 from cl_bench.metrics import accuracy, modern
 from cl_bench.metrics.bleu import bleu
 from cl_bench.metrics.rouge import rouge_l, rouge_l_fails
 from cl_bench.metrics.sari import sari
 from cl_bench.metrics.similarity import Backend, similarity
+from cl_bench.metrics.trace_tasks import TASKS, TraceTask, trace_task
 from cl_bench.scores.uncertainty import mean, standard_error
 
-Kind = Literal["label", "number", "choice_with_reasoning", "summary", "code", "simplification"]
-
-
-@dataclass(frozen=True)
-class TraceTask:
-    """One TRACE task: its names, and how its answers are scored."""
-
-    name: str  # of our lm-eval YAML
-    trace_name: str  # of TRACE's folder
-    kind: Kind
-    headline: str  # TRACE's key of the metric that enters OP
-    headline_maximum: float = 1.0  # 100 where TRACE's scale is 0-100
-    needs_input: bool = False  # whether the metric reads the prompt
-    labels: tuple[str, ...] | None = None  # the closed set of answers, if there is one
-
-
-_ABC = ("A", "B", "C")
-_LIST = (
-    TraceTask("trace_cstance", "C-STANCE", "label", "accuracy", labels=_ABC),
-    TraceTask("trace_fomc", "FOMC", "label", "accuracy", labels=_ABC),
-    TraceTask("trace_meetingbank", "MeetingBank", "summary", "rouge-L"),
-    TraceTask("trace_py150", "Py150", "code", "similarity", 100.0),
-    TraceTask("trace_scienceqa", "ScienceQA", "choice_with_reasoning", "accuracy"),
-    TraceTask("trace_numglue_cm", "NumGLUE-cm", "number", "accuracy"),
-    TraceTask("trace_numglue_ds", "NumGLUE-ds", "number", "accuracy"),
-    TraceTask("trace_20minuten", "20Minuten", "simplification", "sari", 100.0, needs_input=True),
-)
-TASKS: Mapping[str, TraceTask] = MappingProxyType({task.name: task for task in _LIST})
-_HEADLINE: Mapping[str, TraceTask] = MappingProxyType({task.kind: task for task in _LIST})
+_HEADLINE: Mapping[str, TraceTask] = MappingProxyType({t.kind: t for t in TASKS.values()})
 # TRACE calls what follows the letter and one separator character the reasoning.
 _REASONING_START = 2
-
-
-def canonical_name(name: str) -> str:
-    """Our name of a task given as ours (`trace_fomc`) or TRACE's (`FOMC`), in any case.
-
-    Raises UserError with the nearest known name.
-    """
-    known = {alias: task.name for task in _LIST for alias in (task.name, task.trace_name)}
-    by_case = {alias.lower(): task for alias, task in known.items()}
-    if name.lower() not in by_case:
-        raise UserError(f"unknown TRACE task '{name}'{nearest(name, known)}")
-    return by_case[name.lower()]
 
 
 def score_document(
@@ -148,7 +109,7 @@ def score_corpus(
     Without documents every number is 0 (TRACE divides by zero). Raises UserError for an unknown
     task, unequal lengths or missing sources.
     """
-    spec = TASKS[canonical_name(task)]
+    spec = trace_task(task)
     inputs = _checked_sources(spec, predictions, references, sources)
     triples = list(zip(predictions, references, inputs, strict=True))
     documents = [score_document(spec.kind, p, r, s, backend=backend) for p, r, s in triples]

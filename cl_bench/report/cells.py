@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import sqrt
 from typing import Any
 
-from cl_bench.metrics.trace import TASKS
-from cl_bench.report.tables import Column, number, table
+from cl_bench.metrics.trace_tasks import TASKS
+from cl_bench.report.tables import Column, percentages, table
 from cl_bench.results.methods import MethodResult
 from cl_bench.store.folders import RunFolder
 from cl_bench.store.seals import read_scores
@@ -135,4 +135,4 @@ def _scores(result: MethodResult, run: RunFolder, task: str, stage: int) -> Entr
 
 
 def _percent(cell: Entry) -> str:
-    return number([{**cell, "value": cell["score"]}])
+    return percentages([{**cell, "value": cell["score"]}])

@@ -9,7 +9,7 @@ from typing import Any
 
 from cl_bench.experiment.stage_files import check_curve
 from cl_bench.report.cells import short
-from cl_bench.report.tables import Column, number, table
+from cl_bench.report.tables import Column, percentages, table
 from cl_bench.results.methods import MethodResult
 from cl_bench.store.folders import RunFolder, read_records, there
 from cl_bench.store.seals import read_scores
@@ -87,7 +87,7 @@ def curve_lines(curves: Sequence[RunCurve], figure: Path) -> Iterator[str]:
 def _cells(point: dict[str, Any], tasks: Sequence[str]) -> list[str]:
     found = point["trace"] | point["general"]
     return [
-        number([found[task] | {"value": found[task]["score"]}]) if task in found else "-"
+        percentages([found[task] | {"value": found[task]["score"]}]) if task in found else "-"
         for task in tasks
     ]
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from cl_bench.report.tables import Column, code, number, table
+from cl_bench.report.tables import Column, code, percentages, table
 from cl_bench.results.compare import Pair, TaskDiff
 from cl_bench.results.places import Place
 from cl_bench.scores.uncertainty import Comparison
@@ -64,8 +64,8 @@ def _row(diff: TaskDiff) -> list[str]:
     return [
         diff.task + ("*" if diff.graded else ""),
         str(len(diff.pairs)),
-        number([{"value": diff.before}]),
-        number([{"value": diff.after}]),
+        percentages([{"value": diff.before}]),
+        percentages([{"value": diff.after}]),
         str(len(diff.forgotten)),
         str(len(diff.learned)),
         *_difference(diff.comparison),

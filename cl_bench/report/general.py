@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cl_bench.report.tables import Column, number, table
+from cl_bench.report.tables import Column, percentages, table
 from cl_bench.results.methods import MethodResult
 from cl_bench.store.seals import read_scores
 
@@ -82,8 +82,8 @@ def _row(benchmarks: Entries, seeds: Sequence[Entries]) -> list[str]:
         found = [seed[name] for seed in seeds if name in seed]
         if len(found) < len(seeds):
             found = []
-        cells.append(number([{**entry, "value": entry["score"]} for entry in found]))
-        cells += [number([{"value": _value(e, key)} for e in found]) for key in _beside(first)]
+        cells.append(percentages([{**entry, "value": entry["score"]} for entry in found]))
+        cells += [percentages([{"value": _value(e, key)} for e in found]) for key in _beside(first)]
     return cells
 
 

@@ -33,7 +33,7 @@ def task_lines(task_paths: Sequence[str], data_root: Path | None) -> Iterator[st
     """
     from cl_bench.data.sources import resolve_data_root, trace_file
     from cl_bench.data.tasks import known_task_names
-    from cl_bench.metrics.trace import TASKS
+    from cl_bench.metrics.trace_tasks import TASKS
 
     paths = [Path(path).expanduser() for path in task_paths]
     if missing := [f"--task-path {path}: is not a folder" for path in paths if not path.is_dir()]:

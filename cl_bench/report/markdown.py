@@ -15,7 +15,7 @@ from cl_bench.report.general import entries, general_tables, made_with
 from cl_bench.report.probes import probes_section
 from cl_bench.report.requests import notes_section, requests_section
 from cl_bench.report.states import states_section
-from cl_bench.report.tables import Column, code, interval, number, table
+from cl_bench.report.tables import Column, code, interval, percentages, table
 from cl_bench.report.task_metrics import metrics_section
 from cl_bench.results.methods import MethodResult, compare_last, lacking, load_results
 from cl_bench.results.same_documents import left_out_line, mixed_prompts, other_data
@@ -193,13 +193,13 @@ def _numbers(summaries: Sequence[Summary]) -> list[str]:
     data = [summary.to_json() for summary in summaries]
     finals = [each["general_final"] for each in data]
     return [
-        number([each["general"] for each in finals]),
-        number([each["general_delta"] for each in finals], signed=True),
-        number([each["op_final"] for each in data]),
-        number([each["op_mean"] for each in data]),
-        number([each["bwt"] for each in data], signed=True),
-        number([each["learning_accuracy"] for each in data]),
-        number([each["forgetting"] for each in data]),
+        percentages([each["general"] for each in finals]),
+        percentages([each["general_delta"] for each in finals], signed=True),
+        percentages([each["op_final"] for each in data]),
+        percentages([each["op_mean"] for each in data]),
+        percentages([each["bwt"] for each in data], signed=True),
+        percentages([each["learning_accuracy"] for each in data]),
+        percentages([each["forgetting"] for each in data]),
     ]
 
 
@@ -267,7 +267,7 @@ def _row(found: Mapping[str, Cell | None], tasks: Sequence[str]) -> list[str]:
     return [
         "-"
         if (cell := found.get(task)) is None
-        else number([cell.to_json() | {"value": cell.score}])
+        else percentages([cell.to_json() | {"value": cell.score}])
         for task in tasks
     ]
 

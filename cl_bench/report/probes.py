@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.evaluation.probes.records import probe_values
-from cl_bench.report.tables import Column, interval, number, table
+from cl_bench.report.tables import Column, interval, percentages, table
 from cl_bench.results.methods import MethodResult, compare_last
 from cl_bench.results.same_documents import left_out_line, pair
 from cl_bench.scores.cells import Cell, unweighted_mean
@@ -99,7 +99,7 @@ def _percent(cells: Sequence[Cell | None]) -> str:
     if not known or len(known) < len(cells):
         return "-"
     cell = unweighted_mean(known)
-    return number([{"value": cell.score, "stderr": cell.stderr}])
+    return percentages([{"value": cell.score, "stderr": cell.stderr}])
 
 
 def _nats(entry: Entry | None, digits: int = 3) -> str:

@@ -74,7 +74,7 @@ def interval(compared: Comparison, scale: float = 100.0, digits: int = 2) -> lis
     return [text(compared.difference), f"{text(compared.low)} to {text(compared.high)}", ordering]
 
 
-def number(measures: Sequence[Mapping[str, Any]], signed: bool = False) -> str:
+def percentages(measures: Sequence[Mapping[str, Any]], signed: bool = False) -> str:
     """`value` (0-1) of each seed as a percentage with its uncertainty.
 
     One seed: ± the standard error over documents. Several: the mean ± the standard deviation over

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from cl_bench.metrics.trace import TASKS
+from cl_bench.metrics.trace_tasks import TASKS
 from cl_bench.report.cells import short
 from cl_bench.report.tables import Column, table
 from cl_bench.results.methods import MethodResult

@@ -12,7 +12,7 @@ from cl_bench.config.schema import ExperimentConfig, ModelConfig, TrainConfig
 from cl_bench.costs.model_shapes import model_file
 from cl_bench.data.rows import TraceRow, read_rows
 from cl_bench.data.sources import resolve_data_root, trace_file
-from cl_bench.metrics.trace import TASKS
+from cl_bench.metrics.trace_tasks import TASKS
 
 _SAMPLE = 64  # rows whose tokens are counted, spread evenly over the file
 

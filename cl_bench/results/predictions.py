@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 from cl_bench.data.rows import ranges
 from cl_bench.errors import UserError, nearest
 from cl_bench.metrics.similarity import BACKENDS, Backend
-from cl_bench.metrics.trace import TASKS, CorpusScore, canonical_name, score_corpus
+from cl_bench.metrics.trace import CorpusScore, score_corpus
+from cl_bench.metrics.trace_tasks import trace_task
 
 STDIN = "-"
 # TRACE's longest prompt has 374 thousand characters; more is a mistake in the file.
@@ -37,9 +38,9 @@ def score_file(task: str, file: str, backend: str = "difflib") -> CorpusScore:
     Raises UserError with every fault of the arguments, else of the file.
     """
     faults: list[str] = []
-    name = ""
+    spec = None
     try:
-        name = canonical_name(task)
+        spec = trace_task(task)
     except UserError as error:
         faults += [f"--task: {fault}" for fault in error.faults]
     chosen: Backend = next((known for known in BACKENDS if known == backend), "difflib")
@@ -48,11 +49,11 @@ def score_file(task: str, file: str, backend: str = "difflib") -> CorpusScore:
             f"--similarity-backend: unknown backend '{backend}'{nearest(backend, BACKENDS)}"
         )
     faults += _file_faults(file)
-    if faults:
+    if faults or spec is None:
         raise UserError(faults)
     with _open(file) as stream:
-        data = read_predictions(stream, _shown(file), needs_input=TASKS[name].needs_input)
-    return score_corpus(name, data.predictions, data.references, data.sources, backend=chosen)
+        data = read_predictions(stream, _shown(file), needs_input=spec.needs_input)
+    return score_corpus(spec.name, data.predictions, data.references, data.sources, backend=chosen)
 
 
 def read_predictions(stream: BinaryIO, name: str, *, needs_input: bool) -> Predictions:

@@ -14,7 +14,7 @@ from cl_bench.checks.preflight import Preflight
 from cl_bench.config.schema import ExperimentConfig
 from cl_bench.evaluation.answer_limits import limit_faults, limited, own_limit
 from cl_bench.evaluation.engines.choice import Engine
-from cl_bench.evaluation.harness import capped
+from cl_bench.evaluation.harness import answers_capped
 from cl_bench.evaluation.suite import Suite
 from tests.helpers.gold_tasks import WORDS, rows, task_of
 from tests.helpers.tiny import byte_tokenizer
@@ -83,7 +83,7 @@ def test_every_name_of_a_limit_counts():
         "max_gen_toks": 7,
     }
     task = task_of(WORDS, generation_kwargs={"until": [], "max_new_tokens": 3})
-    with capped([task], 8):
+    with answers_capped([task], 8):
         assert task.config.generation_kwargs == {"until": [], "max_gen_toks": 3}
     assert task.config.generation_kwargs["max_new_tokens"] == 3
 

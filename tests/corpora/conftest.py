@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from cl_bench.corpora.registry import TASKS
+from cl_bench.corpora.registry import FOLDERS
 
 
 @dataclass
@@ -91,7 +91,7 @@ def write_rows(path: Path, rows: Sequence[tuple[str, str]]) -> None:
     path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
-def write_benchmark(folder: Path, tasks: Sequence[str] = TASKS, mark: str = "") -> None:
+def write_benchmark(folder: Path, tasks: Sequence[str] = FOLDERS, mark: str = "") -> None:
     """Task folders with three splits of two invented rows each; `mark` makes them different."""
     for task in tasks:
         for split in ("train", "eval", "test"):

@@ -10,7 +10,7 @@ import pytest
 
 from cl_bench.corpora import archive
 from cl_bench.corpora.archive import import_archive
-from cl_bench.corpora.registry import LIMA, TASKS
+from cl_bench.corpora.registry import FOLDERS, LIMA
 from cl_bench.corpora.storage import LOCK
 from cl_bench.errors import UserError
 from tests.corpora.conftest import write_benchmark, write_rows
@@ -23,7 +23,7 @@ def unpacked(tmp_path: Path) -> Path:
     """The official archive's layout: variants, Lima, junk, and no eval of 20Minuten in 500."""
     folder = tmp_path / "download"
     for variant in ("5000", "500", "Reasoning"):
-        write_benchmark(folder / f"{TOP}{variant}", (*TASKS, LIMA), mark=f"{variant} ")
+        write_benchmark(folder / f"{TOP}{variant}", (*FOLDERS, LIMA), mark=f"{variant} ")
         (folder / f"{TOP}{variant}/.DS_Store").write_bytes(b"\0\1")
     (folder / f"{TOP}500/20Minuten/eval.json").unlink()
     junk = folder / "__MACOSX" / f"{TOP}5000/FOMC/train.json"
@@ -61,7 +61,7 @@ def test_the_paper_variant_is_the_default(
     imported = import_archive(request.getfixturevalue(kind), root)
     expected = {
         f"trace/{task}/{split}.json": (unpacked / f"{TOP}5000/{task}/{split}.json").read_bytes()
-        for task in TASKS
+        for task in FOLDERS
         for split in ("train", "eval", "test")
     }
     assert tree(root) == expected
@@ -75,7 +75,7 @@ def test_any_level_of_the_folder_will_do(unpacked: Path, tmp_path: Path, inside:
     files = tree(tmp_path / "root")
     assert b"500 FOMC train" in files["trace/FOMC/train.json"]
     assert "trace/20Minuten/eval.json" not in files
-    assert len(files) == 3 * len(TASKS) - 1
+    assert len(files) == 3 * len(FOLDERS) - 1
 
 
 def test_lima_comes_when_it_is_named(zipped: Path, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_again_changes_nothing_and_another_variant_is_refused(zipped: Path, tmp_
     import_archive(zipped, root)
     with pytest.raises(UserError) as refusal:
         import_archive(zipped, root, variant="500")
-    assert len(refusal.value.faults) == 3 * len(TASKS) - 1
+    assert len(refusal.value.faults) == 3 * len(FOLDERS) - 1
     assert tree(root) == before
     import_archive(zipped, root, variant="500", force=True)
     assert b"500 FOMC" in tree(root)["trace/FOMC/train.json"]
@@ -178,7 +178,7 @@ def test_a_bomb_is_not_unpacked(
 ) -> None:
     monkeypatch.setattr(archive, "MAX_FILE", 10)
     faults = faults_of(zipped, tmp_path / "root")
-    assert len(faults) == 3 * len(TASKS)
+    assert len(faults) == 3 * len(FOLDERS)
     assert all("more than the 10 allowed" in fault for fault in faults)
     monkeypatch.setattr(archive, "MAX_FILE", 10**6)
     monkeypatch.setattr(archive, "MAX_TOTAL", 100)

@@ -9,10 +9,10 @@ import pytest
 
 from cl_bench.corpora.recipes import RECIPES
 from cl_bench.corpora.registry import (
+    FOLDERS,
     LICENCES,
     LIMA,
     SPLITS,
-    TASKS,
     VARIANTS,
     check_variant,
     general_files,
@@ -35,9 +35,9 @@ def test_every_collected_file_is_known_with_its_checksum(shared_dir: Path) -> No
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_is_complete(variant: str) -> None:
-    files = trace_files(variant, [*TASKS, LIMA])
+    files = trace_files(variant, [*FOLDERS, LIMA])
     assert {one.file for one in files} == {
-        f"trace/{task}/{split}.json" for task in (*TASKS, LIMA) for split in SPLITS
+        f"trace/{task}/{split}.json" for task in (*FOLDERS, LIMA) for split in SPLITS
     }
     assert all(one.git_blob for one in files)
     assert all(f"LLM-CL-Benchmark_{variant}/" in one.path for one in files)
@@ -51,7 +51,7 @@ def test_an_unknown_checksum_is_said_to_be_unknown() -> None:
 
 
 def test_every_set_that_can_be_had_has_a_licence_and_every_built_one_a_recipe() -> None:
-    files = [*trace_files("5000", [*TASKS, LIMA]), *general_files()]
+    files = [*trace_files("5000", [*FOLDERS, LIMA]), *general_files()]
     assert {one.dataset for one in files} == {licence.dataset for licence in LICENCES}
     assert {one.file for one in files if one.status == "built"} == set(RECIPES)
     assert all(one.path in ("", *RECIPES[one.file].sources) or "*" in one.path or " + " in one.path
@@ -73,7 +73,7 @@ def test_urls() -> None:
 def test_tasks_by_any_spelling() -> None:
     names = ["fomc", "trace_numglue_cm,C-Stance", "20minuten", "FOMC"]
     assert select_tasks(names, ()) == ["FOMC", "NumGLUE-cm", "C-STANCE", "20Minuten"]
-    assert select_tasks([], TASKS) == list(TASKS)
+    assert select_tasks([], FOLDERS) == list(FOLDERS)
     with pytest.raises(UserError) as refusal:
         select_tasks(["FOMC,fmoc", "Py15"], ())
     assert refusal.value.faults == [

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cl_bench.corpora.registry import TASKS
+from cl_bench.corpora.registry import FOLDERS
 from cl_bench.corpora.verify import Verification, verify
 from cl_bench.errors import UserError
 from tests.corpora.conftest import write_rows
@@ -47,7 +47,7 @@ def test_the_collected_data(shared_dir: Path) -> None:
 def test_a_folder_of_tasks_will_do(shared_dir: Path) -> None:
     result = verify(shared_dir / "data" / "trace_500")
     assert result.faults == []
-    assert [result.tasks[task] for task in TASKS if task != "MeetingBank"] == ["500"] * 7
+    assert [result.tasks[task] for task in FOLDERS if task != "MeetingBank"] == ["500"] * 7
 
 
 def test_the_same_examples_written_differently(fomc: Path) -> None:

@@ -12,7 +12,7 @@ from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from cl_bench.data.loading import load_suite, load_tasks
+from cl_bench.data.loading import load_task_set, load_tasks
 from cl_bench.data.sources import json_splits
 from cl_bench.data.tasks import packaged_files
 from cl_bench.errors import UserError
@@ -95,7 +95,7 @@ def test_a_relative_data_root_and_the_environment(data_root, tmp_path, monkeypat
 
 
 def test_groups_give_their_tasks(data_root, folder):
-    suite = load_suite(["mine", "trace_fomc"], data_root, [folder])
+    suite = load_task_set(["mine", "trace_fomc"], data_root, [folder])
     assert suite.members == {"mine": ["mine_a", "mine_b"], "trace_fomc": ["trace_fomc"]}
     assert set(suite.tasks) == {"mine_a", "mine_b", "trace_fomc"}
     assert list(suite.groups) == ["mine"]
@@ -113,7 +113,7 @@ def test_packaged_tasks_and_members_are_found(data_root, folder, monkeypatch):
         "dataset_kwargs: {folder: mine}, doc_to_text: prompt, doc_to_target: answer, "
         "training_split: train, validation_split: test, doc_to_decontamination_query: prompt}\n"
     )
-    suite = load_suite(["outer"], data_root, [folder])
+    suite = load_task_set(["outer"], data_root, [folder])
     assert suite.members["outer"] == ["mine_a", "mine_b", "triviaqa"]
 
 

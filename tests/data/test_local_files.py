@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cl_bench.data.loading import load_suite
+from cl_bench.data.loading import load_task_set
 from cl_bench.errors import UserError
 
 Rows = list[dict[str, Any]]
@@ -36,7 +36,9 @@ def own_task(folder: Path, rows: Rows, **changes: Any) -> Path:
 
 
 def load(folder: Path) -> Any:
-    return load_suite(["mine"], task_paths=[str(folder)], require_training=["mine"]).tasks["mine"]
+    return load_task_set(["mine"], task_paths=[str(folder)], require_training=["mine"]).tasks[
+        "mine"
+    ]
 
 
 def refused(folder: Path) -> list[str]:
@@ -71,9 +73,9 @@ def test_a_relative_file_is_the_one_beside_the_yaml(
 def test_a_member_of_a_group_and_a_task_without_a_test_split_are_found_too(tmp_path: Path) -> None:
     folder = own_task(tmp_path / "tasks", [{"prompt": "Q", "answer": "a"}])
     (folder / "both.yaml").write_text("group: both\ntask: [mine]\n")
-    assert list(load_suite(["both"], task_paths=[str(folder)]).tasks) == ["mine"]
+    assert list(load_task_set(["both"], task_paths=[str(folder)]).tasks) == ["mine"]
     own_task(folder, [{"prompt": "Q", "answer": "a"}], test_split=None)
-    suite = load_suite(
+    suite = load_task_set(
         ["mine"], task_paths=[str(folder)], require_training=["mine"], train_only=["mine"]
     )
     assert len(suite.tasks["mine"].training_docs()) == 1

@@ -8,7 +8,7 @@ import sys
 import pytest
 from lm_eval.api.model import LM
 
-from cl_bench.data.loading import load_suite
+from cl_bench.data.loading import load_task_set
 from cl_bench.evaluation.harness import evaluate_tasks
 from tests.e2e.conftest import Bench
 
@@ -79,7 +79,7 @@ class Programmer(LM):
 
 
 def test_answers_are_run_with_the_checks(humaneval: Bench) -> None:
-    task = load_suite(["general_humaneval"], humaneval.root / "data").tasks["general_humaneval"]
+    task = load_task_set(["general_humaneval"], humaneval.root / "data").tasks["general_humaneval"]
     found = evaluate_tasks(Programmer(), {"humaneval": task}, {"humaneval": [0, 1]})["humaneval"]
     assert [record["score"] for record in found.records] == [1.0, 0.0]
     assert [record["reason"] for record in found.records] == ["passed", "AssertionError"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from lm_eval.tasks import TaskManager
 
-from cl_bench.data.loading import load_suite, quiet_lm_eval
+from cl_bench.data.loading import load_task_set, quiet_lm_eval
 from cl_bench.data.tasks import packaged_files
 from cl_bench.errors import UserError
 
@@ -34,7 +34,7 @@ PACKAGED = {
 
 @pytest.fixture(scope="module")
 def suite(shared_dir):
-    return load_suite(SIZES, shared_dir / "data")
+    return load_task_set(SIZES, shared_dir / "data")
 
 
 def packaged_task(name: str, ours):
@@ -156,7 +156,7 @@ def test_wrong_fields_are_named_with_their_line(tmp_path):
     rows = [good | {"answer": "A"}, good | {"answer": "E"}, {"subject": "anatomy"}]
     root = small_root(tmp_path, "mmlu", test=rows, dev=rows[:1])
     with pytest.raises(UserError) as error:
-        load_suite(["general_mmlu"], root)
+        load_task_set(["general_mmlu"], root)
     text = str(error.value)
     assert "test.jsonl" in text
     assert "line 2: field 'answer': not one of 'A'" in text
@@ -167,14 +167,14 @@ def test_an_incomplete_folder_is_an_error_not_a_download(tmp_path):
     row = {"question": "q", "answer": "a #### 1"}
     root = small_root(tmp_path, "gsm8k", test=[row])
     with pytest.raises(UserError, match=r"train\.jsonl: not found"):
-        load_suite(["general_gsm8k"], root)
+        load_task_set(["general_gsm8k"], root)
 
 
 def test_a_member_without_rows_is_an_error(tmp_path):
     row = {"task": "snarks", "input": "i", "target": "t"}
     root = small_root(tmp_path, "bbh", test=[row])
     with pytest.raises(UserError, match="no row has task 'boolean_expressions'"):
-        load_suite(["general_bbh"], root)
+        load_task_set(["general_bbh"], root)
 
 
 def test_without_files_the_hub_is_asked(tmp_path, monkeypatch):
@@ -184,4 +184,4 @@ def test_without_files_the_hub_is_asked(tmp_path, monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", refuse)
     for name in ("general_gsm8k", "general_tydiqa"):
         with pytest.raises(UserError, match=r"test\.jsonl: not found, and the Hub's"):
-            load_suite([name], tmp_path)
+            load_task_set([name], tmp_path)

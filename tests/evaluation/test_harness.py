@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from lm_eval.api.model import LM
 
-from cl_bench.data.loading import load_suite
+from cl_bench.data.loading import load_task_set
 from cl_bench.evaluation.harness import evaluate_tasks, group_json, summarise_task
 from cl_bench.evaluation.shared_prefix.lm import SharedPrefixLM
 from tests.helpers.tiny import byte_tokenizer, tiny_model
@@ -135,7 +135,7 @@ def drawing(tmp_path: Path) -> Any:
         "}}\ntraining_split: train\ntest_split: test\ndoc_to_text: q\ndoc_to_target: a\n"
         "metric_list: [{metric: exact_match}]\n"
     )
-    return load_suite(["drawing"], task_paths=[tmp_path]).tasks["drawing"]
+    return load_task_set(["drawing"], task_paths=[tmp_path]).tasks["drawing"]
 
 
 def test_drawn_shots_are_the_same_in_every_call(drawing: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cl_bench.data.loading import load_suite
+from cl_bench.data.loading import load_task_set
 from cl_bench.errors import UserError
 from cl_bench.evaluation.headline import headline_faults, headline_notes, headline_of
 
@@ -53,7 +53,7 @@ def load(tmp_path: Path) -> Any:
         }
         text = yaml.safe_dump(config | extra).replace("'!function ", "!function '")
         (tmp_path / "mine.yaml").write_text(text)
-        return load_suite(["mine"], task_paths=[tmp_path]).tasks["mine"]
+        return load_task_set(["mine"], task_paths=[tmp_path]).tasks["mine"]
 
     return loaded
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 from lm_eval.api.model import LM
 
-from cl_bench.data.loading import load_suite
+from cl_bench.data.loading import load_task_set
 from cl_bench.errors import UserError
 from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.engines.opened import Subject
@@ -55,7 +55,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def suite(root):
-    return load_suite(NAMES, root)
+    return load_task_set(NAMES, root)
 
 
 def whole_prompts(task, i: int) -> list[tuple[str, tuple[int, ...], int]]:
@@ -162,17 +162,17 @@ def test_examples_of_bbh_are_needed(root, tmp_path):
     copy.parent.mkdir(parents=True)
     copy.write_text(problems.read_text())
     with pytest.raises(UserError, match=r"dev\.jsonl: not found; BBH's worked examples"):
-        load_suite(["opencompass_bbh"], tmp_path)
+        load_task_set(["opencompass_bbh"], tmp_path)
     line = json.dumps({"task": "snarks", "cot_prompt": "no dashes"})
     copy.with_name("dev.jsonl").write_text(line + "\n")
     with pytest.raises(UserError) as error:
-        load_suite(["opencompass_bbh"], tmp_path)
+        load_task_set(["opencompass_bbh"], tmp_path)
     assert "no row has task 'boolean_expressions'" in str(error.value)
 
 
 def test_a_task_cannot_be_scored_in_two_forms_at_once(root):
     with pytest.raises(UserError, match=r"mmlu_abstract_algebra, .* is part of another task"):
-        load_suite(["opencompass_mmlu", "general_mmlu"], root)
+        load_task_set(["opencompass_mmlu", "general_mmlu"], root)
 
 
 @pytest.mark.parametrize("engine", ["cl-bench", "hf"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cl_bench.data.loading import load_suite
+from cl_bench.data.loading import load_task_set
 from cl_bench.evaluation.units import Unit
 from tests.helpers.general_rows import rows
 
@@ -16,7 +16,7 @@ from tests.helpers.general_rows import rows
 def basis(root: Path, benchmark: str) -> dict[str, Any]:
     """What a unit of one document a member depends on."""
     name = f"general_{benchmark}"
-    suite = load_suite([name], root)
+    suite = load_task_set([name], root)
     tasks = {leaf: suite.tasks[leaf] for leaf in suite.members[name]}
     return Unit("general", benchmark, tasks, {leaf: [0] for leaf in tasks}).depends_on()
 

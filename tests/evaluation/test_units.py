@@ -17,7 +17,7 @@ from transformers import Cache
 
 import cl_bench.evaluation.units as units_module
 from cl_bench.config.schema import TrainConfig
-from cl_bench.data.loading import load_suite
+from cl_bench.data.loading import load_task_set
 from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.engines.opened import Subject
 from cl_bench.evaluation.shared_prefix.kv_slots import SlotCache
@@ -49,7 +49,7 @@ def units(tmp_path_factory: pytest.TempPathFactory) -> list[Unit]:
         f"task: choose\noutput_type: multiple_choice\ndoc_to_target: label\n{common}"
         "doc_to_choice: ['no', 'yes']\nnum_fewshot: 2\nmetric_list: [{metric: acc}]\n"
     )
-    tasks = load_suite(["write", "choose"], task_paths=[folder]).tasks
+    tasks = load_task_set(["write", "choose"], task_paths=[folder]).tasks
     return [
         Unit("trace", "write", {"write": tasks["write"]}, DOCUMENTS, TRAIN),
         Unit("general", "choose", {"choose": tasks["choose"]}, DOCUMENTS),

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from cl_bench.metrics.trace import TASKS, score_corpus, score_document
+from cl_bench.metrics.trace import score_corpus, score_document
+from cl_bench.metrics.trace_tasks import TASKS
 
 TRACE_NAMES = [task.trace_name for task in TASKS.values()]
 

@@ -15,12 +15,11 @@ from cl_bench.metrics import modern
 from cl_bench.metrics.accuracy import exact_match, first_character_match, label_shares
 from cl_bench.metrics.accuracy import majority_baseline as majority
 from cl_bench.metrics.trace import (
-    TASKS,
-    canonical_name,
     modern_document,
     score_corpus,
     score_document,
 )
+from cl_bench.metrics.trace_tasks import TASKS, trace_task
 
 KINDS = sorted({task.kind for task in TASKS.values()})
 # Lone surrogates too: json.loads produces them from escapes.
@@ -63,9 +62,9 @@ def test_task_table() -> None:
     assert [name for name, task in TASKS.items() if task.needs_input] == ["trace_20minuten"]
     assert [name for name, task in TASKS.items() if task.labels] == ["trace_cstance", "trace_fomc"]
     for name, task in TASKS.items():
-        assert canonical_name(name) == canonical_name(task.trace_name.upper()) == name
+        assert trace_task(name) == trace_task(task.trace_name.upper()) == task
     with pytest.raises(UserError, match=r"'trace_fomcc'.*did you mean 'trace_fomc'"):
-        canonical_name("trace_fomcc")
+        trace_task("trace_fomcc")
 
 
 def test_documents_that_trace_cannot_score() -> None:
@@ -165,8 +164,8 @@ def test_modern_column_of_a_corpus() -> None:
 def test_nothing_here_imports_torch() -> None:
     code = (
         "import sys\n"
-        "from cl_bench.evaluation import scores\n"
-        "from cl_bench.metrics import predictions\n"
+        "from cl_bench.scores import matrix\n"
+        "from cl_bench.results import predictions\n"
         "from cl_bench.metrics.trace import score_corpus\n"
         "score_corpus('20Minuten', ['a b'], ['a c'], ['a b c'])\n"
         "assert 'torch' not in sys.modules and 'lm_eval' not in sys.modules\n"

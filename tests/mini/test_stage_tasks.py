@@ -11,7 +11,7 @@ import pytest
 
 from cl_bench.data.examples import training_examples
 from cl_bench.data.generated import item_splits, prompt_splits
-from cl_bench.metrics.trace import TASKS as TRACE_TASKS
+from cl_bench.metrics.trace_tasks import TASKS as TRACE_TASKS
 from cl_bench.resources import resource
 from tests.helpers.documents import checksum, load, splits
 

@@ -7,7 +7,7 @@ from markdown_it import MarkdownIt
 from rich.cells import cell_len
 
 from cl_bench.report.cells import _above
-from cl_bench.report.tables import Column, code, number, table
+from cl_bench.report.tables import Column, code, percentages, table
 from tests.helpers.rendered import must_render
 
 
@@ -23,12 +23,12 @@ from tests.helpers.rendered import must_render
     ],
 )
 def test_a_number_carries_its_uncertainty(measures: list[dict[str, float]], expected: str) -> None:
-    assert number(measures) == expected
+    assert percentages(measures) == expected
 
 
 def test_signs_are_shown_where_asked() -> None:
-    assert number([{"value": 0.011, "stderr": None}], signed=True) == "+1.1"
-    assert number([{"value": -0.011, "stderr": None}], signed=True) == "-1.1"
+    assert percentages([{"value": 0.011, "stderr": None}], signed=True) == "+1.1"
+    assert percentages([{"value": -0.011, "stderr": None}], signed=True) == "-1.1"
 
 
 def test_a_table_is_aligned() -> None:

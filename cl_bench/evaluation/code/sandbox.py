@@ -26,7 +26,7 @@ _LONGEST_REPORT = 4096
 
 
 @dataclass(frozen=True)
-class Limits:
+class SandboxLimits:
     """Of one program: CPU seconds, bytes of memory and of a file, processes, open files."""
 
     seconds: int = 5
@@ -45,7 +45,7 @@ class Verdict:
     protections: tuple[str, ...] = ()
 
 
-def run_program(program: str, limits: Limits | None = None) -> Verdict:
+def run_program(program: str, limits: SandboxLimits | None = None) -> Verdict:
     """Run Python source text; it passed if it came to its end without an exception.
 
     It starts with an empty environment in an empty folder that is removed afterwards; what it
@@ -54,7 +54,7 @@ def run_program(program: str, limits: Limits | None = None) -> Verdict:
     """
     if sys.platform == "win32":
         raise OSError("code cannot be limited on Windows")
-    limits = limits or Limits()
+    limits = limits or SandboxLimits()
     token = secrets.token_hex(16)
     request = {"program": program, "token": token, "limits": asdict(limits)}
     read, write = os.pipe()

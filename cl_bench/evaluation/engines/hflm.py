@@ -10,7 +10,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 
 from cl_bench.data.special_tokens import added_tokens
-from cl_bench.evaluation.engines.request_counts import ROOM_OF_HFLM, Asked, score_counted
+from cl_bench.evaluation.engines.request_counts import ROOM_OF_HFLM, RequestCounts, score_counted
 from cl_bench.evaluation.finite import Watched
 from cl_bench.evaluation.shared_prefix.lm import EncodePrompts
 from cl_bench.models.positions import forget_lengths, length_rule, window
@@ -30,7 +30,7 @@ class TruncatingHFLM(Watched, HFLM):  # type: ignore[misc]
         if (tokenizer := options.get("tokenizer")) is not None:
             options.setdefault("max_length", window(pretrained.config, tokenizer))
         super().__init__(pretrained=pretrained, **options)
-        self.counters = Asked()
+        self.counters = RequestCounts()
         self._rule = length_rule(pretrained.config)
         forget_lengths(pretrained)
         self._added = added_tokens(self.tokenizer)

@@ -18,7 +18,7 @@ from lm_eval.api.model import LM
 
 from cl_bench.errors import RunError
 from cl_bench.evaluation.engines.choice import Engine
-from cl_bench.evaluation.engines.request_counts import Asked
+from cl_bench.evaluation.engines.request_counts import RequestCounts
 from cl_bench.evaluation.shared_prefix.lm import EncodePrompts, Progress
 from cl_bench.models.load import split_revision
 
@@ -54,7 +54,7 @@ class RemoteLM(LM):  # type: ignore[misc]
         super().__init__()
         self.engine, self.tokenizer, self.progress = engine, tokenizer, progress
         self.encode_prompts: EncodePrompts | None = None
-        self.counters, self._told = Asked(), Asked()
+        self.counters, self._told = RequestCounts(), RequestCounts()
         self._log = log
         ours, theirs = socket.socketpair()
         with theirs:

@@ -17,14 +17,14 @@ ROOM_OF_HFLM = 1
 
 
 @dataclass
-class Asked:
+class RequestCounts:
     """What was asked so far, as in the shared-prefix engine's `Counters`."""
 
     requests: int = 0
     truncated: int = 0
     empty: int = 0
 
-    def add(self, now: Asked, before: Asked) -> None:
+    def add(self, now: RequestCounts, before: RequestCounts) -> None:
         """Add what another counted since `before`."""
         self.requests += now.requests - before.requests
         self.truncated += now.truncated - before.truncated
@@ -34,7 +34,7 @@ class Asked:
 def score_counted(
     requests: Sequence[TokenRequest],
     room: int,
-    asked: Asked,
+    asked: RequestCounts,
     score: Callable[[list[TokenRequest]], list[tuple[float, bool]]],
 ) -> list[tuple[float, bool]]:
     """What `score` gives, and (0.0, True) for empty continuations, where lm-eval's classes fail.
@@ -49,11 +49,11 @@ def score_counted(
     return [next(scores) if request[2] else (0.0, True) for request in requests]
 
 
-def count_requests(lm: Any, name: str) -> Asked:
+def count_requests(lm: Any, name: str) -> RequestCounts:
     """Count from now on what an `LM` of lm-eval's class `name` is asked, by its own tokens."""
     from lm_eval.models.utils import normalize_gen_kwargs
 
-    asked = Asked()
+    asked = RequestCounts()
     score, generate = lm._loglikelihood_tokens, lm.generate_until
     beyond = ROOM.get(name, ROOM_OF_HFLM)
 

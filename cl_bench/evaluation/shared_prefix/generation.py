@@ -13,7 +13,14 @@ from transformers import DynamicCache
 from cl_bench.evaluation.finite import ask_again, is_distribution
 from cl_bench.evaluation.shared_prefix.kv_slots import SlotCache
 from cl_bench.evaluation.shared_prefix.packed_model import PackedModel, crop
-from cl_bench.evaluation.shared_prefix.packing import Layout, Limits, Pack, Placed, lay_out, plan
+from cl_bench.evaluation.shared_prefix.packing import (
+    Pack,
+    PackLayout,
+    PassLimits,
+    Placed,
+    lay_out,
+    packs_of,
+)
 from cl_bench.evaluation.shared_prefix.prompt_lookup import STREAK, Lookup
 from cl_bench.evaluation.shared_prefix.stopping import StopRule
 from cl_bench.evaluation.shared_prefix.tree import build_forest
@@ -62,7 +69,7 @@ def generate_greedy(
     tokenizer: Any,
     prompts: Sequence[Sequence[int]],
     rules: Sequence[StopRule],
-    limits: Limits,
+    limits: PassLimits,
     room: Room,
     progress: Callable[[int], None] | None = None,
     choose: Choose | None = None,
@@ -95,13 +102,13 @@ def _generate(
     tokenizer: Any,
     prompts: Sequence[Sequence[int]],
     rules: Sequence[StopRule],
-    limits: Limits,
+    limits: PassLimits,
     room: Room,
     progress: Callable[[int], None] | None,
     choose: Choose | None,
 ) -> tuple[list[list[int]], set[int]]:
     decoder = Decoder(model, tokenizer, prompts, rules, room, choose)
-    packs = plan(build_forest(prompts), limits)
+    packs = packs_of(build_forest(prompts), limits)
     waiting = next(packs, None)
     while waiting is not None or decoder.running:
         while waiting is not None and decoder.has_room(waiting):
@@ -252,7 +259,7 @@ class Decoder:
             self.running[slot] = last
 
 
-def _ending(layout: Layout) -> Iterator[tuple[Placed, int]]:
+def _ending(layout: PackLayout) -> Iterator[tuple[Placed, int]]:
     """Prompts whose last token a pass computes for the first time, and where."""
     for placed in layout.placed:
         if placed.first:

@@ -18,13 +18,13 @@ from cl_bench.evaluation.shared_prefix.cpu_packed_weights import packed_linears
 from cl_bench.evaluation.shared_prefix.generation import Room, generate_greedy
 from cl_bench.evaluation.shared_prefix.loglikelihoods import score_continuations
 from cl_bench.evaluation.shared_prefix.packed_model import Counters, PackedModel, evaluating
-from cl_bench.evaluation.shared_prefix.packing import Limits
+from cl_bench.evaluation.shared_prefix.packing import PassLimits
 from cl_bench.evaluation.shared_prefix.sharing_trial import free_bytes, why_not_shared
 from cl_bench.evaluation.shared_prefix.stopping import (
     StopRule,
-    answer_text,
     is_greedy_config,
     stop_rule,
+    text_until_stop,
 )
 from cl_bench.models.positions import length_rule
 from cl_bench.models.positions import window as window_of
@@ -78,7 +78,7 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
         on_cpu = self.packed.device.type == "cpu"
         # On a CPU 1024 tokens already fill the matrix products, and small passes need less padding.
         batch = token_budget or (1024 if on_cpu else 16384)
-        self.limits = Limits(batch=batch, row=min(batch, max(512, batch // 4)))
+        self.limits = PassLimits(batch=batch, row=min(batch, max(512, batch // 4)))
         self.sequences = 128 if on_cpu else 256
         self.reason: str | None = None
         """Why not all requests share their prefixes; known after the first request."""
@@ -243,7 +243,7 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
             scores = _put(scores, ours, mine)
             return _put(scores, plain, self._plain("_loglikelihood_tokens", requests, plain))
 
-    def _limits(self, pairs: Sequence[Pair]) -> Limits:
+    def _limits(self, pairs: Sequence[Pair]) -> PassLimits:
         """Smaller passes where most positions are scored: each has a row of logits."""
         if not pairs:
             return self.limits
@@ -321,7 +321,7 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
         for same, new in zip(groups.values(), found, strict=True):
             tokens |= dict.fromkeys(same, new)
         unsound = {i for number, same in enumerate(groups.values()) if number in bad for i in same}
-        texts = [answer_text(self.tokenizer, tokens.get(i, []), rules[i]) for i in chosen]
+        texts = [text_until_stop(self.tokenizer, tokens.get(i, []), rules[i]) for i in chosen]
         return [
             NotFinite(text) if i in unsound else text for i, text in zip(chosen, texts, strict=True)
         ]

@@ -15,7 +15,14 @@ from transformers import DynamicCache
 from cl_bench.evaluation.finite import ask_again
 from cl_bench.evaluation.shared_prefix.cpu_two_passes import in_streams
 from cl_bench.evaluation.shared_prefix.packed_model import PackedModel, crop
-from cl_bench.evaluation.shared_prefix.packing import Array, Layout, Limits, Pack, lay_out, plan
+from cl_bench.evaluation.shared_prefix.packing import (
+    Array,
+    Pack,
+    PackLayout,
+    PassLimits,
+    lay_out,
+    packs_of,
+)
 from cl_bench.evaluation.shared_prefix.tree import Segment, build_forest, preorder
 
 Answers = tuple[Array, np.ndarray, np.ndarray]
@@ -36,7 +43,7 @@ class Scored:
 def score_continuations(
     model: PackedModel,
     pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
-    limits: Limits,
+    limits: PassLimits,
     progress: Callable[[int], None] | None = None,
 ) -> list[tuple[float, bool]]:
     """For each (input, targets): log p of the targets in nats, and whether all are the argmax.
@@ -60,7 +67,7 @@ def score_continuations(
 def _score(
     model: PackedModel,
     pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
-    limits: Limits,
+    limits: PassLimits,
     progress: Callable[[int], None] | None = None,
 ) -> list[tuple[float, bool]]:
     roots = build_forest([tokens for tokens, _ in pairs])
@@ -85,7 +92,7 @@ def _score(
         if progress is not None:
             progress(int((left == 0).sum()))
 
-    for alone, packs in groupby(plan(roots, limits), stands_alone):
+    for alone, packs in groupby(packs_of(roots, limits), stands_alone):
         if alone:
             in_streams(model, list(packs), answer, take)
             continue
@@ -119,7 +126,9 @@ def _assign(
     return asked
 
 
-def _questions(layout: Layout, asked: dict[Segment, list[Scored]]) -> tuple[Array, Array, Array]:
+def _questions(
+    layout: PackLayout, asked: dict[Segment, list[Scored]]
+) -> tuple[Array, Array, Array]:
     """Flat positions in the pass, targets and requests, for what it computes for the first time."""
     width = layout.ids.shape[1]
     keep, targets, requests = [], [], []

@@ -12,7 +12,7 @@ from transformers import DynamicCache
 
 from cl_bench.evaluation.shared_prefix.decode_attention import RowAttention, parts_of
 from cl_bench.evaluation.shared_prefix.kv_slots import SlotCache
-from cl_bench.evaluation.shared_prefix.packing import Array, Layout, Mask
+from cl_bench.evaluation.shared_prefix.packing import Array, Mask, PackLayout
 from cl_bench.evaluation.shared_prefix.scored_positions import only_kept
 from cl_bench.models.positions import forget_lengths
 
@@ -81,7 +81,9 @@ class PackedModel:
         self.rows = RowAttention(model)
         self._lowest = torch.finfo(model.dtype).min
 
-    def run(self, layout: Layout, keep: Array, cache: DynamicCache | None = None) -> torch.Tensor:
+    def run(
+        self, layout: PackLayout, keep: Array, cache: DynamicCache | None = None
+    ) -> torch.Tensor:
         """Logits [len(keep), vocab] in the model's dtype; `keep` indexes the flattened [B * T].
 
         With a cache, the pass goes on from what it holds and appends to it.

@@ -20,7 +20,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Limits:
+class PassLimits:
     """What a forward pass may hold, in tokens. The answers do not depend on it."""
 
     batch: int
@@ -90,7 +90,7 @@ class _Level:
     trunks: list[tuple[Piece, ...]] = field(default_factory=list)
 
 
-def plan(roots: Sequence[Segment], limits: Limits) -> Iterator[Pack]:
+def packs_of(roots: Sequence[Segment], limits: PassLimits) -> Iterator[Pack]:
     """Forward passes that compute every segment, trunks before what stands on them."""
     stack = [_level(0, [_Node(root, ()) for root in roots], limits)]
     yield from _packs(stack[-1], limits)
@@ -106,7 +106,7 @@ def plan(roots: Sequence[Segment], limits: Limits) -> Iterator[Pack]:
         yield from _packs(stack[-1], limits)
 
 
-def _level(past: int, nodes: Sequence[_Node], limits: Limits) -> _Level:
+def _level(past: int, nodes: Sequence[_Node], limits: PassLimits) -> _Level:
     """Sort what stands on a trunk into trees and further trunks."""
     level = _Level(past)
     stack = list(reversed(nodes))
@@ -150,7 +150,7 @@ def _tree(above: tuple[Piece, ...], segment: Segment) -> Tree:
     return Tree(tuple(pieces), tuple(parents), top.size + segment.size)
 
 
-def _packs(level: _Level, limits: Limits) -> Iterator[Pack]:
+def _packs(level: _Level, limits: PassLimits) -> Iterator[Pack]:
     """Fill rows with trees, longest first, and passes with rows."""
     waiting = sorted(level.trees, key=lambda tree: -tree.size)
     while waiting:
@@ -158,7 +158,9 @@ def _packs(level: _Level, limits: Limits) -> Iterator[Pack]:
         yield Pack(level.past, tuple(tuple(row) for row in rows if row))
 
 
-def _fill(waiting: list[Tree], past: int, limits: Limits) -> tuple[list[list[Tree]], list[Tree]]:
+def _fill(
+    waiting: list[Tree], past: int, limits: PassLimits
+) -> tuple[list[list[Tree]], list[Tree]]:
     """Rows of one pass, each tree in the first row with room for it; and the trees left over."""
     longest, smallest = waiting[0].size, waiting[-1].size
     # On a trunk there is one row, since further rows would need copies of the trunk.
@@ -195,7 +197,7 @@ class Placed:
 
 
 @dataclass(frozen=True)
-class Layout:
+class PackLayout:
     """A pass as arrays, B rows of T tokens on a trunk of P."""
 
     ids: Array
@@ -207,7 +209,7 @@ class Layout:
     placed: tuple[Placed, ...]
 
 
-def lay_out(pack: Pack) -> Layout:
+def lay_out(pack: Pack) -> PackLayout:
     """Arrays of a pass, padded on the right."""
     width = max(sum(tree.size for tree in row) for row in pack.rows)
     ids = np.zeros((len(pack.rows), width), dtype=np.int64)
@@ -237,7 +239,7 @@ def lay_out(pack: Pack) -> Layout:
     mask = None
     if look is not None:
         mask = np.concatenate([np.ones((*ids.shape, pack.past), dtype=np.bool_), look], axis=2)
-    return Layout(ids, positions, mask, tuple(placed))
+    return PackLayout(ids, positions, mask, tuple(placed))
 
 
 def _look(look: Mask, start: int, end: int, above: Placed | None) -> None:

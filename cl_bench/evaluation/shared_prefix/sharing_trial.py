@@ -20,7 +20,7 @@ from transformers import DynamicCache
 from cl_bench.evaluation.shared_prefix.kv_slots import SlotCache
 from cl_bench.evaluation.shared_prefix.loglikelihoods import score_continuations
 from cl_bench.evaluation.shared_prefix.packed_model import Counters, PackedModel
-from cl_bench.evaluation.shared_prefix.packing import Layout, Limits
+from cl_bench.evaluation.shared_prefix.packing import PackLayout, PassLimits
 from cl_bench.models.positions import length_rule
 
 UNBOUNDED = 2**31
@@ -81,7 +81,7 @@ def _try(model: Any, max_length: int) -> tuple[str | None, int]:
         if window is None:
             return "layers that are not plain attention", 0
         for sets in SETS:
-            trial = Trial(model, sets)
+            trial = SharingTrial(model, sets)
             difference, noise = trial.sharing()
             allowed = max(TIMES_NOISE * noise, trial.floor())
             if difference <= allowed:
@@ -111,7 +111,7 @@ def _window(config: Any) -> int | None:
     return None
 
 
-class Trial:
+class SharingTrial:
     """A few tokens, computed plainly and as the engine does.
 
     Differences are root mean squares over `TARGETS` tokens of the vocabulary, in nats.
@@ -174,7 +174,7 @@ class Trial:
     def _shared(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """Log-probabilities [sequences, targets] after all but the last token of each."""
         pairs = [(tokens[:-1], [int(t)]) for tokens in sequences for t in self.targets]
-        scores = score_continuations(self.packed, pairs, Limits(batch=60, row=20, trunk=1))
+        scores = score_continuations(self.packed, pairs, PassLimits(batch=60, row=20, trunk=1))
         return torch.tensor([score for score, _ in scores]).reshape(len(sequences), -1)
 
     def _decoded(self, sequences: Sequence[Sequence[int]]) -> Tensor:
@@ -186,7 +186,7 @@ class Trial:
         ids = np.array(sequences)
         positions = np.tile(np.arange(n), (len(ids), 1))
         cache = DynamicCache()
-        self.packed.run(Layout(ids[:, :n], positions, None, ()), np.array([n - 1]), cache)
+        self.packed.run(PackLayout(ids[:, :n], positions, None, ()), np.array([n - 1]), cache)
         slots = SlotCache(cache)
         slots.reserve(1 + len(ids), n + 1)
         slots.fill(0, cache, 0, torch.arange(2))
@@ -209,7 +209,7 @@ class Trial:
             found = [
                 self._log_p(
                     self.packed.run(
-                        Layout(tokens, np.stack([near, other]), look, ()), np.arange(width)
+                        PackLayout(tokens, np.stack([near, other]), look, ()), np.arange(width)
                     )
                 )
                 for other in (near, far)

@@ -86,7 +86,7 @@ def is_greedy_config(config: Any) -> bool:
     return all(value is None or value in (0, 1) or value in ([], {}) for value in values)
 
 
-def answer_text(tokenizer: Any, tokens: Sequence[int], rule: StopRule) -> str:
+def text_until_stop(tokenizer: Any, tokens: Sequence[int], rule: StopRule) -> str:
     """The text before the first stop string, special tokens left out."""
     text = tokenizer.decode(list(tokens), skip_special_tokens=True)
     answer: str = postprocess_generated_text(text, list(rule.strings), None)

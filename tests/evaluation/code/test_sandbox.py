@@ -18,10 +18,16 @@ import pytest
 from cl_bench.errors import UserError
 from cl_bench.evaluation.code import humaneval as code
 from cl_bench.evaluation.code.humaneval import pass_at_1, sandbox_warnings
-from cl_bench.evaluation.code.sandbox import JAIL, WANTED, Limits, missing_protections, run_program
+from cl_bench.evaluation.code.sandbox import (
+    JAIL,
+    WANTED,
+    SandboxLimits,
+    missing_protections,
+    run_program,
+)
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no limits on Windows")
-LIMITS = Limits(seconds=1)
+LIMITS = SandboxLimits(seconds=1)
 MISSING = list(WANTED) if sys.platform == "win32" else missing_protections()
 
 

@@ -8,12 +8,12 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cl_bench.evaluation.shared_prefix.packing import Limits, lay_out, plan
+from cl_bench.evaluation.shared_prefix.packing import PassLimits, lay_out, packs_of
 from cl_bench.evaluation.shared_prefix.tree import build_forest, preorder
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), max_size=12)
 LIMITS = st.builds(
-    Limits,
+    PassLimits,
     batch=st.integers(1, 40),
     row=st.integers(1, 20),
     leaves=st.integers(1, 5),
@@ -51,7 +51,7 @@ def test_sizes_depths_and_leaves_are_those_of_the_subtree(sequences):
 def run(sequences, limits):
     """What each pass computes, with the trunk as the passes leave it: (pack, layout, trunk)."""
     trunk: list[int] = []
-    for pack in plan(build_forest(sequences), limits):
+    for pack in packs_of(build_forest(sequences), limits):
         layout = lay_out(pack)
         del trunk[pack.past :]
         yield pack, layout, list(trunk)
@@ -111,7 +111,7 @@ def test_passes_keep_to_the_budget_unless_one_tree_is_larger(sequences, limits):
 def test_a_shared_header_is_computed_once():
     header = list(range(100, 400))
     sequences = [[*header, i, i + 1, i + 2] for i in range(50)]
-    computed = sum(lay.ids.size for _, lay, _ in run(sequences, Limits(batch=64, row=32)))
+    computed = sum(lay.ids.size for _, lay, _ in run(sequences, PassLimits(batch=64, row=32)))
     assert computed <= 300 + 50 * 3 + 32
 
 
@@ -120,5 +120,5 @@ def test_a_chain_of_prefixes_needs_no_recursion():
     segments = preorder(build_forest(sequences))
     assert len(segments) == 2999
     assert all(child.start == parent.end for parent, child in pairwise(segments))
-    packs = list(plan(build_forest(sequences[:300]), Limits(batch=32, row=16)))
+    packs = list(packs_of(build_forest(sequences[:300]), PassLimits(batch=32, row=16)))
     assert sum(pack.rows[0][0].size for pack in packs) >= 300
