@@ -42,5 +42,5 @@ CASES: dict[str, Callable[[], Method]] = {
 
 def without_our_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     """Torch's own attention, as on other devices than CPUs."""
-    for module in ("training.engine", "importance.fisher"):
+    for module in ("training.selective_update", "importance.fisher"):
         monkeypatch.setattr(f"cl_bench.{module}.cpu_attention", lambda model: nullcontext())

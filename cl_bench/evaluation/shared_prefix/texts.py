@@ -17,7 +17,7 @@ from cl_bench.evaluation.shared_prefix.generation import Room, generate_greedy
 from cl_bench.evaluation.shared_prefix.lm import CACHE_SHARE, SharedPrefixLM
 from cl_bench.evaluation.shared_prefix.packed_model import evaluating
 from cl_bench.evaluation.shared_prefix.sharing_trial import free_bytes
-from cl_bench.evaluation.shared_prefix.stopping import StopRule, answer_text, stop_rule
+from cl_bench.evaluation.shared_prefix.stopping import StopRule, text_until_stop, stop_rule
 from cl_bench.evaluation.untouched import untouched
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _sampled(
         for i in range(len(cut)):
             if i not in tokens:
                 tokens[i] = _alone(lm, cut[i], rule, temperature, draws[i])
-    return [answer_text(tokenizer, tokens[i], rule) for i in range(len(cut))]
+    return [text_until_stop(tokenizer, tokens[i], rule) for i in range(len(cut))]
 
 
 def _no_numbers() -> RunError:
