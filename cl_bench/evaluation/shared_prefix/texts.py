@@ -17,7 +17,7 @@ from cl_bench.evaluation.shared_prefix.generation import Room, generate_greedy
 from cl_bench.evaluation.shared_prefix.lm import CACHE_SHARE, SharedPrefixLM
 from cl_bench.evaluation.shared_prefix.packed_model import evaluating
 from cl_bench.evaluation.shared_prefix.sharing_trial import free_bytes
-from cl_bench.evaluation.shared_prefix.stopping import StopRule, text_until_stop, stop_rule
+from cl_bench.evaluation.shared_prefix.stopping import StopRule, stop_rule, text_until_stop
 from cl_bench.evaluation.untouched import untouched
 
 if TYPE_CHECKING:
