@@ -63,10 +63,10 @@ def second_stage(
         method = make()
         method.prepare(stage)
         method.finish(stage)
-        state = method.state_dict()
+        state = method.state()
         stage = _stage(stage.model, 2, batch)
         method = make()
-        method.load_state_dict(state)
+        method.load_state(state)
         method.prepare(stage)
         plan = method.plan(stage) or UpdatePlan()
         stage.model.train()
@@ -90,7 +90,7 @@ def _stage(model: nn.Module, index: int, batch: Batch) -> Stage:
         examples=examples,
         earlier=[("earlier", examples)] if index > 1 else [],
         device=torch.device("cpu"),
-        batches=lambda given: [dict(batch)],
+        share=lambda given, numbers: [dict(batch)],
         all_reduce=lambda tensor: None,
     )
 
@@ -127,7 +127,7 @@ def written(model: Any, method: Method) -> int:
     """Bytes of the safetensors files that a stage leaves: weights or adapter, method's state."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        save_tensors(Path(folder) / "method.safetensors", dict(method.state_dict()))
+        save_tensors(Path(folder) / "method.safetensors", dict(method.state().tensors))
         return sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
 
 
