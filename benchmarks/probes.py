@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 
-from cl_bench.config.file import load_config
 from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.engines.opened import Subject
 from cl_bench.evaluation.probes import kl
@@ -26,6 +25,7 @@ from cl_bench.evaluation.probes.tasks import probe_tasks
 from cl_bench.evaluation.shared_prefix.lm import SharedPrefixLM
 from cl_bench.evaluation.suite import load_suite
 from cl_bench.evaluation.units import answering
+from cl_bench.experiment.resolve import resolve_file
 from cl_bench.models.load import load_model, resolve_model_path
 from cl_bench.report.tables import Column, table
 
@@ -41,8 +41,9 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
 
 def rows(config_file: str, overrides: Sequence[str], folder: Path) -> list[list[str]]:
     """A row for each task, and one for the divergences of a later stage."""
-    config = load_config(config_file, overrides)
-    suite = load_suite(config, Engine())
+    experiment = resolve_file(config_file, overrides)
+    config = experiment.config
+    suite = load_suite(experiment, Engine())
     path = resolve_model_path(config.model.path)
     model, tokenizer = load_model(path, config.model.dtype, "cpu")
     reference = suite.reference(folder, of_base=True)

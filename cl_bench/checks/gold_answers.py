@@ -18,10 +18,9 @@ from cl_bench.config.schema import ExperimentConfig
 from cl_bench.data.choices import empty_choice
 from cl_bench.data.examples import Example, seeded_subset
 from cl_bench.data.special_tokens import SpecialTokens, added_tokens, named
-from cl_bench.data.tasks import canonical_name, defining_file
+from cl_bench.data.tasks import defining_file
 from cl_bench.data.tokens import encode_answers, encode_prompts
 from cl_bench.errors import UserError
-from cl_bench.evaluation.suite import cells_to_score
 
 if TYPE_CHECKING:
     from cl_bench.checks.preflight import Preflight
@@ -48,9 +47,9 @@ def check_answers(found: Preflight) -> Iterator[str]:
         if fault := empty_choice(task, found.suite.documents.get(name, ())):
             yield fault
     eos = model_eos(found.model_path)
-    allowed = {canonical_name(stage.task): stage.allow_unreachable for stage in found.config.stages}
+    allowed = {task.name: task.allow_unreachable for task in found.experiment.tasks}
     for name, task in found.suite.stage_tasks.items():
-        examples = found.examples[name, found.config.seeds[0]]
+        examples = found.trained_on(name, found.config.seeds[0])
         limit = _answer_limit(found, name)
         for line in _about_examples(found, name, examples, limit):
             found.note(line)
@@ -84,7 +83,7 @@ def _answer_limit(found: Preflight, name: str) -> int:
         limits += [
             stage.train.max_answer_tokens
             for stage in run.stages[own[0] if own else 0 :]
-            if name in cells_to_score(found.config, stage.index, stage.tasks)
+            if name in stage.scored.columns
         ]
     return min(limits[1:] or limits)
 

@@ -63,7 +63,7 @@ def _trained_on(found: Preflight) -> dict[str, list[Example]]:
     if not found.runs:
         return {}
     examples: dict[str, dict[Example, None]] = {}
-    for (task, _), some in found.examples.items():
+    for (task, _, _), some in found.examples.items():
         examples.setdefault(task, {}).update(dict.fromkeys(some))
     return {task: list(some) for task, some in examples.items()}
 
@@ -101,16 +101,16 @@ def check_window(found: Preflight) -> Iterator[str]:
 
 
 def _training_beyond(found: Preflight, limit: int) -> Iterator[str]:
-    asked: dict[tuple[str, int, tuple[int, int, str]], TrainConfig] = {}
+    asked: dict[tuple[str, int | None, int, tuple[int, int, str]], TrainConfig] = {}
     for run in found.runs:
         for stage in run.stages:
-            for task in stage.tasks:
-                asked[task, run.seed, _cut(stage.train)] = stage.train
-    for (task, seed, _), train in asked.items():
+            for task, most in stage.sets:
+                asked[task, most, run.seed, _cut(stage.train)] = stage.train
+    for (task, most, seed, _), train in asked.items():
         if train.max_prompt_tokens + train.max_answer_tokens + 1 <= limit:
             continue
         encoded = encode_examples(
-            found.examples[task, seed],
+            found.examples[task, most, seed],
             found.tokenizer,
             train.max_prompt_tokens,
             train.max_answer_tokens,

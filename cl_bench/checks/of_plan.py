@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from cl_bench.config.schema import ExperimentConfig
 from cl_bench.costs.model_shapes import known_kind_fault, model_file
 from cl_bench.data.tasks import unknown_task
 from cl_bench.errors import Absent, UserError
 from cl_bench.evaluation.engines.choice import Engine
-from cl_bench.methods.spec import RunSpec
+from cl_bench.methods.spec import Experiment
 from cl_bench.models.kinds import dtype_faults
 from cl_bench.models.load import model_path_fault
 
 
-def plan_checks(config: ExperimentConfig, runs: Sequence[RunSpec], folder: Path) -> list[str]:
+def plan_checks(experiment: Experiment, folder: Path) -> list[str]:
     """What `run` would refuse is refused (UserError); returns what could not be looked at here.
 
     `folder` is the experiment's, which may hold results already.
@@ -23,14 +21,18 @@ def plan_checks(config: ExperimentConfig, runs: Sequence[RunSpec], folder: Path)
     Fetches nothing. A model or data that is not on this machine yet is no fault of the config:
     without them only the names of the tasks are checked.
     """
-    names = [stage.task for stage in config.stages]
+    config = experiment.config
+    names = [task.given for task in experiment.tasks]
     faults = [fault for name in names if (fault := unknown_task(name, config.task_paths))]
     absent = model_path_fault(config.model.source) is None and not model_file(
         config.model, "config.json"
     )
     if absent:
         fault = known_kind_fault(config.model)
-        faults += [*dtype_faults(config.model, bool(runs)), *([fault] if fault else [])]
+        faults += [
+            *dtype_faults(config.model, bool(experiment.chosen)),
+            *([fault] if fault else []),
+        ]
     if faults:
         raise UserError(faults)
     if absent:
@@ -39,9 +41,8 @@ def plan_checks(config: ExperimentConfig, runs: Sequence[RunSpec], folder: Path)
 
     warnings: list[str] = []
     try:
-        found = preflight(
-            config, runs, Engine("cl-bench", {}), allow_code=True, say=warnings.append
-        )
+        engine = Engine("cl-bench", {})
+        found = preflight(experiment, engine, allow_code=True, say=warnings.append)
         if folder.is_dir():
             warnings += check_folder(found, folder, contents_of_run(found))
     except UserError as error:

@@ -19,14 +19,13 @@ from cl_bench.checks.model_fits import check_token_ids, check_window
 from cl_bench.config.schema import ExperimentConfig
 from cl_bench.costs.model_shapes import config_here, weights_here
 from cl_bench.data.examples import Example, training_examples
-from cl_bench.data.tasks import canonical_name
 from cl_bench.errors import Absent, UserError
 from cl_bench.evaluation.code.humaneval import sandbox_warnings
 from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.suite import Suite, load_suite
-from cl_bench.experiment.resolve import resolve_runs
-from cl_bench.identity.bindings import Contents, check_same, contents
-from cl_bench.methods.spec import RunSpec
+from cl_bench.identity.bindings import Contents, contents
+from cl_bench.identity.same import check_same
+from cl_bench.methods.spec import Experiment, RunSpec
 from cl_bench.methods.static_checks import file_faults
 from cl_bench.methods.targets import continuity_faults, target_faults
 from cl_bench.models.kinds import dtype_faults, kind_fault
@@ -45,11 +44,9 @@ from cl_bench.models.load import (
 class Preflight:
     """What the checks look at, and afterwards what the run starts from."""
 
-    config: ExperimentConfig
-    runs: Sequence[RunSpec]
+    experiment: Experiment
     suite: Suite
-    examples: Mapping[tuple[str, int], Sequence[Example]]
-    """Training examples by (task, seed)."""
+    examples: Examples
     model_path: str | Path
     tokenizer: Any
     say: Callable[[str], None]
@@ -59,12 +56,28 @@ class Preflight:
     skeleton: Any = None
     """The model on the meta device: classes, shapes and config without weights."""
 
+    @property
+    def config(self) -> ExperimentConfig:
+        """As it was read."""
+        return self.experiment.config
+
+    @property
+    def runs(self) -> Sequence[RunSpec]:
+        """Those that `--method` leaves."""
+        return self.experiment.chosen
+
+    def trained_on(self, task: str, seed: int) -> Sequence[Example]:
+        """All examples of a task that any of the config's stages sees."""
+        return self.examples[task, self.experiment.limit_of(task), seed]
+
     def note(self, line: str) -> None:
         """Say a warning, now and in the report."""
         self.notes.append(line)
         self.say(line)
 
 
+Examples = Mapping[tuple[str, int | None, int], Sequence[Example]]
+"""Training examples by (task, limit, seed)."""
 WEIGHT_FILES = (".safetensors", ".bin")
 Check = Callable[[Preflight], Iterable[str]]
 CHECKS: tuple[Check, ...] = (
@@ -82,21 +95,21 @@ CHECKS: tuple[Check, ...] = (
 
 
 def preflight(
-    config: ExperimentConfig,
-    runs: Sequence[RunSpec],
+    experiment: Experiment,
     engine: Engine,
     allow_code: bool = False,
     say: Callable[[str], None] = print,
 ) -> Preflight:
     """Tasks, data, examples, model and tokenizer, checked. Raises UserError with every fault."""
-    faults = model_faults(config, runs)
+    config = experiment.config
+    faults = model_faults(config, experiment.chosen)
     suite = None
-    examples: dict[tuple[str, int], Sequence[Example]] = {}
+    examples: Examples = {}
     try:
-        suite = load_suite(config, engine, allow_code)
+        suite = load_suite(experiment, engine, allow_code)
         for warning in sandbox_warnings(suite.leaves):
             say(warning)
-        examples = _training_examples(config, suite)
+        examples = _training_examples(experiment, suite)
     except UserError as error:
         faults += error.faults
     if faults or suite is None:
@@ -111,7 +124,7 @@ def preflight(
     if faults := [*faults, *special_token_faults(tokenizer, rows)]:
         raise UserError(faults)
     padding = pad_within(tokenizer, rows)
-    found = Preflight(config, runs, suite, examples, path, tokenizer, say, skeleton=skeleton)
+    found = Preflight(experiment, suite, examples, path, tokenizer, say, skeleton=skeleton)
     if padding:
         found.note(padding)
     if faults := list(dict.fromkeys(fault for check in CHECKS for fault in check(found))):
@@ -138,27 +151,32 @@ def _no_weights(path: str | Path) -> Absent | None:
     return Absent(f"model.path: the folder '{path}' has no weights (*.safetensors or *.bin)")
 
 
-def _training_examples(
-    config: ExperimentConfig, suite: Suite
-) -> dict[tuple[str, int], Sequence[Example]]:
+def _training_examples(experiment: Experiment, suite: Suite) -> Examples:
     faults: list[str] = []
-    examples: dict[tuple[str, int], Sequence[Example]] = {}
-    for stage in config.stages:
-        name = canonical_name(stage.task)
-        for seed in config.seeds:
+    examples: dict[tuple[str, int | None, int], Sequence[Example]] = {}
+    for name, limit in experiment.sets:
+        for seed in experiment.config.seeds:
             try:
-                examples[name, seed] = training_examples(suite.stage_tasks[name], stage.limit, seed)
+                examples[name, limit, seed] = training_examples(
+                    suite.stage_tasks[name], limit, seed
+                )
             except UserError as error:
                 faults += error.faults
                 break
     if faults:
-        raise UserError(faults)
+        raise UserError(list(dict.fromkeys(faults)))
     return examples
 
 
 def contents_of_run(found: Preflight) -> Contents:
     """What the numbers of the run would be made of, for `check_folder`."""
-    return contents(found.suite, found.examples, found.model_path, found.say)
+    experiment = found.experiment
+    examples = {
+        (task.name, seed): found.trained_on(task.name, seed)
+        for task in experiment.tasks
+        for seed in experiment.config.seeds
+    }
+    return contents(found.suite, examples, found.model_path, found.say)
 
 
 def check_folder(found: Preflight, folder: Path, now: Contents) -> list[str]:
@@ -166,10 +184,9 @@ def check_folder(found: Preflight, folder: Path, now: Contents) -> list[str]:
 
     Reads only. Returns lines about what cannot be compared.
     """
-    config, suite = found.config, found.suite
-    limits = {canonical_name(stage.task): stage.limit for stage in config.stages}
 
-    def rows(task: str, seed: int) -> Sequence[Example]:
-        return training_examples(suite.stage_tasks[task], limits[task], seed)
+    def rows(task: str, limit: int | None, seed: int) -> Sequence[Example]:
+        known = found.examples.get((task, limit, seed))
+        return known or training_examples(found.suite.stage_tasks[task], limit, seed)
 
-    return check_same(folder, config, resolve_runs(config), now, rows)
+    return check_same(folder, found.experiment, now, rows)

@@ -31,9 +31,9 @@ def plan(
     from cl_bench.experiment.resolve import resolve_file
     from cl_bench.report.plan import plan_text
 
-    loaded, runs = resolve_file(config, override, method)
-    print(plan_text(loaded, runs, card, tflops), flush=True)
-    for line in plan_checks(loaded, runs, results / loaded.name):
+    experiment = resolve_file(config, override, method)
+    print(plan_text(experiment, card, tflops), flush=True)
+    for line in plan_checks(experiment, results / experiment.config.name):
         print(line)
 
 

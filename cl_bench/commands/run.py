@@ -43,7 +43,7 @@ def _run(
     from cl_bench.experiment.resolve import resolve_file
 
     chosen = choose_engine(engine, engine_args)
-    loaded, _ = resolve_file(config, override, method)  # its faults, before torch is imported
+    experiment = resolve_file(config, override, method)  # its faults, before torch is imported
 
     from cl_bench.errors import RunsFailedError
     from cl_bench.experiment.run import run_experiment
@@ -52,7 +52,7 @@ def _run(
 
     with Reporter() as reporter:
         try:
-            folder = run_experiment(loaded, results, method, chosen, reporter, allow_code)
+            folder = run_experiment(experiment, results, chosen, reporter, allow_code)
         except RunsFailedError as error:
             if reporter.enabled:
                 print(write_report(error.folder))

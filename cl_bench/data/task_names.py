@@ -55,7 +55,7 @@ def name_faults(config: ExperimentConfig) -> list[str]:
         if task in benchmarks:
             found.append(f"eval.general.tasks: {_twice(benchmarks[task], name)}")
         benchmarks[task] = name
-    found += [*_stages_twice(config), *_twice_inside(inside)]
+    found += [*_two_spellings(config), *_twice_inside(inside)]
     given = {**{name: name for name in stages.values()}, **{n: t for t, n in benchmarks.items()}}
     own = _files(task_folders(config.task_paths)[1:])
     if own:
@@ -94,17 +94,13 @@ def _files(folders: Iterable[Path]) -> Files:
     return found
 
 
-def _stages_twice(config: ExperimentConfig) -> list[str]:
-    """A task that is two stages: its column of the matrix would have two diagonals."""
-    spellings: dict[str, list[str]] = {}
+def _two_spellings(config: ExperimentConfig) -> list[str]:
+    """A task that comes again under another name; one that comes again as it is may."""
+    spellings: dict[str, dict[str, None]] = {}
     for stage in config.stages:
-        spellings.setdefault(canonical_name(stage.task), []).append(stage.task)
-    twice = [
-        f"{' and '.join(same)} are one task" if len(set(same)) > 1 else f"{same[0]} twice"
-        for same in spellings.values()
-        if len(same) > 1
-    ]
-    return [f"stages: {'; '.join(twice)}: a task can be one stage only"] if twice else []
+        spellings.setdefault(canonical_name(stage.task), {})[stage.task] = None
+    twice = [" and ".join(same) for same in spellings.values() if len(same) > 1]
+    return [f"stages: {'; '.join(twice)} are one task: write it in one way"] if twice else []
 
 
 def _shadowed(

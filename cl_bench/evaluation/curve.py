@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cl_bench.config.schema import ExperimentConfig, TrainConfig
+from cl_bench.config.schema import WithinStage
 from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.engines.opened import Subject
-from cl_bench.evaluation.suite import Suite, curve_tasks
+from cl_bench.evaluation.suite import Suite
 from cl_bench.evaluation.units import Unit, answering
+from cl_bench.methods.spec import StageSpec
 from cl_bench.progress import Reporter
 from cl_bench.store.folders import append_line
 
@@ -65,24 +66,21 @@ class Curve:
 
 
 def stage_curve(
-    config: ExperimentConfig,
+    within: WithinStage | None,
     suite: Suite,
-    index: int,
-    train: TrainConfig,
+    spec: StageSpec,
     folder: Path,
     tokenizer: Any,
     reporter: Reporter,
     writes: bool = True,
 ) -> Curve | None:
-    """The curve of stage `index`; None where the config asks for none, or for no task yet."""
-    within = config.eval.within_stage
+    """The curve of a stage; None where the config asks for none, or for no task yet."""
     if within is None:
         return None
-    chosen = curve_tasks(config, index)
     units = [
         replace(unit, documents=suite.curve_documents)
-        for unit in suite.units(suite.columns, True, train)
-        if unit.name in chosen
+        for unit in suite.units(suite.columns, True, spec.train)
+        if unit.name in spec.scored.inside
     ]
     if not units:
         return None

@@ -24,6 +24,7 @@ from cl_bench.evaluation.recorded import how_measured
 from cl_bench.evaluation.sampling import DOCUMENT_SEED, stratified_documents
 from cl_bench.evaluation.units import Answer, Unit, answering
 from cl_bench.evaluation.unmeasured import ADVICE
+from cl_bench.methods.spec import Experiment
 from cl_bench.progress import Reporter
 from cl_bench.store.partial import PartialScores
 from cl_bench.store.seals import check_distributions
@@ -181,11 +182,12 @@ def _keep(
     return entry
 
 
-def load_suite(config: ExperimentConfig, engine: Engine, allow_code: bool = False) -> Suite:
+def load_suite(experiment: Experiment, engine: Engine, allow_code: bool = False) -> Suite:
     """Load every task of the config. Raises UserError with the faults of all of them.
 
     Without `allow_code` tasks that run what the model writes are a fault.
     """
+    config = experiment.config
     if faults := engine_faults(engine):
         raise UserError(faults)
     if config.eval.within_stage is not None and not engine.in_memory:
@@ -193,16 +195,16 @@ def load_suite(config: ExperimentConfig, engine: Engine, allow_code: bool = Fals
             f"eval.within_stage: a model in training can be scored in memory only, and --engine "
             f"{engine} loads checkpoints: use cl-bench or hf, or -o eval.within_stage=null"
         )
-    stages = {canonical_name(stage.task): stage for stage in config.stages}
-    if unknown := _unknown_curve_tasks(config):
+    stages = [task.name for task in experiment.tasks]
+    if unknown := _unknown_curve_tasks(experiment):
         raise UserError(unknown)
     benchmarks = _benchmarks(config)
     loaded = load_task_set(
         [*stages, *benchmarks.values()],
         data_root=config.data_root,
         task_paths=config.task_paths,
-        require_training=list(stages),
-        train_only=[name for name, stage in stages.items() if not stage.score],
+        require_training=stages,
+        train_only=[task.name for task in experiment.tasks if not task.scored],
     )
     within = config.eval.within_stage
     fewer = within.limit if within else None
@@ -214,33 +216,33 @@ def load_suite(config: ExperimentConfig, engine: Engine, allow_code: bool = Fals
         name: {leaf: loaded.tasks[leaf] for leaf in loaded.members[task]}
         for name, task in benchmarks.items()
     }
-    documents = chosen_documents(config, tasks, members)
-    curve = chosen_documents(config, tasks, members, fewer)
+    documents = chosen_documents(experiment, tasks, members)
+    curve = chosen_documents(experiment, tasks, members, fewer)
     return Suite(tasks, members, documents, curve, engine, config.eval.probes)
 
 
 def chosen_documents(
-    config: ExperimentConfig,
+    experiment: Experiment,
     stage_tasks: Mapping[str, Any],
     general: Mapping[str, Mapping[str, Any]],
     at_most: int | None = None,
 ) -> dict[str, Sequence[int]]:
     """Document ids by leaf task, as the config's limits say, or another limit."""
+    evaluation = experiment.config.eval
     found: dict[str, Sequence[int]] = {}
     for name, members in general.items():
-        found |= stratified_documents(members, at_most or config.eval.general.documents_of(name))
-    for stage in config.stages:
-        name = canonical_name(stage.task)
-        if stage.score and name in stage_tasks:
-            limit = at_most or stage.test_limit or config.eval.trace.limit
-            found[name] = sample_documents(stage_tasks[name], limit, DOCUMENT_SEED)
+        found |= stratified_documents(members, at_most or evaluation.general.documents_of(name))
+    for task in experiment.tasks:
+        if task.scored and task.name in stage_tasks:
+            limit = at_most or task.test_limit or evaluation.trace.limit
+            found[task.name] = sample_documents(stage_tasks[task.name], limit, DOCUMENT_SEED)
     return found
 
 
 def _benchmarks(config: ExperimentConfig) -> dict[str, str]:
     """The task of every name in `eval.general.tasks` that is scored after or inside a stage."""
-    general = config.eval.general
-    inside = curve_tasks(config, len(config.stages))
+    general, within = config.eval.general, config.eval.within_stage
+    inside = (within.tasks or []) if within else []
     wanted = [name for name in general.tasks if general.after != "never" or name in inside]
     found: dict[str, str] = {}
     faults: list[str] = []
@@ -254,41 +256,13 @@ def _benchmarks(config: ExperimentConfig) -> dict[str, str]:
     return found
 
 
-def cells_to_score(config: ExperimentConfig, index: int, tasks: Sequence[str]) -> list[str]:
-    """Which columns of the matrix are scored after stage `index` (1-based)."""
-    trace, last = config.eval.trace, index == len(config.stages)
-    if trace.after == "never" or (trace.after == "last" and not last):
-        return []
-    if trace.cells == "all":
-        return scored_tasks(config)
-    seen = scored_tasks(config, index)
-    return seen if trace.cells == "lower" or last else [name for name in seen if name in tasks]
-
-
-def scored_tasks(config: ExperimentConfig, until: int | None = None) -> list[str]:
-    """The columns of the matrix: tasks of the stages that are scored, up to stage `until`."""
-    return [canonical_name(stage.task) for stage in config.stages[:until] if stage.score]
-
-
-def general_after(config: ExperimentConfig, index: int) -> bool:
-    """Whether General is scored after stage `index`."""
-    after = config.eval.general.after
-    return after == "every" or (after == "last" and index == len(config.stages))
-
-
-def curve_tasks(config: ExperimentConfig, index: int) -> list[str]:
-    """What is scored inside stage `index`: the chosen tasks, else its own and the earlier ones."""
+def _unknown_curve_tasks(experiment: Experiment) -> list[str]:
+    config = experiment.config
     within = config.eval.within_stage
-    if within is None or within.tasks is None:
-        return scored_tasks(config, index if within else 0)
-    return [canonical_name(name) for name in within.tasks]
-
-
-def _unknown_curve_tasks(config: ExperimentConfig) -> list[str]:
-    known = [*scored_tasks(config), *config.eval.general.tasks]
+    known = [*experiment.columns, *config.eval.general.tasks]
     return [
         f"eval.within_stage.tasks: {name}: neither a stage task that is scored nor in "
         f"eval.general.tasks{nearest(name, known)}"
-        for name in curve_tasks(config, len(config.stages))
+        for name in map(canonical_name, (within.tasks or []) if within else [])
         if name not in known
     ]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cl_bench.config.schema import EvalConfig, ExperimentConfig
+from cl_bench.config.schema import EvalConfig
 from cl_bench.costs.shapes import Shapes
 from cl_bench.evaluation.answer_limits import own_limit
-from cl_bench.methods.spec import RunSpec
+from cl_bench.methods.spec import Experiment
 from cl_bench.store.folders import RunFolder, there
+from cl_bench.store.seals import read_scores
 
 if TYPE_CHECKING:
     from cl_bench.evaluation.suite import Suite
@@ -52,20 +53,19 @@ def _new_tokens(unit: Unit, name: str) -> int:
     return own if unit.train is None else min(own, cap)
 
 
-def missing_bytes(
-    config: ExperimentConfig, suite: Suite, shapes: Shapes, folder: Path, runs: Sequence[RunSpec]
-) -> int:
+def missing_bytes(experiment: Experiment, suite: Suite, shapes: Shapes, folder: Path) -> int:
     """What the parts of the experiment in `folder` that are not done will leave there."""
-    from cl_bench.evaluation.suite import cells_to_score, general_after
     from cl_bench.experiment.pruned import to_train_again
 
-    needed = 0
-    if not there(folder / "base" / "scores.json"):
-        names = [] if config.eval.trace.after == "never" else suite.columns
-        general = config.eval.general.after != "never"
-        needed += prediction_bytes(suite.units(names, general, config.train))
-        needed += reference_bytes(config.eval, shapes) if suite.engine.in_memory else 0
-    for run in runs:
+    config, needed = experiment.config, 0
+    begun = there(folder / "base" / "scores.json")
+    known = read_scores(folder / "base")["trace"] if begun else {}
+    added = [name for name in experiment.base_columns if name not in known]
+    general = config.eval.general.after != "never" and not begun
+    needed += prediction_bytes(suite.units(added, general, config.train))
+    if not begun and suite.engine.in_memory:
+        needed += reference_bytes(config.eval, shapes)
+    for run in experiment.chosen:
         place = RunFolder(folder / run.slug / f"seed-{run.seed}")
         again = to_train_again(place, run.stages)
         for position, stage in enumerate(run.stages):
@@ -73,7 +73,7 @@ def missing_bytes(
             if position in again or not (stage_folder.trained or stage_folder.scored):
                 needed += stage.cost(shapes).checkpoint
             if not stage_folder.scored:
-                names = cells_to_score(config, stage.index, stage.tasks)
-                general = general_after(config, stage.index)
-                needed += prediction_bytes(suite.units(names, general, stage.train))
+                scored = stage.scored
+                units = suite.units(scored.columns, scored.general, stage.train)
+                needed += prediction_bytes(units)
     return needed

@@ -74,8 +74,8 @@ class RunLibrary:
     def task_examples(self, name: str) -> Sequence[Example]:
         """Raises UserError for a task that the config does not name, or without training rows."""
         work, wanted = self.work, canonical_name(name)
-        if (wanted, self.run.seed) in work.examples:
-            return work.examples[wanted, self.run.seed]
+        if wanted in work.experiment.sequence:
+            return work.examples[wanted, work.experiment.limit_of(wanted), self.run.seed]
         config = work.config
         loaded = {
             **work.suite.general,

@@ -50,7 +50,7 @@ def to_train_again(folder: RunFolder, stages: Sequence[StageSpec]) -> list[int]:
 def announcements(folder: RunFolder, stages: Sequence[StageSpec]) -> list[str]:
     """A line for every stage that is trained again, before anything starts."""
     return [
-        f"stage {stages[i].index} ({stages[i].tasks[0]}): its checkpoint is not there any more and "
+        f"stage {stages[i].index} ({stages[i].name}): its checkpoint is not there any more and "
         "a later stage needs it: it is trained again, and its scores are kept"
         for i in to_train_again(folder, stages)
     ]

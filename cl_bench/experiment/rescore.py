@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -16,7 +17,9 @@ from cl_bench.evaluation.code.humaneval import sandbox_warnings
 from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.engines.opened import Subject, scored_form
 from cl_bench.evaluation.headline import headline_faults
-from cl_bench.evaluation.suite import Suite, chosen_documents, load_suite, scored_tasks
+from cl_bench.evaluation.suite import Suite, chosen_documents, load_suite
+from cl_bench.experiment.resolve import resolve_tasks
+from cl_bench.experiment.scoring import Scoring, score_into
 from cl_bench.experiment.stage_files import (
     check_training,
     checkpoint_fault,
@@ -25,9 +28,10 @@ from cl_bench.experiment.stage_files import (
 )
 from cl_bench.identity.bindings import Contents, of_record, recorded, scored_data
 from cl_bench.identity.differences import data_differences, definition_differences
+from cl_bench.methods.spec import Experiment
 from cl_bench.models.checkpoints import load_checkpoint
 from cl_bench.progress import Reporter
-from cl_bench.scores.matrix import general_mean
+from cl_bench.scores.sequence import Recorded, learned
 from cl_bench.store.experiments import (
     EXPERIMENT,
     RUN,
@@ -43,7 +47,7 @@ from cl_bench.store.folders import (
     stage_number,
     there,
 )
-from cl_bench.store.partial import drop_partial, finish_scores
+from cl_bench.store.partial import drop_partial
 from cl_bench.training.cpu.heap import keep_freed_memory
 
 GENERAL = "general"
@@ -64,27 +68,41 @@ class Selection:
     allow_code: bool = False
 
 
-def rescore(experiment: Path, selection: Selection, reporter: Reporter) -> list[Path]:
+def rescore(folder: Path, selection: Selection, reporter: Reporter) -> list[Path]:
     """Write `evals/<id>/scores.json` in the stage folder of every selected run; returns them.
 
     The id is fixed by what is scored and all that it depends on: what is there already is not
     scored again, and an interrupted scoring goes on. Raises UserError when the stage was not
-    trained.
+    trained. `folder` is the experiment's.
     """
-    original = experiment_config(experiment, selection.data_root)
-    config, stage_names = _narrow(original, selection)
-    suite = load_suite(config, selection.engine, selection.allow_code)
+    original = recorded_experiment(folder, selection.data_root)
+    experiment = _narrow(original, selection)
+    suite = load_suite(experiment, selection.engine, selection.allow_code)
     for warning in sandbox_warnings(suite.leaves):
         reporter.line(warning)
     if unscorable := list(headline_faults(suite.scored.values())):
         raise UserError(unscorable)
-    runs = _runs(experiment, selection)
-    now = _contents(original, suite, stage_names)
-    others = _other_rows(experiment, runs, now, selection)
+    runs = _runs(folder, selection)
+    columns = {
+        run: names for run in runs if (names := _columns(run, original, selection)) is not None
+    }
+    for run in runs:
+        if run not in columns and columns:
+            reporter.line(f"{run.path}: left out: it has no stage {selection.stage}")
+    if not columns:
+        raise UserError(
+            [_no_stage(run, selection) for run in runs]
+            or f"{folder}: holds no runs, and so no stages: only the base model is scored here"
+        )
+    wanted = [name for name in original.columns if any(name in own for own in columns.values())]
+    now = _contents(original, suite, wanted)
+    others = _other_rows(folder, list(columns), now, selection)
     for line in others:
         reporter.line(f"{line}: scored and recorded as such")
+    probes = original.config.eval.probes is not None
     return [
-        _score_run(run, config, suite, stage_names, selection, reporter, others) for run in runs
+        _score_run(run, suite, names, selection, reporter, others, probes)
+        for run, names in columns.items()
     ]
 
 
@@ -101,10 +119,29 @@ def _runs(experiment: Path, selection: Selection) -> list[RunFolder]:
     return find_runs(experiment, selection.method, selection.seed)
 
 
-def _contents(original: ExperimentConfig, suite: Suite, stage_names: Sequence[str]) -> Contents:
+def _columns(run: RunFolder, original: Experiment, selection: Selection) -> list[str] | None:
+    """The stage tasks that are scored: those asked for, else what the stage's model has learned.
+
+    None where the run has no such stage, and never will.
+    """
+    stages = Recorded.all_of(read_run(run.path / "run.json")["config"])
+    position = next((i for i, one in enumerate(stages) if one.index == selection.stage), None)
+    if position is None:
+        return None
+    benchmarks = original.config.eval.general.tasks
+    chosen = chosen_tasks(selection.tasks, benchmarks) or learned(stages, position)
+    return [name for name in original.columns if name in chosen]
+
+
+def _no_stage(run: RunFolder, selection: Selection) -> str:
+    found = [stage_number(s.path.name) for s in run.stages()]
+    return f"{run.path}: no stage {selection.stage} here yet (there: {found})"
+
+
+def _contents(original: Experiment, suite: Suite, stage_names: Sequence[str]) -> Contents:
     """Of what is scored: the rows that the run's own limits choose, whatever `--limit` says."""
     stages = {name: suite.stage_tasks[name] for name in stage_names}
-    wanted = set(original.eval.general.tasks)
+    wanted = set(original.config.eval.general.tasks)
     general = {name: members for name, members in suite.general.items() if name in wanted}
     documents = chosen_documents(original, stages, general)
     tasks = {name: definition({name: task}) for name, task in stages.items()}
@@ -138,47 +175,43 @@ def _other_rows(
     return list(rows)
 
 
-def experiment_config(experiment: Path, data_root: Path | None = None) -> ExperimentConfig:
-    """The config an experiment was run with; its relative paths are relative to its folder."""
-    data = read_experiment(experiment)["config"]
+def recorded_experiment(folder: Path, data_root: Path | None = None) -> Experiment:
+    """The tasks of the config that an experiment was run with, without its methods.
+
+    Relative paths in it are relative to the experiment's folder.
+    """
+    data = read_experiment(folder)["config"]
     if data_root is not None:
         data["data_root"] = str(data_root)
     elif data.get("data_root"):
-        data["data_root"] = located(data["data_root"], experiment.resolve())
-    data["task_paths"] = [located(path, experiment.resolve()) for path in data["task_paths"]]
-    data["model"]["path"] = located(data["model"]["path"], experiment.resolve())
+        data["data_root"] = located(data["data_root"], folder.resolve())
+    data["task_paths"] = [located(path, folder.resolve()) for path in data["task_paths"]]
+    data["model"]["path"] = located(data["model"]["path"], folder.resolve())
     try:
-        return ExperimentConfig.model_validate(data)
+        return resolve_tasks(ExperimentConfig.model_validate(data))[0]
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UserError(
-            f"{experiment / EXPERIMENT}: {where}: {first['msg']}: not a config of this version; "
+            f"{folder / EXPERIMENT}: {where}: {first['msg']}: not a config of this version; "
             "run the experiment's config again, which writes it anew"
         ) from error
 
 
-def _narrow(config: ExperimentConfig, selection: Selection) -> tuple[ExperimentConfig, list[str]]:
-    """The config with the chosen tasks and limit, and the stage tasks among them."""
-    known = scored_tasks(config)
+def _narrow(experiment: Experiment, selection: Selection) -> Experiment:
+    """With the chosen benchmarks and limit."""
+    config, tasks = experiment.config, experiment.tasks
     general = config.eval.general
-    chosen = chosen_tasks(selection.tasks, general.tasks)
-    if chosen:
+    if chosen := chosen_tasks(selection.tasks, general.tasks):
+        known = experiment.columns
         others = [name for name in chosen if name not in known]
         general = general.model_copy(update={"tasks": others, "after": "every"})
-    trace = config.eval.trace
-    stages = config.stages
     if selection.limit is not None:
         general = general.model_copy(update={"limit": selection.limit, "budget": None})
-        stages = [
-            stage.model_copy(update={"test_limit": selection.limit}) for stage in config.stages
-        ]
-    changes = {"general": general, "trace": trace, "within_stage": None}
+        tasks = tuple(replace(task, test_limit=selection.limit) for task in tasks)
+    changes = {"general": general, "within_stage": None}
     evaluation = config.eval.model_copy(update=changes)
-    narrowed = config.model_copy(update={"eval": evaluation, "stages": stages})
-    if chosen:
-        return narrowed, [name for name in known if name in chosen]
-    return narrowed, scored_tasks(config, selection.stage)
+    return replace(experiment, config=config.model_copy(update={"eval": evaluation}), tasks=tasks)
 
 
 def chosen_tasks(names: Sequence[str], benchmarks: Sequence[str]) -> list[str]:
@@ -199,32 +232,32 @@ def chosen_tasks(names: Sequence[str], benchmarks: Sequence[str]) -> list[str]:
 
 def _score_run(
     run: RunFolder,
-    config: ExperimentConfig,
     suite: Suite,
-    stage_names: list[str],
+    stage_names: Sequence[str],
     selection: Selection,
     reporter: Reporter,
     other_rows: Sequence[str],
+    probes: bool,
 ) -> Path:
     import torch
 
     folder = next((s for s in run.stages() if stage_number(s.path.name) == selection.stage), None)
     if folder is None:
-        found = [stage_number(s.path.name) for s in run.stages()]
-        raise UserError(f"{run.path}: no stage {selection.stage} here yet (there: {found})")
+        raise UserError(_no_stage(run, selection))
     if fault := checkpoint_fault(run, folder):
         raise UserError(fault)
     if line := check_training(folder):
         reporter.once(line)
     resolved = read_run(run.path / "run.json")["config"]
-    train = TrainConfig.model_validate(resolved["stages"][selection.stage - 1]["train"])
+    stages = {stage["index"]: stage for stage in resolved["stages"]}
+    train = TrainConfig.model_validate(stages[selection.stage]["train"])
     units = suite.units(stage_names, True, train)
     basis, scored = scored_basis(folder), model_to_score(folder)
     settings = {
         "trace": {unit.name: unit.size for unit in units if unit.part == "trace"},
         "general": {unit.name: unit.size for unit in units if unit.part == "general"},
         "engine": str(selection.engine),
-        "probes": config.eval.probes is not None,
+        "probes": probes,
         "sha256": sha256_of([basis, [unit.depends_on() for unit in units]]),
     }
     what = [unit.name for unit in units]
@@ -239,15 +272,16 @@ def _score_run(
     model, tokenizer = load_checkpoint(scored, dtype, device, adapters=True)
     reporter.scoring(f"{run.path.parent.name}, stage {selection.stage}")
     reference = suite.reference(folder.base / "kl")
-    subject = Subject(model, tokenizer, scored)
-    scores = suite.score(subject, units, place, basis, reporter, reference)
-    general = {**scores["general"], "mean": general_mean(scores["general"])}
-    result = {"stage": selection.stage, **scores, "general": general, "settings": settings}
-    result |= scored_form(model, selection.engine)
-    if other_rows:
-        result["other_rows"] = list(other_rows)
-    documents = {leaf: unit.documents[leaf] for unit in units for leaf in unit.tasks}
-    data = scored_data(suite.leaves, documents)
-    tasks = {unit.name: definition(unit.tasks) for unit in units}
-    finish_scores(place, recorded(result, {"tasks": tasks, "data": data}))
+    scoring = Scoring(Subject(model, tokenizer, scored), units, basis, reference)
+
+    def rest(_: object) -> dict[str, Any]:
+        result = {"settings": settings, **scored_form(model, selection.engine)}
+        if other_rows:
+            result["other_rows"] = list(other_rows)
+        documents = {leaf: unit.documents[leaf] for unit in units for leaf in unit.tasks}
+        data = scored_data(suite.leaves, documents)
+        tasks = {unit.name: definition(unit.tasks) for unit in units}
+        return recorded(result, {"tasks": tasks, "data": data})
+
+    score_into(place, scoring, suite, reporter, {"stage": selection.stage}, rest)
     return place / "scores.json"

@@ -1,5 +1,8 @@
 """From the config to what is run: one `RunSpec` per method and seed, every value with its origin.
 
+A command resolves its config once and hands the `Experiment` down; no other module reads `stages:`
+but the check of the names in it (`data/task_names.py`).
+
 Precedence, weakest first: built-in default, the method's own default, `train:`, the method's
 entry, the stage's entry.
 """
@@ -7,6 +10,7 @@ entry, the stage's entry.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,17 +22,16 @@ from cl_bench.config.schema import ExperimentConfig, MethodEntry, StageConfig, T
 from cl_bench.data.task_names import name_faults
 from cl_bench.data.tasks import canonical_name
 from cl_bench.errors import UserError, nearest
+from cl_bench.experiment.schedule import schedule
 from cl_bench.methods.base import Method
 from cl_bench.methods.registry import BASE_ROW, method_class
-from cl_bench.methods.spec import MethodPart, RunSpec, StageSpec
+from cl_bench.methods.spec import Experiment, MethodPart, RunSpec, StageSpec, TaskSpec
 from cl_bench.methods.static_checks import composition_fault
 from cl_bench.methods.user_files import method_from_file, split_file
 
 
-def resolve_file(
-    path: str, overrides: Sequence[str] = (), only: Sequence[str] = ()
-) -> tuple[ExperimentConfig, list[RunSpec]]:
-    """Read a config and resolve its runs; every fault names the file, all come together."""
+def resolve_file(path: str, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> Experiment:
+    """Read a config and resolve it; every fault names the file, all come together."""
     file, data = read_config(path, overrides)
     found: list[str] = []
     config: ExperimentConfig | None
@@ -39,24 +42,24 @@ def resolve_file(
         config = sound_part(data)
         if any(item["loc"][:1] == ("methods",) for item in error.errors()):
             only = ()
-    runs: list[RunSpec] = []
+    experiment: Experiment | None = None
     if config is not None:
         try:
-            runs = resolve_runs(config, only)
+            experiment = resolve(config, only)
         except UserError as error:
             found += [f"{path}: {fault}" for fault in error.faults]
         found += [f"{path}: {fault}" for fault in name_faults(config)]
-    if found or config is None:
+    if found or experiment is None:
         raise UserError(list(dict.fromkeys(found)))
-    return config, runs
+    return experiment
 
 
-def resolve_runs(config: ExperimentConfig, only: Sequence[str] = ()) -> list[RunSpec]:
+def resolve(config: ExperimentConfig, only: Sequence[str] = ()) -> Experiment:
     """Every run of the experiment, in the order of `methods:` and `seeds:`.
 
-    `only` keeps the methods with these labels or names. Raises UserError with every fault.
+    `only` chooses the methods with these labels or names. Raises UserError with every fault.
     """
-    problems: list[str] = []
+    experiment, problems = resolve_tasks(config)
     entries = _entries(config, problems)
     runs: list[RunSpec] = []
     for order, (label, per_stage) in enumerate(entries):
@@ -65,9 +68,14 @@ def resolve_runs(config: ExperimentConfig, only: Sequence[str] = ()) -> list[Run
             spec = _resolve_stage(config, index, stage, entry, problems)
             if spec is not None:
                 stages.append(spec)
-        if len(stages) == len(config.stages):
-            scheduled = tuple(stages[0].build_method().schedule(stages))
-            runs += [RunSpec(label, slug(label), seed, scheduled, order) for seed in config.seeds]
+        if len(stages) < len(config.stages):
+            continue
+        try:
+            scheduled = schedule(experiment, stages, by_stage=config.methods is None)
+        except UserError as error:
+            problems += [f"methods: {label}: {fault}" for fault in error.faults]
+            continue
+        runs += [RunSpec(label, slug(label), seed, scheduled, order) for seed in config.seeds]
     _check_stage_keys(config, entries, problems)
     known = list(dict.fromkeys(name for run in runs for name in (run.label, *run.named)))
     unknown = [name for name in only if slug(name) not in set(map(slug, known))]
@@ -76,7 +84,35 @@ def resolve_runs(config: ExperimentConfig, only: Sequence[str] = ()) -> list[Run
     if problems:
         raise UserError(list(dict.fromkeys(problems)))
     wanted = {slug(name) for name in only}
-    return [run for run in runs if not wanted or wanted & {run.slug, *map(slug, run.named)}]
+    chosen = [run for run in runs if not wanted or wanted & {run.slug, *map(slug, run.named)}]
+    return replace(experiment, runs=tuple(runs), chosen=tuple(chosen))
+
+
+def resolve_tasks(config: ExperimentConfig) -> tuple[Experiment, list[str]]:
+    """The tasks without the runs, for which no method is looked at, and what is wrong with them."""
+    visits: dict[str, list[StageConfig]] = {}
+    for stage in config.stages:
+        visits.setdefault(canonical_name(stage.task), []).append(stage)
+    tasks = tuple(
+        TaskSpec(
+            name=name,
+            given=own[0].task,
+            scored=own[0].score,
+            test_limit=own[0].test_limit,
+            limits=tuple(stage.limit for stage in own),
+            allow_unreachable=any(stage.allow_unreachable for stage in own),
+        )
+        for name, own in visits.items()
+    )
+    problems = [
+        f"stages: {name}: {key} differs between its stages ({', '.join(map(str, values))}): a task "
+        "is one column of the matrix, scored on the same documents after every stage"
+        for name, own in visits.items()
+        for key in ("test_limit", "score")
+        if len(values := dict.fromkeys(getattr(stage, key) for stage in own)) > 1
+    ]
+    sequence = tuple(canonical_name(stage.task) for stage in config.stages)
+    return Experiment(config, tasks, sequence), problems
 
 
 def _entries(config: ExperimentConfig, problems: list[str]) -> list[tuple[str, list[MethodEntry]]]:
@@ -145,8 +181,8 @@ def _resolve_stage(
             problems += faults(error, method.options_type, f"methods: {label}")
     if train is None or len(parts) != len(classes):
         return None
-    tasks = (canonical_name(stage.task),)
-    return StageSpec(index, tasks, stage.epochs, stage.limit, train, origins, tuple(parts))
+    tasks, limits = (canonical_name(stage.task),), (stage.limit,)
+    return StageSpec(index, tasks, stage.epochs, limits, train, origins, tuple(parts))
 
 
 def option_keys(method: type[Method]) -> set[str]:

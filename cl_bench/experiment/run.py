@@ -12,50 +12,35 @@ from cl_bench.config.schema import ExperimentConfig
 from cl_bench.costs.model_shapes import model_shapes
 from cl_bench.errors import DivergedError, RunError, RunsFailedError, UserError
 from cl_bench.evaluation.engines.choice import Engine
-from cl_bench.evaluation.engines.opened import Subject
 from cl_bench.evaluation.suite import Suite
+from cl_bench.experiment.begun import adopt_runs, score_base
 from cl_bench.experiment.disk import missing_bytes
 from cl_bench.experiment.processes import join
 from cl_bench.experiment.pruned import announcements
-from cl_bench.experiment.resolve import resolve_runs
-from cl_bench.experiment.stage import Workplace, run_stage, seed_everything
+from cl_bench.experiment.stage import Workplace, run_stage
 from cl_bench.experiment.stage_files import failure_advice
-from cl_bench.identity.bindings import (
-    Contents,
-    base_settings,
-    bound,
-    of_base,
-    portable_model,
-    recorded,
-    run_settings,
-)
-from cl_bench.methods.spec import RunSpec
-from cl_bench.models.contents import model_contents
-from cl_bench.models.load import load_model
+from cl_bench.identity.bindings import portable_model
+from cl_bench.methods.spec import Experiment, RunSpec
 from cl_bench.progress import Reporter
 from cl_bench.results.summary import write_summary
-from cl_bench.scores.matrix import general_mean
-from cl_bench.store.experiments import read_run, write_experiment, write_run
+from cl_bench.store.experiments import write_experiment
 from cl_bench.store.file_errors import check_results_folder, what_failed
-from cl_bench.store.folders import RunFolder, locked, portable, sha256_of, there
-from cl_bench.store.partial import drop_partial, finish_scores
-from cl_bench.store.provenance import provenance
+from cl_bench.store.folders import RunFolder, locked, portable
 from cl_bench.training.cpu.heap import keep_freed_memory
 
 
 def run_experiment(
-    config: ExperimentConfig,
+    experiment: Experiment,
     results: Path,
-    only: Sequence[str],
     engine: Engine,
     reporter: Reporter,
     allow_code: bool = False,
 ) -> Path:
-    """Run what is not done yet; returns the experiment's folder.
+    """Run what is not done yet of the chosen runs; returns the experiment's folder.
 
     Everything that can be wrong with the input is found before the first batch (UserError).
     """
-    runs = resolve_runs(config, only)
+    config, runs = experiment.config, experiment.chosen
     folder = results / config.name
     processes, device = join()
     reporter.enabled = processes.first
@@ -64,15 +49,15 @@ def run_experiment(
     if processes.world > 1:
         reporter.line(f"{processes.world} processes on {device.type}")
     with processes.first_goes_first():
-        checked = preflight(config, runs, engine, allow_code, reporter.line)
+        checked = preflight(experiment, engine, allow_code, reporter.line)
     suite, examples, model_path = checked.suite, checked.examples, checked.model_path
     if device.type == "cpu":
         keep_freed_memory()
-    work = Workplace(config, suite, examples, device, processes, reporter)
+    work = Workplace(experiment, suite, examples, device, processes, reporter)
     if not processes.first:
         _run_all(work, runs, folder)
         return folder
-    _check_disk(config, suite, folder, runs)
+    _check_disk(experiment, suite, folder)
     now = contents_of_run(checked)
     check_folder(checked, folder, now)  # before even the lock is written
     with locked(folder):
@@ -80,9 +65,9 @@ def run_experiment(
             reporter.line(line)
         _open_experiment(config, folder, checked.notes)
         try:
-            now = _score_base(work, folder, model_path, now)
+            now = score_base(work, experiment, folder, model_path, now)
             _check_reference(suite, runs, folder)
-            _adopt_runs(work, runs, folder, now)
+            adopt_runs(experiment, folder, now, reporter.line)
             _run_all(work, runs, folder)
         except OSError as error:
             raise RunError(
@@ -92,14 +77,12 @@ def run_experiment(
     return folder
 
 
-def _check_disk(
-    config: ExperimentConfig, suite: Suite, folder: Path, runs: Sequence[RunSpec]
-) -> None:
+def _check_disk(experiment: Experiment, suite: Suite, folder: Path) -> None:
     """Room for what is not done yet, before anything starts."""
-    shapes = model_shapes(config.model).shapes
+    shapes = model_shapes(experiment.config.model).shapes
     if shapes is None:
         return
-    needed = missing_bytes(config, suite, shapes, folder, runs)
+    needed = missing_bytes(experiment, suite, shapes, folder)
     parent = next(path for path in (folder, *folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(parent).free
     if needed > free:
@@ -125,52 +108,6 @@ def _open_experiment(config: ExperimentConfig, folder: Path, notes: Sequence[str
             "notes": list(notes),
         },
     )
-
-
-def _adopt_runs(work: Workplace, runs: Sequence[RunSpec], folder: Path, now: Contents) -> None:
-    """Write the `run.json` of every run that holds no results yet, with what is there now."""
-    for run in runs:
-        place = RunFolder(folder / run.slug / f"seed-{run.seed}")
-        if bound(place.path):
-            continue
-        settings = run_settings(work.config, run, folder)
-        about = {"label": run.label, "order": run.order, "keeps": run.keeps, **provenance()}
-        record = {"sha256": sha256_of(settings), "config": settings, **about}
-        names = {stage.folder for stage in run.stages}
-        file = place.path / "run.json"
-        anew = there(file) and read_run(file)["sha256"] != record["sha256"]
-        for stage in place.stages():  # of a start with other settings that finished none
-            if anew or stage.path.name not in names:
-                shutil.rmtree(stage.path)
-        write_run(file, recorded(record, now))
-
-
-def _score_base(work: Workplace, folder: Path, model_path: str | Path, now: Contents) -> Contents:
-    """The base model's row (ORI): every stage task and General, once per experiment.
-
-    Returns `now`, with the weights of a hub model that had to be fetched first.
-    """
-    config, place = work.config, folder / "base"
-    if there(place / "scores.json"):
-        drop_partial(place)
-        return now
-    settings = base_settings(config, folder)
-    seed_everything(0)
-    model, tokenizer = load_model(model_path, config.model.dtype, str(work.device))
-    now = {**now, "model": model_contents(model_path)}
-    work.reporter.scoring("base model")
-    names = [] if config.eval.trace.after == "never" else work.suite.columns
-    units = work.suite.units(names, config.eval.general.after != "never", config.train)
-    basis = {"model": {**(now["model"] or settings["model"]), "dtype": config.model.dtype}}
-    reference = work.suite.reference(place / "kl", of_base=True)
-    subject = Subject(model, tokenizer, Path(model_path))
-    scores = work.suite.score(subject, units, place, basis, work.reporter, reference)
-    general = {**scores["general"], "mean": general_mean(scores["general"])}
-    data = {"stage": 0, "trace": scores["trace"], "general": general, "probes": scores["probes"]}
-    data |= {"settings": settings, "engine": str(work.suite.engine)}
-    own = of_base(now, work.suite.columns, work.suite.general)
-    finish_scores(place, recorded(data, own))
-    return now
 
 
 def _check_reference(suite: Suite, runs: Sequence[RunSpec], folder: Path) -> None:

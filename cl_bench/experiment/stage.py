@@ -18,12 +18,13 @@ from cl_bench.data.examples import Example
 from cl_bench.errors import DivergedError, RunError
 from cl_bench.evaluation.curve import stage_curve
 from cl_bench.evaluation.engines.opened import Subject, scored_form
-from cl_bench.evaluation.suite import Suite, cells_to_score, general_after, scored_tasks
+from cl_bench.evaluation.suite import Suite
 from cl_bench.experiment.adapter_base import BaseWeights
 from cl_bench.experiment.loop import not_finite, train_stage
 from cl_bench.experiment.peak_memory import peak_memory_mb
 from cl_bench.experiment.processes import Processes
 from cl_bench.experiment.pruned import AGAIN, base_position, finish_again
+from cl_bench.experiment.scoring import Scoring, score_into
 from cl_bench.experiment.stage_files import (
     TRAINING_FILES,
     check_done,
@@ -36,7 +37,7 @@ from cl_bench.experiment.stage_files import (
 )
 from cl_bench.experiment.stage_view import SCRATCH, lost_ends, stage_view
 from cl_bench.methods.base import Method, Stage
-from cl_bench.methods.spec import RunSpec, StageSpec
+from cl_bench.methods.spec import Experiment, RunSpec, StageSpec
 from cl_bench.methods.state import State, give_state, handed_on, state_of
 from cl_bench.methods.user_files import user_errors
 from cl_bench.models.checkpoints import (
@@ -49,7 +50,7 @@ from cl_bench.models.checkpoints import (
 )
 from cl_bench.models.load import load_model, resolve_model_path
 from cl_bench.progress import Reporter
-from cl_bench.scores.matrix import general_mean, operation_score
+from cl_bench.scores.matrix import operation_score
 from cl_bench.seeds import derive_seed
 from cl_bench.store.folders import (
     RunFolder,
@@ -60,7 +61,7 @@ from cl_bench.store.folders import (
     there,
     write_json,
 )
-from cl_bench.store.partial import drop_partial, finish_scores, scoring_seconds
+from cl_bench.store.partial import drop_partial, scoring_seconds
 from cl_bench.store.seals import file_records, read_sealed, write_sealed
 
 
@@ -68,13 +69,18 @@ from cl_bench.store.seals import file_records, read_sealed, write_sealed
 class Workplace:
     """What all stages of an experiment share."""
 
-    config: ExperimentConfig
+    experiment: Experiment
     suite: Suite
-    examples: Mapping[tuple[str, int], Sequence[Example]]
-    """Training examples by (task, seed)."""
+    examples: Mapping[tuple[str, int | None, int], Sequence[Example]]
+    """Training examples by (task, limit, seed)."""
     device: torch.device
     processes: Processes
     reporter: Reporter
+
+    @property
+    def config(self) -> ExperimentConfig:
+        """As it was read."""
+        return self.experiment.config
 
     @property
     def first_process(self) -> bool:
@@ -96,7 +102,7 @@ def run_stage(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -
         return
     if work.processes.agreed(there(place.failure_file)):
         failure = read_failure(place)
-        raise DivergedError(f"stage {spec.index} ({spec.tasks[0]})", failure["what"])
+        raise DivergedError(f"stage {spec.index} ({spec.name})", failure["what"])
     if trained:
         _check_training(work, place)
         _restore_base(work, run, folder, position)
@@ -121,7 +127,7 @@ def _agreed(processes: Processes, place: StageFolder) -> tuple[bool, bool]:
 
 def _label(run: RunSpec, position: int) -> str:
     spec = run.stages[position]
-    return f"{run.label}, seed {run.seed}, stage {spec.index}/{len(run.stages)} {spec.tasks[0]}"
+    return f"{run.label}, seed {run.seed}, stage {spec.index}/{len(run.stages)} {spec.name}"
 
 
 def _train(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -> tuple[Any, Any]:
@@ -144,7 +150,7 @@ def _train(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -> t
     scratch = written / SCRATCH
     stage, batcher = stage_view(work, run, folder, position, model, tokenizer, scratch)
     curve = stage_curve(
-        *(work.config, work.suite, spec.index, spec.train, written, tokenizer, work.reporter),
+        *(work.config.eval.within_stage, work.suite, spec, written, tokenizer, work.reporter),
         writes=work.first_process,
     )
     work.reporter.begin(label)
@@ -278,31 +284,30 @@ def _score(
 ) -> None:
     """Score the stage's cells and General; `scores.json` is written last."""
     work.reporter.scoring(label)
-    names = cells_to_score(work.config, spec.index, spec.tasks)
-    units = work.suite.units(names, general_after(work.config, spec.index), spec.train)
-    basis = scored_basis(place)
-    reference = work.suite.reference(place.base / "kl")
-    scores = work.suite.score(subject, units, place.path, basis, work.reporter, reference)
-    timing_file = place.path / "timing.json"
-    timing = read_sealed(timing_file, "delete it") if there(timing_file) else {}
-    timing["score_seconds"] = round(scoring_seconds(place.path), 2)
-    write_sealed(timing_file, timing)
-    seen = scored_tasks(work.config, spec.index)
-    finish_scores(
-        place.path,
-        {
-            "stage": spec.index,
-            "task": spec.tasks[0] if len(spec.tasks) == 1 else list(spec.tasks),
-            "trace": scores["trace"],
-            "general": {**scores["general"], "mean": general_mean(scores["general"])},
-            "probes": scores["probes"],
-            "op": operation_score(scores["trace"], seen),
+    suite, basis = work.suite, scored_basis(place)
+    units = suite.units(spec.scored.columns, spec.scored.general, spec.train)
+    reference = suite.reference(place.base / "kl")
+    scoring = Scoring(subject, units, basis, reference)
+    about = {"stage": spec.index, "task": spec.name if len(spec.tasks) == 1 else list(spec.tasks)}
+
+    def rest(scores: Mapping[str, Any]) -> dict[str, Any]:
+        _add_scoring_time(place)
+        return {
+            "op": operation_score(scores["trace"], spec.scored.seen),
             "notes": read_json(place.path / "notes.json"),
-            "engine": str(work.suite.engine),
+            "engine": str(suite.engine),
             **basis,
-            **scored_form(subject.model, work.suite.engine),
-        },
-    )
+            **scored_form(subject.model, suite.engine),
+        }
+
+    score_into(place.path, scoring, suite, work.reporter, about, rest)
+
+
+def _add_scoring_time(place: StageFolder) -> None:
+    file = place.path / "timing.json"
+    timing = read_sealed(file, "delete it") if there(file) else {}
+    timing["score_seconds"] = round(scoring_seconds(place.path), 2)
+    write_sealed(file, timing)
 
 
 def _check_state(stage: Stage, method: Method, state: State) -> None:

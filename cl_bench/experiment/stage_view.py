@@ -59,15 +59,13 @@ def stage_view(
     names = [name for name, _ in model.named_parameters()] if plain else []
     stage = Stage(
         index=spec.index,
-        task=spec.tasks[0],
+        task=spec.name,
         seed=run.seed,
         train=train,
         model=model,
-        examples=[e for task in spec.tasks for e in work.examples[task, run.seed]],
+        examples=[e for task, limit in spec.sets for e in work.examples[task, limit, run.seed]],
         earlier=[
-            (task, work.examples[task, run.seed])
-            for before in run.stages[:position]
-            for task in before.tasks
+            (task, work.examples[task, limit, run.seed]) for task, limit in run.earlier(position)
         ],
         device=work.device,
         share=lambda examples, numbers: batcher.share(train, examples, numbers),
@@ -77,6 +75,7 @@ def stage_view(
         library=RunLibrary(work, run, folder, position, names),
         scratch=scratch,
         first_tells=work.processes.told,
+        start=spec.start,
     )
     return stage, batcher
 

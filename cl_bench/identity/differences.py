@@ -47,17 +47,20 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def stage_differences(before: Sequence[str], now: Sequence[str]) -> list[str]:
-    """What to say when the sequence of tasks differs."""
-    before, now = list(before), list(now)
-    if before == now:
+def stage_differences(before: Sequence[Sequence[str]], now: Sequence[Sequence[str]]) -> list[str]:
+    """What to say when the stages, each a list of tasks, are others than those of before.
+
+    Stages that are appended at the end are no difference.
+    """
+    if list(now[: len(before)]) == list(before):
         return []
-    if now[: len(before)] == before:
+    ours, theirs = ([task for tasks in stages for task in tasks] for stages in (before, now))
+    if any(len(tasks) > 1 for tasks in before) and theirs[: len(ours)] == ours:
         return [
-            f"stages: {', '.join(now[len(before) :])} added at the end: an experiment that has "
-            "begun cannot get more stages yet"
+            f"stages: {', '.join(theirs[len(ours) :])} added at the end: a stage that trains all "
+            "tasks at once would be another one"
         ]
-    return [f"stages: were {', '.join(before)}; are {', '.join(now)}"]
+    return [f"stages: were {', '.join(ours)}; are {', '.join(theirs)}"]
 
 
 def content_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -62,6 +62,8 @@ class Method(Generic[O_co]):
     """Whether the method trains adapters; others get them merged into the weights first."""
     keeps: ClassVar[Kept | tuple[Kept, ...]] = "nothing"
     """What it keeps of earlier tasks, for tables: methods that may look back know more."""
+    of_earlier: ClassVar[bool] = False
+    """Whether it does nothing but in stages that go on from others (replay, EWC)."""
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -74,7 +76,11 @@ class Method(Generic[O_co]):
         self.options: O_co = options if options is not None else self.options_type()  # type: ignore[assignment]
 
     def schedule(self, stages: Sequence[StageSpec]) -> list[StageSpec]:
-        """Which stages are trained from what; default: as configured, each from the previous."""
+        """Which stages are trained from what; default: as configured, each from the previous.
+
+        Called once for all stages, with the options of the first; what is scored after each is
+        found afterwards. Raises UserError where the stages ask for what the method cannot do.
+        """
         return list(stages)
 
     def cost(self, shapes: Shapes) -> Cost:

@@ -14,6 +14,8 @@ METHODS: dict[str, str] = {
     "replay": "cl_bench.methods.replay:Replay",
     "lora": "cl_bench.methods.lora:LoRA",
     "migu": "cl_bench.methods.migu:MIGU",
+    "single": "cl_bench.methods.single:Single",
+    "mtl": "cl_bench.methods.mtl:MTL",
 }
 BASE_ROW = "ori"
 """Accepted in `methods:`; the base model is scored once for every experiment anyway."""

@@ -26,12 +26,14 @@ class ReplayOptions(Options):
 class Replay(Method[ReplayOptions]):
     """Mixed replay: `ceil(ratio * n)` seeded examples of every earlier task join each epoch.
 
-    The sample of a task is the same in all later stages (a buffer filled once). TRACE instead
+    The sample of a task is the same in all later stages (a buffer filled once), until the task is
+    trained again on more examples; while it is, it is not replayed. TRACE instead
     trains one separate epoch after each task, on the first rows in file order and on LIMA.
     """
 
     name = "replay"
     keeps = "examples"
+    of_earlier = True
 
     def cost(self, shapes: Shapes) -> Cost:
         """Full training, on `ratio` of every earlier stage's examples beside the stage's own."""

@@ -1,19 +1,25 @@
-"""A run with everything resolved: what a config's method and stages come to.
+"""An experiment with everything resolved: what a config's methods and stages come to.
 
-`experiment/resolve.py` makes them, once; everything else reads them.
+`experiment/resolve.py` makes it, once a command; everything else reads it. What a stage trains on,
+from what it starts and what is scored after it are in its `StageSpec`: nobody looks up the stages
+of the config again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cl_bench.config.labels import one_name
-from cl_bench.config.schema import TrainConfig
+from cl_bench.config.schema import ExperimentConfig, TrainConfig
 from cl_bench.methods.base import Method, Options, kept_by, overrides
 from cl_bench.methods.compose import Composite
+from cl_bench.scores.sequence import lineage
+
+TrainingSet = tuple[str, int | None]
+"""A task and how many of its training examples are seen, a seeded sample (None: all)."""
 
 if TYPE_CHECKING:
     from cl_bench.costs.shapes import Shapes
@@ -29,22 +35,48 @@ class MethodPart:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """What is scored after a stage and inside it; columns in the order of the matrix."""
+
+    columns: tuple[str, ...] = ()
+    """The cells of its row."""
+    seen: tuple[str, ...] = ()
+    """What OP after it is over; empty where there is no OP."""
+    general: bool = False
+    inside: tuple[str, ...] = ()
+    """Columns and benchmarks of the curve (`eval.within_stage`)."""
+
+
+@dataclass(frozen=True)
 class StageSpec:
     """One stage of one run, everything resolved. `start` is `previous` or `base`."""
 
     index: int
     tasks: tuple[str, ...]
     epochs: int
-    limit: int | None
+    limits: tuple[int | None, ...]
+    """Training examples of each of `tasks`, a seeded sample; None: all."""
     train: TrainConfig
     origins: Mapping[str, str]
     parts: tuple[MethodPart, ...]
     start: str = "previous"
+    scored: Scored = field(default_factory=Scored)
+    """Filled in after `Method.schedule`: it depends on where the stage ends up."""
+
+    @property
+    def name(self) -> str:
+        """Its task, or `joint` for several at once."""
+        return self.tasks[0] if len(self.tasks) == 1 else "joint"
 
     @property
     def folder(self) -> str:
         """`stage-1-trace_cstance`, or `stage-1-joint` for several tasks at once."""
-        return f"stage-{self.index}-{self.tasks[0] if len(self.tasks) == 1 else 'joint'}"
+        return f"stage-{self.index}-{self.name}"
+
+    @property
+    def sets(self) -> tuple[TrainingSet, ...]:
+        """What it trains on."""
+        return tuple(zip(self.tasks, self.limits, strict=True))
 
     @property
     def adapters(self) -> bool:
@@ -88,6 +120,82 @@ class RunSpec:
     def keeps(self) -> list[str]:
         """What its methods keep of earlier tasks, for tables; empty for nothing."""
         return list(kept_by([part.method for stage in self.stages for part in stage.parts]))
+
+    def earlier(self, position: int) -> list[TrainingSet]:
+        """What the model that a stage starts with was trained on, oldest first.
+
+        Every task is there once, with all examples that any of its stages saw (samples of a task
+        are nested: the largest holds the others); the stage's own tasks are not.
+        """
+        stage, before = self.stages[position], lineage(self.stages, position)[:-1]
+        found: dict[str, list[int | None]] = {}
+        for i in before:
+            for task, limit in self.stages[i].sets:
+                found.setdefault(task, []).append(limit)
+        return [(task, widest(own)) for task, own in found.items() if task not in stage.tasks]
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """A stage task, whichever stages train on it."""
+
+    name: str
+    given: str
+    """As the config spells it."""
+    scored: bool
+    """Whether it is a column of the matrix."""
+    test_limit: int | None
+    limits: tuple[int | None, ...]
+    """Training examples in each of the config's stages that have it."""
+    allow_unreachable: bool = False
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A config, resolved."""
+
+    config: ExperimentConfig
+    tasks: tuple[TaskSpec, ...]
+    """Every stage task once, in the order in which they first come."""
+    sequence: tuple[str, ...]
+    """The task of every stage of the config; one that comes again is there again."""
+    runs: tuple[RunSpec, ...] = ()
+    chosen: tuple[RunSpec, ...] = ()
+    """Of `runs` those that `--method` leaves."""
+
+    @property
+    def columns(self) -> list[str]:
+        """The stage tasks that are scored: the columns of the matrix."""
+        return [task.name for task in self.tasks if task.scored]
+
+    @property
+    def base_columns(self) -> list[str]:
+        """Those that the base model has a score in."""
+        return [] if self.config.eval.trace.after == "never" else self.columns
+
+    def limit_of(self, task: str) -> int | None:
+        """The largest sample of a task's training examples that a stage of the config sees."""
+        return widest(next(each.limits for each in self.tasks if each.name == task))
+
+    @property
+    def sets(self) -> list[TrainingSet]:
+        """Everything that some stage trains on, and all that is seen of each task."""
+        found = {(task.name, limit) for task in self.tasks for limit in task.limits}
+        found |= {each for run in self.chosen for stage in run.stages for each in stage.sets}
+        found |= {
+            each
+            for run in self.chosen
+            for position in range(len(run.stages))
+            for each in run.earlier(position)
+        }
+        order = {task.name: position for position, task in enumerate(self.tasks)}
+        return sorted(found, key=lambda each: (order[each[0]], each[1] is None, each[1] or 0))
+
+
+def widest(limits: Iterable[int | None]) -> int | None:
+    """The largest of several samples of one task, which holds the others; None: all of it."""
+    known = list(limits)
+    return None if None in known else max(limit for limit in known if limit is not None)
 
 
 class Checked(Protocol):

@@ -49,9 +49,10 @@ class Stage:
     """What a method sees of the stage it runs in.
 
     `model` may be replaced by `prepare` (an adapter wraps it). `earlier` holds the training
-    examples of the stages before this one, oldest first. `all_reduce` sums a tensor over all
-    processes, in place. `notes` is what the method wants recorded in `scores.json` (for example
-    the share of frozen rows).
+    examples of the tasks that the model was trained on before, oldest first: each task once, with
+    all examples that any stage saw, but not what this stage trains (again). Of a stage for several
+    tasks `task` is `joint`. `all_reduce` sums a tensor over all processes, in place. `notes` is
+    what the method wants recorded in `scores.json` (for example the share of frozen rows).
     """
 
     index: int
@@ -75,6 +76,8 @@ class Stage:
     """What an epoch sees: the stage's examples after every method's `examples`."""
     ordinary: Callable[[], AbstractContextManager[None]] = nullcontext
     """While open, the model is an ordinary one; in the middle of a phase it is not."""
+    start: str = "previous"
+    """`previous` or `base`: which model it began with."""
     in_phase: bool = False
     """Whether the weights are being trained from copies of higher precision."""
 
@@ -85,8 +88,8 @@ class Stage:
 
     @property
     def first(self) -> bool:
-        """Whether nothing was trained before this stage."""
-        return self.index == 1
+        """Whether the model was trained on nothing before this stage."""
+        return self.index == 1 or self.start == "base"
 
     @property
     def folder(self) -> Path:

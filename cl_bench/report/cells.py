@@ -28,12 +28,16 @@ def learned_table(base: Entry, results: Sequence[MethodResult]) -> Iterator[str]
     for task, before in base["trace"].items():
         for result in results:
             for run in result.runs:
-                after = _scores(result, run, task, result.stage_of(task))
-                if after is not None:
+                stages = result.visits.get(task, ())
+                for stage in stages:
+                    after = _scores(result, run, task, stage)
+                    if after is None:
+                        continue
                     constant = before.get("majority")
+                    again = f", stage {stage}" if len(stages) > 1 else ""
                     rows.append(
                         [
-                            short(task),
+                            short(task) + again,
                             result.name(run),
                             str(after["n"]),
                             _percent(before),
@@ -115,9 +119,9 @@ def _label_row(task: str, name: str, cell: Entry) -> list[str]:
 
 
 def _own_and_last(result: MethodResult, run: RunFolder, task: str) -> list[tuple[str, Entry]]:
-    """The task after its own stage and after the last one."""
+    """The task after its own stage (each that teaches it) and after the last one."""
     found = []
-    for stage in dict.fromkeys((result.stage_of(task), result.stages)):
+    for stage in dict.fromkeys((*result.visits.get(task, ()), result.stages)):
         cell = _scores(result, run, task, stage)
         if cell is not None:
             found.append((f"{result.name(run)}, stage {stage}", cell))

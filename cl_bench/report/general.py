@@ -61,7 +61,7 @@ def general_tables(base: Mapping[str, Any], results: Sequence[MethodResult]) -> 
 
 def _last_entries(result: MethodResult) -> list[Entries]:
     """One for each seed, of methods whose last stage is scored with General."""
-    if not result.complete:
+    if not result.complete or result.setting == "single":  # no model of it has seen all tasks
         return []
     found = [entries(read_scores(run.stages()[-1].path)) for run in result.runs]
     return found if all(found) else []

@@ -50,7 +50,8 @@ def _lines(experiment: Path) -> Iterator[str]:
     yield from _about(config, base_scores, results)
     yield from _data(experiment, base_scores, results)
     yield ""
-    yield from _method_table(experiment, tasks, results)
+    sequence = [canonical_name(stage["task"]) for stage in config["stages"]]
+    yield from _method_table(experiment, tasks, sequence, results)
     yield from _kept(results)
     finished = [result for result in results if result.complete]
     if len(finished) > 1:
@@ -69,7 +70,7 @@ def _lines(experiment: Path) -> Iterator[str]:
     yield from labels_table(base_scores, results)
     yield from metrics_section(base_scores, results)
     yield from requests_section(base_scores, results)
-    yield from states_section(experiment, base_scores, results)
+    yield from states_section(experiment, base_scores, results, sequence)
     yield from notes_section(opened.get("notes", []))
 
 
@@ -156,7 +157,7 @@ def _seeds(results: Sequence[MethodResult]) -> str:
 
 
 def _method_table(
-    experiment: Path, tasks: list[str], results: Sequence[MethodResult]
+    experiment: Path, tasks: list[str], sequence: list[str], results: Sequence[MethodResult]
 ) -> Iterator[str]:
     columns = [
         Column("method", "left"),
@@ -168,7 +169,7 @@ def _method_table(
         Column("learned"),
         Column("forgotten"),
     ]
-    general, _, *others = _numbers([base_summary(experiment, tasks)])
+    general, _, *others = _numbers([base_summary(experiment, tasks, sequence)])
     rows = [["ori (base model)", general, "-", *others]]
     for result in results:
         label = result.label
@@ -187,6 +188,17 @@ def _method_table(
         "(FGGM's wording); it gives early tasks more weight. BWT over T-1. learned: mean of the "
         "diagonal. forgotten: best earlier score minus last, mean over tasks. -: not measured."
     )
+    for result in results:
+        if result.setting == "single":
+            yield (
+                f"{result.label}: every stage starts from the base model, so no model has seen all "
+                "tasks: its number is `learned`."
+            )
+        if result.setting == "joint":
+            yield (
+                f"{result.label}: all tasks in one stage, so nothing comes before or after "
+                "another: OP is the mean of its only row."
+            )
 
 
 def _numbers(summaries: Sequence[Summary]) -> list[str]:
@@ -258,7 +270,8 @@ def _matrix(result: MethodResult, base: Mapping[str, Any], tasks: list[str]) -> 
             if stage.scored:
                 scores = read_scores(stage.path)
                 row = _row(cells(scores["trace"]), tasks)
-                rows.append([f"{scores['stage']}", *row, _mean(scores["general"])])
+                label = "joint" if isinstance(scores["task"], list) else f"{scores['stage']}"
+                rows.append([label, *row, _mean(scores["general"])])
         columns = [Column("stage", "left"), *(Column(short(t)) for t in tasks), Column("General")]
         yield from table(columns, rows)
 

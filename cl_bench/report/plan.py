@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from cl_bench.config.schema import ExperimentConfig, GeneralEval
+from cl_bench.config.schema import GeneralEval
 from cl_bench.costs.model_shapes import model_shapes
 from cl_bench.experiment.disk import reference_bytes
-from cl_bench.methods.spec import RunSpec, StageSpec
+from cl_bench.methods.spec import Experiment, RunSpec, StageSpec
 from cl_bench.report.cost_tables import cost_lines, work_text
 from cl_bench.report.stage_costs import StageCost, stage_costs
 from cl_bench.report.workload import Workloads
@@ -17,8 +17,7 @@ CARDS = (24.0, 48.0, 80.0)
 
 
 def plan_text(
-    config: ExperimentConfig,
-    runs: Sequence[RunSpec],
+    experiment: Experiment,
     cards: Sequence[float] = (),
     tflops: float | None = None,
 ) -> str:
@@ -26,7 +25,7 @@ def plan_text(
 
     `cards`: sizes in GB to compare the memory with. `tflops`: sustained 10^12 FLOP/s, for hours.
     """
-    return "\n".join(_lines(config, runs, cards or CARDS, tflops))
+    return "\n".join(_lines(experiment, cards or CARDS, tflops))
 
 
 def _general_line(general: GeneralEval) -> str:
@@ -40,11 +39,11 @@ def _general_line(general: GeneralEval) -> str:
 
 
 def _lines(
-    config: ExperimentConfig,
-    runs: Sequence[RunSpec],
+    experiment: Experiment,
     cards: Sequence[float],
     tflops: float | None,
 ) -> Iterator[str]:
+    config, runs = experiment.config, experiment.chosen
     yield f"{config.name}: {config.model.source} in {config.model.dtype}"
     yield _general_line(config.eval.general)
     yield f"stage tasks after {config.eval.trace.after}: {config.eval.trace.cells} cells"
@@ -65,19 +64,19 @@ def _lines(
     yield from cost_lines(found, by_label, cards, reference)
     for run, stages in zip(runs, costs, strict=True):
         yield f"\n{run.label}, seed {run.seed}"
-        yield from _run_lines(config, run, stages, tflops)
+        yield from _run_lines(experiment, run, stages, tflops)
 
 
 def _run_lines(
-    config: ExperimentConfig, run: RunSpec, costs: Sequence[StageCost], tflops: float | None
+    experiment: Experiment, run: RunSpec, costs: Sequence[StageCost], tflops: float | None
 ) -> Iterator[str]:
     shown: list[str] = []
+    columns = experiment.columns
     for position, stage in enumerate(run.stages):
-        examples = "all" if stage.limit is None else str(stage.limit)
-        only = "" if config.stages[stage.index - 1].score else ", only trained on"
+        only = "" if any(task in columns for task in stage.tasks) else ", only trained on"
         yield (
             f"  stage {stage.index}: {' + '.join(stage.tasks)}, {stage.epochs} epochs, "
-            f"{examples} examples, from the {stage.start} model{only}"
+            f"{_examples(stage)}, from the {stage.start} model{only}"
         )
         work = costs[position].work if costs else None
         if work is not None:
@@ -94,6 +93,14 @@ def _run_lines(
         )
     if known and len(known) == len(costs):
         yield f"  all stages: {work_text(sum(known[1:], known[0]), tflops)}"
+
+
+def _examples(stage: StageSpec) -> str:
+    """`64 examples`, `all examples of each` or `64 + all examples`."""
+    sizes = ["all" if limit is None else str(limit) for limit in stage.limits]
+    if len(sizes) > 1 and len(set(sizes)) == 1:
+        return f"{sizes[0]} examples of each"
+    return f"{' + '.join(sizes)} examples"
 
 
 def _values(stage: StageSpec) -> list[str]:

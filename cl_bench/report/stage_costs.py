@@ -57,9 +57,13 @@ class StageCost:
 
 def stage_costs(run: RunSpec, shapes: Shapes, workloads: Workloads) -> list[StageCost]:
     """The cost of every stage of a run, in order."""
-    loads = [workloads.of(stage.tasks, stage.limit, stage.train) for stage in run.stages]
     return [
-        _stage_cost(stage, shapes, loads[position], loads[:position])
+        _stage_cost(
+            stage,
+            shapes,
+            workloads.of(stage.sets, stage.train),
+            [workloads.of([one], stage.train) for one in run.earlier(position)],
+        )
         for position, stage in enumerate(run.stages)
     ]
 

@@ -11,20 +11,26 @@ from cl_bench.experiment.pruned import RETRAINED
 from cl_bench.experiment.stage_files import read_failure
 from cl_bench.report.cells import short
 from cl_bench.results.methods import MethodResult
-from cl_bench.store.experiments import lost_runs
+from cl_bench.store.experiments import lost_runs, read_run
 from cl_bench.store.folders import RunFolder, StageFolder, stage_number, there
 from cl_bench.store.seals import read_scores, read_sealed
 
 Entry = Mapping[str, Any]
 
 
-def states_section(experiment: Path, base: Entry, results: Sequence[MethodResult]) -> Iterator[str]:
-    """A line for each thing that the tables do not show; nothing where there is none."""
+def states_section(
+    experiment: Path, base: Entry, results: Sequence[MethodResult], sequence: Sequence[str]
+) -> Iterator[str]:
+    """A line for each thing that the tables do not show; nothing where there is none.
+
+    `sequence`: the task of every stage of the config.
+    """
     lines = [*_orphans(experiment), *_of_scores("base model", base)]
     for result in results:
+        lines += _shorter(result, sequence)
         for run in result.runs:
             name = f"{result.label}, {run.path.name.replace('-', ' ')}"
-            lines += _of_run(name, run, result.stages)
+            lines += [*_of_run(name, run, result.stages), *_appended(name, run, base)]
     if not lines:
         return
     yield ""
@@ -57,6 +63,30 @@ def _of_run(name: str, run: RunFolder, stages: int) -> Iterator[str]:
                 remade = read_sealed(stage.path / RETRAINED, copy, {"what": str})
                 yield f"{where}: {remade['what']}."
             yield from _of_scores(where, read_scores(stage.path))
+
+
+def _shorter(result: MethodResult, sequence: Sequence[str]) -> Iterator[str]:
+    """That a method's runs are older than the last stages, and compare with no others."""
+    own = [task for tasks in result.sequence for task in tasks]
+    full = list(dict.fromkeys(sequence)) if result.setting == "joint" else list(sequence)
+    if len(own) < len(full) and full[: len(own)] == own:
+        yield (
+            f"{result.label}: has the first {len(own)} of {len(full)} tasks of the sequence; the "
+            "others were appended later, and its numbers are not over the same as others'."
+        )
+
+
+def _appended(name: str, run: RunFolder, base: Entry) -> Iterator[str]:
+    """Columns that rows with all of them lack, since their stages came later."""
+    trace = read_run(run.path / "run.json")["config"]["eval"]["trace"]
+    if trace["cells"] != "all" or trace["after"] == "never":
+        return
+    for stage in run.stages():
+        if not stage.scored or not (found := read_scores(stage.path)["trace"]):
+            continue
+        if missing := [short(task) for task in base["trace"] if task not in found]:
+            where = f"{name}, stage {stage_number(stage.path.name)}"
+            yield f"{where}: {', '.join(missing)} not scored: appended later."
 
 
 def diverged(stage: StageFolder) -> str:

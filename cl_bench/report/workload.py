@@ -12,6 +12,7 @@ from cl_bench.config.schema import ExperimentConfig, ModelConfig, TrainConfig
 from cl_bench.costs.model_shapes import model_file
 from cl_bench.data.rows import TraceRow, read_rows
 from cl_bench.data.sources import resolve_data_root, trace_file
+from cl_bench.methods.spec import TrainingSet
 from cl_bench.metrics.trace_tasks import TASKS
 
 _SAMPLE = 64  # rows whose tokens are counted, spread evenly over the file
@@ -40,12 +41,12 @@ class Workloads:
         self._rows: dict[str, list[TraceRow] | None] = {}
         self._means: dict[tuple[str, int, int], float] = {}
 
-    def of(self, tasks: Sequence[str], limit: int | None, train: TrainConfig) -> Workload | None:
+    def of(self, sets: Sequence[TrainingSet], train: TrainConfig) -> Workload | None:
         """The tasks of one stage together; None when the number of examples is not known.
 
         Raises UserError for a data file with faults.
         """
-        found = [self._one(task, limit, train) for task in tasks]
+        found = [self._one(task, limit, train) for task, limit in sets]
         known = [workload for workload in found if workload is not None]
         if len(known) < len(found):
             return None

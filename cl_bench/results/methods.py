@@ -9,7 +9,8 @@ from pathlib import Path
 from cl_bench.results.paired import entry_of, is_unmeasured
 from cl_bench.results.same_documents import pair
 from cl_bench.results.summary import summarise_run
-from cl_bench.scores.matrix import Comparison, Documents, Summary, compare_seeds
+from cl_bench.scores.matrix import Comparison, Documents, Setting, Summary, compare_seeds
+from cl_bench.scores.sequence import Recorded, visits
 from cl_bench.store.experiments import find_runs, read_run
 from cl_bench.store.folders import RunFolder, stage_number, there
 from cl_bench.store.seals import check_records, read_scores
@@ -22,7 +23,20 @@ class MethodResult:
     label: str
     runs: Sequence[RunFolder]
     summaries: Sequence[Summary]
-    stages: int
+    sequence: Sequence[Sequence[str]]
+    """The tasks of every stage."""
+    visits: Mapping[str, Sequence[int]]
+    """The stages that teach each task."""
+
+    @property
+    def stages(self) -> int:
+        """How many there are, run or not."""
+        return len(self.sequence)
+
+    @property
+    def setting(self) -> Setting:
+        """What the sequence of its stages is."""
+        return self.summaries[0].matrix.setting
 
     @property
     def complete(self) -> bool:
@@ -45,10 +59,6 @@ class MethodResult:
             if there(stage.failure_file)
         ]
 
-    def stage_of(self, task: str) -> int:
-        """The stage that teaches a task."""
-        return self.summaries[0].matrix.stage_of(task)
-
     def name(self, run: RunFolder) -> str:
         """The label, with the seed where there are several."""
         return f"{self.label} {run.path.name}" if len(self.runs) > 1 else self.label
@@ -68,9 +78,15 @@ def load_results(experiment: Path) -> list[MethodResult]:
             if stage.scored:
                 check_records(stage.path, read_scores(stage.path))
         grouped.setdefault(record["label"], []).append(run)
-        stages[record["label"]] = len(record["config"]["stages"])
+        stages[record["label"]] = Recorded.all_of(record["config"])
     return [
-        MethodResult(label, runs, [summarise_run(experiment, run) for run in runs], stages[label])
+        MethodResult(
+            label,
+            runs,
+            [summarise_run(experiment, run) for run in runs],
+            [stage.tasks for stage in stages[label]],
+            visits(stages[label]),
+        )
         for label, runs in grouped.items()
     ]
 
@@ -91,9 +107,10 @@ def compare_last(
     `names` are the leaves of its tasks.
 
     With it the documents of each task that are not the same everywhere and so were left out. None
-    when the seeds or the tasks of the two differ, or nothing can be read or is the same.
+    when the seeds or the tasks of the two differ, or nothing can be read or is the same; and for
+    `single`, whose last stage has seen one task alone.
     """
-    if len(first.runs) != len(second.runs):
+    if len(first.runs) != len(second.runs) or "single" in (first.setting, second.setting):
         return None, {}
     runs = [*first.runs, *second.runs]
     paired = pair([run.stages()[-1].path / "predictions" for run in runs], read, names)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cl_bench.results.paired import entry_of, is_unmeasured, paired_values
 from cl_bench.scores.matrix import Cell, Summary, summarise
+from cl_bench.scores.sequence import Recorded, setting_of, visits
 from cl_bench.store.experiments import read_run
 from cl_bench.store.folders import RunFolder, read_records, stage_number, there, write_json
 from cl_bench.store.seals import read_scores
@@ -21,26 +22,22 @@ def write_summary(experiment: Path, run: RunFolder) -> None:
 def summarise_run(experiment: Path, run: RunFolder) -> Summary:
     """OP, BWT, forgetting and General of the scored stages of a run."""
     config = read_run(run.path / "run.json")["config"]
-    stages, unscored = config["stages"], config.get("unscored", [])
+    stages, unscored = Recorded.all_of(config), config.get("unscored", [])
     base = read_scores(experiment / "base")
     scored = scored_stages(run)
     numbers = range(1, max(scored, default=0) + 1)
     rows = [cells(scored[i]["trace"]) if i in scored else {} for i in numbers]
-    setting = "sequential"
-    if all(stage["start"] == "base" for stage in stages):
-        setting = "joint" if len(stages) == 1 else "single"
-    learned = {
-        task: stage["index"] for stage in stages for task in stage["tasks"] if task not in unscored
-    }
+    taught = {task: own for task, own in visits(stages).items() if task not in unscored}
     return summarise(
         rows,
-        list(learned),
+        list(taught),
         cells(base["trace"]),
         [cells(scored[i]["general"]) if i in scored else None for i in numbers],
         cells(base["general"]),
-        setting=setting,  # type: ignore[arg-type]
-        learned=learned,
+        setting=setting_of(stages),
+        learned={task: own[0] for task, own in taught.items()},
         stages=len(stages),
+        latest={task: own[-1] for task, own in taught.items() if len(own) > 1},
     )
 
 
@@ -49,10 +46,20 @@ def scored_stages(run: RunFolder) -> dict[int, dict[str, Any]]:
     return {stage_number(s.path.name): read_scores(s.path) for s in run.stages() if s.scored}
 
 
-def base_summary(experiment: Path, tasks: list[str]) -> Summary:
-    """The base model's numbers (the row ORI)."""
+def base_summary(experiment: Path, tasks: Sequence[str], sequence: Sequence[str]) -> Summary:
+    """The base model's numbers (the row ORI), its cells weighted as those of the sequence."""
     base = read_scores(experiment / "base")
-    return summarise([], tasks, cells(base["trace"]), [], cells(base["general"]), setting="base")
+    first = {task: sequence.index(task) + 1 for task in tasks if task in sequence}
+    return summarise(
+        [],
+        tasks,
+        cells(base["trace"]),
+        [],
+        cells(base["general"]),
+        setting="base",
+        learned=first,
+        stages=len(sequence),
+    )
 
 
 def cells(entries: Mapping[str, Any]) -> dict[str, Cell | None]:

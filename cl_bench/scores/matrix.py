@@ -9,6 +9,11 @@ standard errors; a number that lacks a cell is "not measured", never 0.
 Settings: `sequential` trains one stage after another; `single` starts every stage from the base
 model, so only the diagonal means something; `joint` (mtl) learns all tasks in one stage; `base`
 (ori) is the untrained model, whose row stands for every stage.
+
+A task may be taught by several stages (visits): its column is one, its rows are all stages. OP and
+FWT count it from the first visit on. BWT, forgetting and the diagonal look at the latest: what came
+back by teaching a task again is no transfer, and a task that the last stage teaches has had no time
+to be forgotten. Without repetition both are the same stage.
 """
 
 from __future__ import annotations
@@ -67,8 +72,9 @@ ASSUMED_CORRELATION = 0.5
 @dataclass(frozen=True)
 class ScoreMatrix:
     """Scores by stage and task. `rows[t - 1]` is after stage t; a missing or None cell was not
-    measured. `learned` is the stage that taught each task (default: task i in stage i, all in
-    stage 1 when joint); stages that teach none of `tasks` are allowed: `stages` counts them too.
+    measured. `learned` is the stage that first taught each task (default: task i in stage i, all in
+    stage 1 when joint), `latest` the last one that did, for tasks that several teach; stages that
+    teach none of `tasks` are allowed: `stages` counts them too.
     """
 
     rows: Sequence[Row]
@@ -77,6 +83,7 @@ class ScoreMatrix:
     setting: Setting = "sequential"
     learned: Mapping[str, int] = field(default_factory=dict)
     stages: int = 0
+    latest: Mapping[str, int] = field(default_factory=dict)
 
     def cell(self, stage: int, task: str) -> Cell | None:
         """R[stage, task], or None."""
@@ -85,18 +92,27 @@ class ScoreMatrix:
         return self.rows[stage - 1].get(task) if stage <= len(self.rows) else None
 
     def stage_of(self, task: str) -> int:
-        """The stage that taught the task, from 1."""
+        """The stage that first taught the task, from 1."""
         default = 1 if self.setting == "joint" else list(self.tasks).index(task) + 1
         return self.learned.get(task, default)
+
+    def latest_of(self, task: str) -> int:
+        """The last stage that taught the task, from 1: its place on the diagonal."""
+        return self.latest.get(task, self.stage_of(task))
 
     @property
     def last(self) -> int:
         """The number of stages that the sequence has, run or not."""
-        return max([self.stages, len(self.rows), *(self.stage_of(task) for task in self.tasks)])
+        return max([self.stages, len(self.rows), *(self.latest_of(task) for task in self.tasks)])
 
     def learned_by(self, stage: int) -> list[str]:
         """Tasks taught up to and including the stage, in order."""
         return [task for task in self.tasks if self.stage_of(task) <= stage]
+
+    @property
+    def behind(self) -> list[str]:
+        """Tasks that the last stage does not teach, in order: those that can be forgotten."""
+        return [task for task in self.tasks if self.latest_of(task) < self.last]
 
 
 def op_at(matrix: ScoreMatrix, stage: int) -> Measure:
@@ -134,14 +150,15 @@ def backward_transfer(matrix: ScoreMatrix, over: Literal["T-1", "T"] = "T-1") ->
     """BWT: the sum of R[T, i] - R[i, i] over the tasks learned before the last stage.
 
     Divided by their number, T - 1 (default: what reproduces TRACE's tables) or by the number of all
-    tasks, T (what TRACE's formula is said to print). -1 to 1; negative is forgetting.
+    tasks, T (what TRACE's formula is said to print). -1 to 1; negative is forgetting. Of a task
+    that several stages teach, R[i, i] is after the latest.
     """
-    earlier = matrix.learned_by(matrix.last - 1)
+    earlier = matrix.behind
     count = len(earlier) if over == "T-1" else len(matrix.tasks)
     weights: Weights = {}
     for task in earlier:
         weights[matrix.last, task] = 1 / count
-        weights[matrix.stage_of(task), task] = -1 / count
+        weights[matrix.latest_of(task), task] = -1 / count
     return _of_sequence(matrix, weights, "no task was learned before the last stage")
 
 
@@ -162,14 +179,14 @@ def forward_transfer(matrix: ScoreMatrix) -> Measure:
 def average_forgetting(matrix: ScoreMatrix) -> Measure:
     """The mean over earlier tasks of (their best score before the last stage) - R[T, i]. -1 to 1.
 
-    The best is over the stages from the one that taught the task on, all of which must be measured
+    The best is over the stages from the (latest) one that taught the task on, all of them measured
     (Chaudhry et al. also look at stages before it, which need not exist). Positive is forgetting.
     A maximum of noisy scores is biased upwards: read it beside BWT.
     """
-    earlier = matrix.learned_by(matrix.last - 1)
+    earlier = matrix.behind
     weights: Weights = {}
     for task in earlier:
-        stages = range(matrix.stage_of(task), matrix.last)
+        stages = range(matrix.latest_of(task), matrix.last)
         cells = {stage: matrix.cell(stage, task) for stage in stages}
         # A stage without a score is chosen, so that the sum below names it as missing.
         best = max(stages, key=lambda stage: _rank(cells[stage]))
@@ -179,11 +196,11 @@ def average_forgetting(matrix: ScoreMatrix) -> Measure:
 
 
 def learning_accuracy(matrix: ScoreMatrix) -> Measure:
-    """The mean of the diagonal: every task right after the stage that taught it. 0-1.
+    """The mean of the diagonal: every task right after the (latest) stage that taught it. 0-1.
 
     The number of `single`; for `joint` it equals op_final.
     """
-    weights = {(matrix.stage_of(task), task): 1 / len(matrix.tasks) for task in matrix.tasks}
+    weights = {(matrix.latest_of(task), task): 1 / len(matrix.tasks) for task in matrix.tasks}
     if matrix.setting == "base":
         return _undefined("the base model was not trained")
     return _weighted_sum(matrix, weights, "no task was learned")
@@ -224,6 +241,7 @@ class Summary:
             "setting": matrix.setting,
             "tasks": list(matrix.tasks),
             "learned": {task: matrix.stage_of(task) for task in matrix.tasks},
+            **({"latest": dict(matrix.latest)} if matrix.latest else {}),
             "base": _row_json(matrix, 0),
             "matrix": [_row_json(matrix, stage) for stage in rows],
             "op": [op_at(matrix, stage).to_json() for stage in stages],
@@ -255,12 +273,14 @@ def summarise(
     setting: Setting = "sequential",
     learned: Mapping[str, int] | None = None,
     stages: int = 0,
+    latest: Mapping[str, int] | None = None,
 ) -> Summary:
     """All numbers of one run from its rows (one a stage), and General's rows (one a stage).
 
-    For `base` leave `matrix` and `general` empty. `learned` and `stages` as in `ScoreMatrix`.
+    For `base` leave `matrix` and `general` empty. `learned`, `stages` and `latest` as in
+    `ScoreMatrix`.
     """
-    rows = ScoreMatrix(matrix, tasks, base_row, setting, learned or {}, stages)
+    rows = ScoreMatrix(matrix, tasks, base_row, setting, learned or {}, stages, latest or {})
     measured = [base_general] if setting == "base" else general
     return Summary(rows, [general_score(row, base_general) for row in measured])
 

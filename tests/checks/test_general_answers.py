@@ -16,6 +16,7 @@ from cl_bench.evaluation.answer_limits import limit_faults, limited, own_limit
 from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.harness import answers_capped
 from cl_bench.evaluation.suite import Suite
+from cl_bench.experiment.resolve import resolve
 from tests.helpers.gold_tasks import WORDS, rows, task_of
 from tests.helpers.tiny import byte_tokenizer
 
@@ -27,7 +28,7 @@ def checked(task: Any, **config: Any) -> tuple[list[str], list[str]]:
     full = {"name": "n", "model": {"path": "m"}, "methods": ["ori"], "stages": [{"task": "s"}]}
     read = ExperimentConfig.model_validate(full | config)
     suite = Suite({}, {"maps": {"compass": task}}, {"compass": range(3)}, {}, Engine("hf", {}))
-    found = Preflight(read, [], suite, {}, "m", byte_tokenizer(), lambda line: None)
+    found = Preflight(resolve(read), suite, {}, "m", byte_tokenizer(), lambda line: None)
     return list(check_general(found)), found.notes
 
 

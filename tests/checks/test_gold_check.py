@@ -19,7 +19,7 @@ from cl_bench.data.loading import load_tasks
 from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.shared_prefix.stopping import StopRule
 from cl_bench.evaluation.suite import Suite
-from cl_bench.experiment.resolve import resolve_runs
+from cl_bench.experiment.resolve import resolve
 from tests.helpers.gold_tasks import WORDS, task_of
 from tests.helpers.tiny import appending, byte_tokenizer
 
@@ -37,10 +37,10 @@ def checked(task: Any, tokenizer: Any = None, engine: str = "cl-bench", **config
     suite = Suite({"compass": task}, {}, {"compass": range(3)}, {}, Engine(engine, {}))
     if not read.stages[0].score:
         suite = Suite({"compass": task}, {}, {}, {}, Engine(engine, {}))
-    examples = {("compass", 42): training_examples(task, None, 42)}
+    examples = {("compass", None, 42): training_examples(task, None, 42)}
     tokenizer = tokenizer or byte_tokenizer()
     said: list[str] = []
-    found = Preflight(read, resolve_runs(read), suite, examples, "m", tokenizer, said.append)
+    found = Preflight(resolve(read), suite, examples, "m", tokenizer, said.append)
     faults = list(check_answers(found))
     assert said == found.notes
     return faults, found.notes

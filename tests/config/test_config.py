@@ -11,7 +11,7 @@ import pytest
 from cl_bench.config.file import load_config
 from cl_bench.config.schema import GeneralEval, slug
 from cl_bench.errors import UserError
-from cl_bench.experiment.resolve import resolve_file, resolve_runs
+from cl_bench.experiment.resolve import resolve, resolve_file
 from tests.helpers.configs import faults_of, write
 
 
@@ -110,7 +110,7 @@ def test_precedence_default_method_train_entry_stage(tmp_path: Path) -> None:
         methods=["lora", {"name": "lora", "label": "own", "lr": 3e-4}],
         stages=[{"task": "mini_fomc"}, {"task": "mini_cstance", "lr": 4e-4}],
     )
-    _, (plain, own) = resolve_file(path)
+    (plain, own) = resolve_file(path).runs
     assert plain.stages[0].train.lr == 1e-4
     assert plain.stages[0].origins["lr"] == "method lora"
     assert own.stages[0].train.lr == 3e-4
@@ -118,7 +118,7 @@ def test_precedence_default_method_train_entry_stage(tmp_path: Path) -> None:
     assert own.stages[1].train.lr == 4e-4
     assert own.stages[1].origins["lr"] == "stages.1"
     assert plain.stages[0].origins["batch_size"] == "default"
-    _, (plain, _) = resolve_file(path, ["train.lr=2e-4"])
+    (plain, _) = resolve_file(path, ["train.lr=2e-4"]).runs
     assert plain.stages[0].train.lr == 2e-4
     assert plain.stages[0].origins["lr"] == "train"
 
@@ -129,7 +129,7 @@ def test_method_options_of_entry_and_stage(tmp_path: Path) -> None:
         methods=[{"name": "fggm", "alpha": 0.5}, {"compose": ["fggm", "replay"], "ratio": 0.2}],
         stages=[{"task": "mini_fomc"}, {"task": "mini_cstance", "alpha": 0.9}],
     )
-    _, (fggm, both) = resolve_file(path)
+    (fggm, both) = resolve_file(path).runs
     assert [stage.parts[0].options.alpha for stage in fggm.stages] == [0.5, 0.9]  # type: ignore[attr-defined]
     assert [part.method.name for part in both.stages[0].parts] == ["fggm", "replay"]
     assert both.stages[0].parts[1].options.ratio == 0.2  # type: ignore[attr-defined]
@@ -153,28 +153,30 @@ def test_malformed_overrides(tmp_path: Path, override: str) -> None:
 
 def test_only_narrows_methods_and_ori_is_no_run(tmp_path: Path) -> None:
     path = write(tmp_path, methods=["ori", "sft", "fggm"], seeds=[1, 2])
-    config, runs = resolve_file(path)
+    experiment = resolve_file(path)
+    config, runs = experiment.config, experiment.chosen
     assert [(run.label, run.seed) for run in runs] == [
         ("sft", 1),
         ("sft", 2),
         ("fggm", 1),
         ("fggm", 2),
     ]
-    assert {run.label for run in resolve_runs(config, ["FGGM"])} == {"fggm"}
+    assert {run.label for run in resolve(config, ["FGGM"]).chosen} == {"fggm"}
     with pytest.raises(UserError, match="--method fgm: not in methods"):
-        resolve_runs(config, ["fgm"])
+        resolve(config, ["fgm"])
 
 
 def test_a_method_is_chosen_by_name_or_by_label(tmp_path: Path) -> None:
     methods = ["sft", {"name": "fggm", "label": "low"}, {"name": "fggm", "label": "high"}]
-    config, _ = resolve_file(write(tmp_path, methods=[*methods, {"compose": ["fggm", "ewc"]}]))
+    path = write(tmp_path, methods=[*methods, {"compose": ["fggm", "ewc"]}])
+    config = resolve_file(path).config
     labels = {
-        name: [run.label for run in resolve_runs(config, [name])]
+        name: [run.label for run in resolve(config, [name]).chosen]
         for name in ("fggm", "high", "fggm + ewc")
     }
     assert labels == {"fggm": ["low", "high"], "high": ["high"], "fggm + ewc": ["fggm + ewc"]}
     with pytest.raises(UserError, match=r"--method lora: not in methods:.*fggm, .*low"):
-        resolve_runs(config, ["lora"])
+        resolve(config, ["lora"])
 
 
 def test_a_fault_in_any_entry_is_found_whatever_is_chosen(tmp_path: Path) -> None:
@@ -216,7 +218,7 @@ def test_a_method_for_each_stage_makes_one_run(tmp_path: Path) -> None:
         {"task": "mini_fomc", "method": "lora"},
         {"task": "mini_cstance", "method": {"name": "fggm", "alpha": 0.9}},
     ]
-    _, runs = resolve_file(write(tmp_path, methods=None, stages=stages))
+    runs = resolve_file(write(tmp_path, methods=None, stages=stages)).runs
     assert [run.label for run in runs] == ["lora then fggm"]
     assert runs[0].stages[1].parts[0].options.alpha == 0.9  # type: ignore[attr-defined]
     assert "either methods:" in faults_of(write(tmp_path, stages=stages))[0]
@@ -231,7 +233,7 @@ def test_a_users_method_file_is_found_beside_the_config(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from cl_bench.methods.base import Method\n\n\nclass Mine(Method):\n    name = 'mine'\n"
     )
-    _, runs = resolve_file(write(tmp_path, methods=[{"file": "mine.py"}]))
+    runs = resolve_file(write(tmp_path, methods=[{"file": "mine.py"}])).runs
     assert [run.label for run in runs] == ["mine"]
     (tmp_path / "broken.py").write_text("import nothing_of_that_name\n")
     assert "ModuleNotFoundError" in faults_of(write(tmp_path, methods=[{"file": "broken.py"}]))[0]

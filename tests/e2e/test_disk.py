@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from cl_bench.config.file import load_config
 from cl_bench.costs.model_shapes import model_shapes
 from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.suite import load_suite
 from cl_bench.experiment.disk import missing_bytes, prediction_bytes, reference_bytes
-from cl_bench.experiment.resolve import resolve_runs
+from cl_bench.experiment.resolve import resolve_file
 from tests.e2e.conftest import Bench
 
 
@@ -25,13 +24,14 @@ def test_what_is_counted_is_what_is_written(bench: Bench, monkeypatch: pytest.Mo
         methods=["sft", "ewc", "lora"],
         eval={"trace": {"limit": 6}, "general": {"tasks": ["piqa"]}, "probes": {"kl_texts": 6}},
     )
-    config = load_config(str(bench.config))
+    experiment = resolve_file(str(bench.config))
+    config, runs = experiment.config, experiment.runs
     shapes = model_shapes(config.model).shapes
     assert shapes is not None
-    runs, suite = resolve_runs(config), load_suite(config, Engine("cl-bench"))
+    suite = load_suite(experiment, Engine("cl-bench"))
 
     def missing() -> int:
-        return missing_bytes(config, suite, shapes, bench.results, runs)
+        return missing_bytes(experiment, suite, shapes, bench.results)
 
     needed = missing()
     monkeypatch.setattr(

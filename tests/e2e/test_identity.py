@@ -181,9 +181,8 @@ def test_other_settings_are_named_and_nothing_is_written(begun: Bench) -> None:
         ([("eval.general.limit", 3)], "eval.general.limit.piqa: was 4, is 3 (base, sft/seed-1)"),
         ([("stages.1.epochs", 3)], "epochs: was 1, is 3, stage 2 (sft/seed-1)"),
         (
-            [("stages", [fomc, capitals, {"task": "mini_fomc"}]), ("train.lr", 1)],
-            "stages: mini_fomc added at the end: an experiment that has begun cannot get more "
-            "stages yet (base, sft/seed-1)",
+            [("stages", [fomc, {"task": "mini_fomc"}, capitals]), ("train.lr", 1)],
+            "stages: were trace_fomc, capitals; are trace_fomc, mini_fomc, capitals (base, sft/",
         ),
         (
             [("stages", [capitals, fomc])],

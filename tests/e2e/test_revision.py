@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from cl_bench.config.file import load_config
-from cl_bench.experiment.resolve import resolve_runs
+from cl_bench.experiment.resolve import resolve_file
 from cl_bench.identity.bindings import base_settings, run_settings
 from cl_bench.store.experiments import write_experiment
 from tests.e2e.conftest import Bench
@@ -23,11 +23,10 @@ def test_a_revision_of_a_local_folder_is_one_fault_among_others(bench: Bench) ->
 
 def test_the_revision_is_part_of_what_a_folder_is_bound_to(bench: Bench) -> None:
     bench.write_config(model={"path": "owner/name", "revision": "v1"})
-    config = load_config(str(bench.config))
-    run = resolve_runs(config)[0]
+    experiment = resolve_file(str(bench.config))
     for record in (
-        run_settings(config, run, bench.results),
-        base_settings(config, bench.results),
+        run_settings(experiment, experiment.runs[0], bench.results),
+        base_settings(experiment, bench.results),
     ):
         assert record["model"]["revision"] == "v1"
 

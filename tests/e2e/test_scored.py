@@ -130,10 +130,10 @@ def what_a_stage_offers(bench: Bench) -> None:
         assert json.loads((folder / "method.json").read_text()) == {"asks/said": "a text"}
         assert "method.json" in json.loads((folder / "trained.json").read_text())["files"]
 
-    config, runs = resolve_file("tiny.yaml")
+    experiment = resolve_file("tiny.yaml")
     library = RunLibrary(
-        SimpleNamespace(config=config),  # type: ignore[arg-type]
-        runs[0],
+        SimpleNamespace(config=experiment.config),  # type: ignore[arg-type]
+        experiment.runs[0],
         RunFolder(bench.results / "sft" / "seed-1"),
         1,
         [],

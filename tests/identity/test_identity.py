@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from cl_bench.config.schema import ExperimentConfig
 from cl_bench.data.definitions import code_of
-from cl_bench.experiment.resolve import resolve_runs
+from cl_bench.experiment.resolve import resolve
 from cl_bench.identity.bindings import IRRELEVANT, base_settings, run_settings
 from cl_bench.models import contents
 from cl_bench.models.contents import changed_files, checksum, model_contents, same_model
@@ -114,12 +114,13 @@ def test_every_key_of_a_config_is_known_here() -> None:
 @pytest.mark.parametrize("key", sorted(OTHERWISE.keys() - IRRELEVANT.keys() - {"stages.1.method"}))
 def test_a_key_is_part_of_what_a_run_is_bound_to(key: str, tmp_path: Path) -> None:
     config, other = changed("name", "a"), changed(key, OTHERWISE[key])
-    run, again = (resolve_runs(each)[0] for each in (config, other))
-    assert run_settings(config, run, tmp_path) != run_settings(other, again, tmp_path), key
+    first, second = (resolve(each) for each in (config, other))
+    settings = [run_settings(each, each.runs[0], tmp_path) for each in (first, second)]
+    assert settings[0] != settings[1], key
     scored = {"model.dtype", "stages.1.task", "stages.1.score", "stages.1.test_limit"}
     scored |= {f"train.{name}" for name in ("max_prompt_tokens", "max_answer_tokens", "truncation")}
     if key in scored or key.startswith(("eval.general.t", "eval.general.l", "eval.probes")):
-        assert base_settings(config, tmp_path) != base_settings(other, tmp_path), key
+        assert base_settings(first, tmp_path) != base_settings(second, tmp_path), key
 
 
 def weights(folder: Path, fill: bytes, shards: bool = False) -> Path:

@@ -14,7 +14,7 @@ from cl_bench.config.schema import ExperimentConfig, TrainConfig
 from cl_bench.costs.shapes import decoder_shapes, shapes_of
 from cl_bench.costs.training import lora_cost
 from cl_bench.errors import UserError
-from cl_bench.experiment.resolve import resolve_runs
+from cl_bench.experiment.resolve import resolve
 from cl_bench.methods.direct_reads import direct_reads
 from cl_bench.methods.lora import LoRA, LoRAOptions
 from cl_bench.methods.targets import (
@@ -103,7 +103,7 @@ def experiment(methods: Any, stages: Any = None) -> ExperimentConfig:
 @pytest.mark.parametrize(("name", "options", "said"), REFUSED)
 def test_refused_before_the_start(tmp_path: Path, name: str, options: Any, said: str) -> None:
     CONFIGS[name]().save_pretrained(tmp_path)
-    runs = resolve_runs(experiment(["sft", {"name": "lora", "label": "mine"} | options]))
+    runs = resolve(experiment(["sft", {"name": "lora", "label": "mine"} | options])).runs
     found: Any = SimpleNamespace(runs=runs, model_path=tmp_path)
     (fault,) = target_faults(found)
     assert said in fault and fault.startswith("methods: mine: ")
@@ -112,7 +112,7 @@ def test_refused_before_the_start(tmp_path: Path, name: str, options: Any, said:
 def test_sound_targets_pass(tmp_path: Path) -> None:
     CONFIGS["llama"]().save_pretrained(tmp_path)
     methods = ["lora", {"name": "lora", "label": "b", "target_modules": ["embed_tokens"]}]
-    found: Any = SimpleNamespace(runs=resolve_runs(experiment(methods)), model_path=tmp_path)
+    found: Any = SimpleNamespace(runs=resolve(experiment(methods)).runs, model_path=tmp_path)
     assert list(target_faults(found)) == []
 
 
@@ -153,7 +153,7 @@ def test_what_fused_kernels_bypass_is_said(tmp_path: Path) -> None:
     methods = ["lora", {"name": "lora", "label": "b", "target_modules": ["in_proj", "x_proj"]}]
     said: list[str] = []
     found: Any = SimpleNamespace(
-        runs=resolve_runs(experiment(methods)), model_path=tmp_path, note=said.append
+        runs=resolve(experiment(methods)).runs, model_path=tmp_path, note=said.append
     )
     assert list(target_faults(found)) == []
     (line,) = said
@@ -170,7 +170,7 @@ def test_an_adapter_that_nothing_came_through_is_noted() -> None:
 def changes(*methods: Any) -> list[str]:
     tasks = ["trace_fomc", "trace_cstance", "trace_py150"]
     stages = [{"task": t, "method": m} for t, m in zip(tasks, methods, strict=False)]
-    found: Any = SimpleNamespace(runs=resolve_runs(experiment(None, stages)))
+    found: Any = SimpleNamespace(runs=resolve(experiment(None, stages)).runs)
     return list(continuity_faults(found))
 
 

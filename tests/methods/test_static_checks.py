@@ -10,7 +10,7 @@ import pytest
 
 from cl_bench.config.schema import ExperimentConfig
 from cl_bench.errors import UserError
-from cl_bench.experiment.resolve import resolve_runs
+from cl_bench.experiment.resolve import resolve
 from cl_bench.methods.static_checks import file_faults
 
 METHOD = """
@@ -37,7 +37,7 @@ def experiment(*methods: Any) -> ExperimentConfig:
 def faults(folder: Path, config: str) -> list[str]:
     file = folder / "mine.py"
     file.write_text(METHOD.format(config=config))
-    found: Any = SimpleNamespace(runs=resolve_runs(experiment("sft", {"file": str(file)})))
+    found: Any = SimpleNamespace(runs=resolve(experiment("sft", {"file": str(file)})).runs)
     return list(file_faults(found))
 
 
@@ -66,5 +66,5 @@ def test_other_adapters_and_unused_imports_are_not(tmp_path: Path, config: str) 
 
 def test_two_that_choose_what_is_trained_are_refused_with_the_config() -> None:
     with pytest.raises(UserError, match="fggm and lora both decide which parameters are trained"):
-        resolve_runs(experiment({"compose": ["fggm", "lora"]}))
-    assert resolve_runs(experiment({"compose": ["lora", "ewc", "replay"]}))
+        resolve(experiment({"compose": ["fggm", "lora"]}))
+    assert resolve(experiment({"compose": ["lora", "ewc", "replay"]})).runs

@@ -91,7 +91,7 @@ def test_a_class_is_chosen_among_several(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(f"{HEAD}\n\n{HEAD.replace('Mine', 'Other').replace('mine', 'other')}")
     path = write(tmp_path, methods=[{"file": "mine.py:Mine"}, {"file": "mine.py:Other"}])
-    runs = resolve_file(path)[1]
+    runs = resolve_file(path).runs
     assert [run.label for run in runs] == ["Mine", "Other"]
     assert [run.stages[0].parts[0].method.name for run in runs] == ["mine", "other"]
     with pytest.raises(UserError, match=r"mine\.py: holds no method Mina \(did you mean 'Mine'"):
@@ -176,8 +176,8 @@ def test_a_file_is_run_once_until_it_changes(tmp_path: Path) -> None:
         methods=["sft", {"file": "mine.py"}],
         stages=[{"task": t} for t in ("mini_fomc", "mini_cstance")],
     )
-    first = resolve_file(path)[1][-1].stages[0].parts[0].method
-    assert resolve_file(path)[1][-1].stages[1].parts[0].method is first
+    first = resolve_file(path).runs[-1].stages[0].parts[0].method
+    assert resolve_file(path).runs[-1].stages[1].parts[0].method is first
     assert log.read_text() == "run "
     file.write_text(file.read_text() + "\n# changed\n")
     os.utime(file, ns=(1, 1))

@@ -170,6 +170,27 @@ def test_joint() -> None:
     assert set(op_mean_weights(joint).values()) == {1 / 3}
 
 
+def test_a_task_that_is_taught_again() -> None:
+    """Stages a, b, a, c: OP and FWT from the first visit on, the others from the latest."""
+    table = [[0.5, 0.1, 0.2], [0.3, 0.8, 0.2], [0.9, 0.6, 0.4], [0.7, 0.5, 0.6]]
+    learned, latest = {"a": 1, "b": 2, "c": 4}, {"a": 3}
+    base = cells(dict.fromkeys(TASKS, 0.1))
+    rows = [cells(dict(zip(TASKS, row, strict=True))) for row in table]
+    again = ScoreMatrix(rows, TASKS, base, learned=learned, latest=latest)
+    ops = [op_at(again, stage).value for stage in (1, 2, 3, 4)]
+    assert ops == pytest.approx([0.5, 0.55, 0.75, 0.6])
+    assert op_mean(again).value == pytest.approx(sum(ops) / 4)
+    assert backward_transfer(again).value == pytest.approx(((0.7 - 0.9) + (0.5 - 0.8)) / 2)
+    assert average_forgetting(again).value == pytest.approx(((0.9 - 0.7) + (0.8 - 0.5)) / 2)
+    assert learning_accuracy(again).value == pytest.approx((0.9 + 0.8 + 0.6) / 3)
+    assert forward_transfer(again).value == pytest.approx(((0.1 - 0.1) + (0.4 - 0.1)) / 2)
+    last = ScoreMatrix(rows[:3], TASKS[:2], None, latest={"a": 3})
+    assert backward_transfer(last).value == pytest.approx(0.6 - 0.8)  # a was taught just now
+    summary = summarise(rows, TASKS, learned=learned, latest=latest).to_json()
+    assert summary["learned"] == learned and summary["latest"] == latest
+    assert "latest" not in summarise(rows, TASKS).to_json()
+
+
 def test_one_stage() -> None:
     one = ScoreMatrix([cells({"a": 0.5})], ["a"])
     assert op_final(one).value == op_mean(one).value == learning_accuracy(one).value == 0.5

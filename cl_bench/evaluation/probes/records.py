@@ -91,6 +91,17 @@ def probes_json(stage_tasks: Probes, general: Probes) -> dict[str, Any]:
     return data
 
 
+def joined(before: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Probes of a scoring, and of more stage tasks on the same model."""
+    if not before or "not_measured" in before or not more.get("trace"):
+        return dict(before)
+    tasks = {**before["trace"], **more["trace"]}
+    data = {**before, "trace": tasks}
+    if known := [cells["nll"] for cells in tasks.values() if "nll" in cells]:
+        data["trace_nll"] = _mean_of(known)
+    return data
+
+
 def unmeasured_probes(probes: Mapping[str, Any]) -> Iterator[tuple[str, str | None, str]]:
     """(key, task or benchmark, reason) of what `probes` of a `scores.json` lacks; KL has none."""
     if "not_measured" in probes.get("kl", {}):

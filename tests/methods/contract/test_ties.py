@@ -43,7 +43,7 @@ def test_ties_merges_the_changes_that_agree_and_puts_the_weights_back() -> None:
 
 def test_disk_is_counted_for_a_model_that_is_scored_alone(tmp_path: Path) -> None:
     methods = ["sft", {"file": f"{Path(__file__).parent}/ties.py"}]
-    sft, ties = resolve_file(write(tmp_path, methods=methods))[1]
+    sft, ties = resolve_file(write(tmp_path, methods=methods)).runs
     shapes = shapes_of(model64().float())
     plain, twice = (run.stages[0].cost(shapes).checkpoint for run in (sft, ties))
     assert twice == 2 * plain > 0
