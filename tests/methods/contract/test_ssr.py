@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from cl_bench.errors import RunError
 from cl_bench.evaluation.shared_prefix.texts import tokens_at
 from cl_bench.methods.base import Method, Stage, Step
 from cl_bench.methods.sft import SFT
+from cl_bench.seeds import derive_seed
 from tests.helpers.reference import (
     assert_close,
     make_stage,
@@ -57,6 +59,25 @@ def test_a_text_depends_on_its_prompt_alone(temperature: float) -> None:
     assert torch.equal(torch.get_rng_state(), state)
     stage.seed += 1
     assert (stage.generate(PROMPTS, 6, temperature) == together) == (temperature == 0.0)
+
+
+@pytest.mark.parametrize("temperature", [0.0025, 1.0])
+def test_a_text_is_drawn_token_by_token(temperature: float) -> None:
+    """Almost greedy, the model repeats itself: the engine guesses tokens ahead, and some wrongly."""
+    model, tokenizer = tiny_model(), byte_tokenizer()
+    stage, _ = make_stage(model, NEW, TRAIN, 2)
+    expected = []
+    for prompt in PROMPTS:
+        draws = random.Random(derive_seed(stage.seed, 2, "p", prompt))
+        ids = tokenizer(prompt).input_ids[-TRAIN.max_prompt_tokens :]
+        new: list[int] = []
+        while len(new) < 30 and tokenizer.eos_token_id not in new:
+            logits = model(input_ids=torch.tensor([ids + new])).logits[0, -1].detach().double()
+            sums = (logits / temperature).softmax(-1).cumsum(-1).tolist()
+            point = draws.random() * sums[-1]
+            new.append(next(i for i, total in enumerate(sums) if total > point))
+        expected.append(tokenizer.decode(new, skip_special_tokens=True))
+    assert stage.generate(PROMPTS, 30, temperature, "p") == expected
 
 
 class Talks(Method):
