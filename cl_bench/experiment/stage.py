@@ -261,7 +261,7 @@ def _restore_base(work: Workplace, run: RunSpec, folder: RunFolder, position: in
 def _start(
     work: Workplace, run: RunSpec, folder: RunFolder, position: int
 ) -> tuple[Any, Any, str, State]:
-    """Model, tokenizer, what an adapter's base would be, and the what methods kept."""
+    """Model, tokenizer, what an adapter's base would be, and what methods kept."""
     spec, dtype = run.stages[position], work.config.model.dtype
     if position == 0 or spec.start == "base":
         path = work.config.model.source
@@ -271,7 +271,7 @@ def _start(
     model, tokenizer = load_checkpoint(before.checkpoint, dtype, work.device, spec.adapters)
     base = (adapter_base(before.checkpoint) if spec.adapters else None) or str(before.checkpoint)
     records = before.method_records
-    kept = read_json(records) if records.is_file() else {}
+    kept = read_json(records) if there(records) else {}
     return model, tokenizer, base, State(load_tensors(before.method_state), kept)
 
 
