@@ -63,7 +63,7 @@ def test_a_text_depends_on_its_prompt_alone(temperature: float) -> None:
 
 @pytest.mark.parametrize("temperature", [0.0025, 1.0])
 def test_a_text_is_drawn_token_by_token(temperature: float) -> None:
-    """Almost greedy, the model repeats itself: the engine guesses tokens ahead, and some wrongly."""
+    """Almost greedy, the model repeats itself: the engine guesses tokens, and some wrongly."""
     model, tokenizer = tiny_model(), byte_tokenizer()
     stage, _ = make_stage(model, NEW, TRAIN, 2)
     expected = []
