@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from cl_bench.data.examples import Example, gold_text, training_examples
+from cl_bench.data.examples import Example, gold_text, own_prompt, training_examples
 from cl_bench.data.tasks import canonical_name, general_name
 from cl_bench.errors import RunError, UserError, nearest
 from cl_bench.experiment.stage_files import SMALL
@@ -113,9 +113,16 @@ class RunLibrary:
                 f"stage.score: {example.task}: no loaded task of this config"
                 f"{nearest(example.task, self.work.suite.leaves)}"
             )
+        docs = task.training_docs()
+        known = 0 <= example.doc_id < len(docs)
+        doc = docs[example.doc_id] if known else None
+        if not known or own_prompt(task, doc) != example.prompt:
+            raise RunError(
+                f"stage.score: no row of {example.task}'s training split has this example's prompt "
+                f"(doc_id {example.doc_id}), so that there is no answer to compare with"
+            )
         if task.OUTPUT_TYPE != "generate_until":
             return float(text.strip() == example.answer.strip())
-        doc = task.training_docs()[example.doc_id]
         gold = Gold(example.doc_id, doc, gold_text(task, doc), example.answer, "")
         if example.task not in self._judges:
             judge = Judge(task)

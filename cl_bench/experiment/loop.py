@@ -112,8 +112,8 @@ def train_stage(
     norms: dict[tuple[int, int], list[float]] = {}
     last: Phase | None = None
     for number, phase in enumerate(phases_of(method, stage)):
-        last = phase
-        before = done
+        _refuse_adapters(stage.model, method)
+        last, before = phase, done
         total += count_updates(len(phase.examples), stage.train.batch_size, phase.epochs)
         if phase.start is not None:
             stage.load(phase.start)

@@ -21,6 +21,8 @@ from tests.methods.contract.helpers import method
 
 METHODS = Path(__file__).parents[1] / "methods" / "contract"
 ASKS = '''
+from dataclasses import replace
+
 from cl_bench.errors import RunError, UserError
 from cl_bench.methods.base import Method, State
 
@@ -43,7 +45,13 @@ class Asks(Method):
             "text": stage.generate([example.prompt], 2),
             "faults": [],
         }
-        for ask in (lambda: stage.task_examples("numglue"), lambda: stage.weights(stage.index)):
+        made = replace(example, doc_id=-1), replace(example, prompt="another")
+        for ask in (
+            lambda: stage.task_examples("numglue"),
+            lambda: stage.weights(stage.index),
+            lambda: stage.score(made[0], "A"),
+            lambda: stage.score(made[1], "A"),
+        ):
             try:
                 ask()
             except (RunError, UserError) as error:
@@ -124,7 +132,8 @@ def what_a_stage_offers(bench: Bench) -> None:
         assert notes["other"] == [f"{i} + 1\nAnswer:" for i in range(12)]
         assert notes["right"] == 1.0 and notes["wrong"] == 0.0 and notes["base"] is True
         assert len(notes["text"]) == 1
-        unknown, late = notes["faults"]
+        unknown, late, *made = notes["faults"]
+        assert len(made) == 2 and all("no row of" in fault for fault in made)
         assert "no task of this config (did you mean" in unknown
         assert f"stage.weights({number}): before this stage ({number}) there are 0" in late
         assert json.loads((folder / "method.json").read_text()) == {"asks/said": "a text"}

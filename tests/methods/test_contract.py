@@ -17,9 +17,7 @@ from cl_bench.methods.sft import SFT
 from cl_bench.training.loss import AnswerOutputs
 from tests.helpers.reference import (
     NEW,
-    OLD,
     TRAIN,
-    Gradients,
     assert_close,
     encode,
     make_stage,
@@ -65,46 +63,6 @@ def test_a_penalty_is_averaged_like_the_loss(micro_batch_size: int) -> None:
     run_method(Composite([LogitDecay(), Watch()]), stage, batcher, epochs=1)
     wanted = {name: p.grad for name, p in expected.named_parameters() if p.grad is not None}
     assert_close(seen, wanted, 1e-6)  # the model's norms compute in float32
-
-
-class AGEM(Method):
-    """Project the gradient where it points against the gradient on earlier examples."""
-
-    name = "agem"
-
-    def prepare(self, stage: Stage) -> None:
-        self._memory = list(stage.batches(stage.earlier[0][1]))
-
-    def before_step(self, step: Step) -> None:
-        reference = step.gradient_of(self._memory)
-        product = sum((step.grads[n] * g).sum() for n, g in reference.items())
-        length = sum(g.square().sum() for g in reference.values())
-        if product < 0:
-            for name, gradient in reference.items():
-                step.grads[name] -= product / length * gradient
-
-
-def test_gradient_of_other_batches_leaves_the_gradient_alone() -> None:
-    expected = model64()
-    model = copy.deepcopy(expected)
-    memory = encode(OLD, TRAIN)
-    tokens = sum(item.answer_tokens for item in memory)
-
-    def project(gradients: Gradients) -> None:
-        losses = sum(sample_loss(expected, item) for item in memory) / tokens
-        names = list(gradients)
-        found = torch.autograd.grad(losses, [expected.get_parameter(n) for n in names])
-        reference = dict(zip(names, found, strict=True))
-        product = sum((gradients[n] * g).sum() for n, g in reference.items())
-        length = sum(g.square().sum() for g in reference.values())
-        if product < 0:
-            for name, gradient in reference.items():
-                gradients[name] -= product / length * gradient
-
-    reference_training(expected, NEW, TRAIN, 1, index=2, before_step=project)
-    stage, batcher = make_stage(model, NEW, TRAIN, 2, [("old", OLD)])
-    run_method(AGEM(), stage, batcher, epochs=1)
-    assert_close(weights(model), weights(expected))
 
 
 class HalfWay(Method):
