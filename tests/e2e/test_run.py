@@ -181,14 +181,6 @@ def test_lora_saves_adapters_and_the_next_method_merges_them(bench: Bench) -> No
     assert (second / "method.safetensors").is_file()
 
 
-def test_all_methods_run_two_stages(bench: Bench) -> None:
-    methods = ["lora", "migu", "ewc", "replay", {"compose": ["fggm", "replay"]}]
-    bench.write_config(methods=methods, eval={"trace": {"limit": 2}, "general": {"tasks": []}})
-    out = run(bench)
-    for label in ("lora", "migu", "ewc", "replay", "fggm + replay"):
-        assert f"| {label} " in out
-
-
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
