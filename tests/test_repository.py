@@ -45,9 +45,11 @@ def test_the_readme_tree_names_what_exists() -> None:
     assert sorted(rooms_of_the_readme()) == sorted(there)
 
 
-def test_both_set_up_commands_stand_in_the_readme() -> None:
-    readme = (REPOSITORY / "README.md").read_text()
-    assert "make demo" in readme and "make test" in readme
+def test_the_commands_of_the_readme_and_of_contributing_are_targets() -> None:
+    targets = re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    for page in ("README.md", "CONTRIBUTING.md"):
+        named = re.findall(r"\bmake ([a-z]+)\b", (REPOSITORY / page).read_text())
+        assert named and set(named) <= set(targets), (page, named, targets)
 
 
 @pytest.mark.parametrize(

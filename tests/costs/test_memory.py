@@ -14,13 +14,7 @@ from cl_bench.costs.training import frozen_cost, full_cost, masked_cost
 from cl_bench.training.selective_update import SelectiveUpdate
 from cl_bench.training.update_plan import Columns, Elements, Frozen, Full, Rows, UpdatePlan
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def model_of(dtype, kv_heads=2, layers=3):

@@ -11,6 +11,7 @@ import pytest
 
 from tests.e2e.conftest import Bench
 from tests.helpers.general_rows import rows
+from tests.helpers.read import lines_of
 from tests.helpers.tiny import byte_tokenizer
 
 SIX = ("mmlu", "bbh", "tydiqa", "boolq", "piqa", "gsm8k")
@@ -138,8 +139,7 @@ def test_missing_pad_or_bos_tokens_change_neither_training_nor_scores(
 
 
 def answers(place: Path, task: str, key: str) -> list[Any]:
-    lines = (place / "predictions" / f"{task}.jsonl").read_text().split("\n")
-    return [json.loads(line)[key] for line in lines if line]
+    return [line[key] for line in lines_of(place / "predictions" / f"{task}.jsonl")]
 
 
 @pytest.mark.parametrize("engine", ["cl-bench", "hf"])

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.e2e.conftest import Bench, fingerprints
+from tests.helpers.read import lines_of, scores_of
 
 STAGES = ["stage-1-trace_fomc", "stage-2-trace_numglue_ds"]
 
 
 def points(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+    return lines_of(folder / "curve.jsonl")
 
 
 def scores(folder: Path, part: str = "trace") -> dict[str, Any]:
     """Score, standard error and n of each task, as a curve has them."""
-    entries = json.loads((folder / "scores.json").read_text())[part]
+    entries = scores_of(folder)[part]
     return {
         task: {key: entry[key] for key in ("score", "stderr", "n")}
         for task, entry in entries.items()

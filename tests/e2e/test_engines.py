@@ -10,10 +10,7 @@ import pytest
 
 from tests.e2e.conftest import Bench
 from tests.helpers.forked import fork_workers
-
-
-def scores(folder: Path) -> dict:
-    return json.loads((folder / "scores.json").read_text())
+from tests.helpers.read import scores_of
 
 
 def predictions(folder: Path) -> dict[str, str]:
@@ -76,14 +73,17 @@ def test_checkpoints_and_adapters_are_scored_in_a_subprocess(
     assert predictions(bench.results / "base") == predictions(here / "base")
     stage = Path("lora/seed-1/stage-2-trace_numglue_ds")
     assert_close(predictions(bench.results / stage), predictions(here / stage))
-    assert "form" not in scores(bench.results / "base")
-    assert [scores(root / stage)["form"] for root in (bench.results, here)] == ["merged", "adapter"]
+    assert "form" not in scores_of(bench.results / "base")
+    assert [scores_of(root / stage)["form"] for root in (bench.results, here)] == [
+        "merged",
+        "adapter",
+    ]
     for place in (Path("base"), stage):
-        found = scores(bench.results / place)
+        found = scores_of(bench.results / place)
         assert found["engine"] == "hf subprocess=True"
         assert "not_measured" in found["probes"]
         for part in ("trace", "general"):
-            theirs = scores(here / place)[part]
+            theirs = scores_of(here / place)[part]
             for name, entry in found[part].items():
                 if name != "mean":
                     assert entry["requests"] == theirs[name]["requests"]
@@ -95,7 +95,7 @@ def test_cut_prompts_are_counted_and_reported(bench: Bench) -> None:
     out = bench.must("run", "tiny.yaml", "--method", "sft", "--engine-args", "max_length=16")
     assert "## Requests that were not answered as asked" in out
     # 6 prompts of `Text i\nStance:` (14 tokens) and 4 new tokens do not fit into 16.
-    assert scores(bench.results / "base")["trace"]["trace_fomc"]["requests"] == {
+    assert scores_of(bench.results / "base")["trace"]["trace_fomc"]["requests"] == {
         "requests": 6,
         "truncated": 6,
         "empty": 0,

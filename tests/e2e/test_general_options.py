@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cl_bench.store.seals import write_sealed
+from tests.helpers.read import scores_of
 
 
 def general(bench, **options) -> None:
@@ -20,7 +21,7 @@ def general(bench, **options) -> None:
 
 
 def scores(bench, place: str = "base"):
-    return json.loads((bench.results / place / "scores.json").read_text())
+    return scores_of(bench.results / place)
 
 
 def test_protocols_are_recorded_reported_and_never_mixed(bench):

@@ -13,18 +13,14 @@ from safetensors.torch import load_file
 from benchmarks import probes as probes_benchmark
 from cl_bench.scores.uncertainty import mean, standard_error
 from tests.e2e.conftest import Bench, fingerprints
+from tests.helpers.read import lines_of, scores_of
 
 SFT = ("--method", "sft")
 LAST = "sft/seed-1/stage-2-trace_numglue_ds"
 
 
-def scores_of(folder: Path) -> Any:
-    return json.loads((folder / "scores.json").read_text())
-
-
 def records_of(folder: Path, task: str) -> list[dict[str, Any]]:
-    lines = (folder / "predictions" / f"{task}.probes.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    return lines_of(folder / "predictions" / f"{task}.probes.jsonl")
 
 
 def test_every_scoring_is_probed_and_reported(bench: Bench) -> None:

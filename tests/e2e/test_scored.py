@@ -6,7 +6,6 @@ import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ from cl_bench.experiment.library import RunLibrary
 from cl_bench.experiment.resolve import resolve_file
 from cl_bench.store.folders import RunFolder, sha256_file
 from tests.e2e.conftest import Bench
+from tests.helpers.read import scores_of
 from tests.methods.contract.helpers import method
 
 METHODS = Path(__file__).parents[1] / "methods" / "contract"
@@ -74,11 +74,6 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-def scores(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "scores.json").read_text())
-    return found
-
-
 def test_what_is_scored_is_what_was_saved(bench: Bench) -> None:
     (bench.root / "asks.py").write_text(ASKS)
     bench.write_config(
@@ -97,9 +92,9 @@ def test_what_is_scored_is_what_was_saved(bench: Bench) -> None:
     for name, value in base.items():
         expected = value + ties._change(value, [end[name] for end in ends])
         assert torch.equal(merged[name], expected), name
-    recorded = scores(second)
+    recorded = scores_of(second)
     assert recorded["scored"] == sha256_file(second / "scored" / "manifest.json")
-    assert "scored" not in scores(stage(bench, "sft", 2))
+    assert "scored" not in scores_of(stage(bench, "sft", 2))
     assert json.loads((second.parent / "run.json").read_text())["keeps"] == ["weights"]
 
     kept = "Old data (what a method keeps of earlier tasks): `ties`: weights."
@@ -116,11 +111,11 @@ def test_what_is_scored_is_what_was_saved(bench: Bench) -> None:
     shutil.rmtree(second / "scored")
     away.rename(second / "scored")
     bench.must("run", "tiny.yaml")
-    assert scores(second) == recorded
+    assert scores_of(second) == recorded
     bench.must("eval", "--stage", "2", "--method", "ties")
     (again,) = (second / "evals").glob("*/scores.json")
-    assert scores(again.parent)["trace"] == recorded["trace"]
-    assert scores(again.parent)["probes"] == recorded["probes"]
+    assert scores_of(again.parent)["trace"] == recorded["trace"]
+    assert scores_of(again.parent)["probes"] == recorded["probes"]
     what_a_stage_offers(bench)
 
 

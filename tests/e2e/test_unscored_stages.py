@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Bench
+from tests.helpers.read import scores_of
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def notes(bench: Bench) -> Bench:
 
 def scores(run: Path, stage: int) -> dict:
     (folder,) = run.glob(f"stage-{stage}-*")
-    return json.loads((folder / "scores.json").read_text())
+    return scores_of(folder)
 
 
 def test_the_matrix_has_rows_for_them_and_no_columns(notes: Bench) -> None:

@@ -18,12 +18,7 @@ VOCAB = 61
 BATCH = random_batch(VOCAB, [(7, 2), (3, 4), (1, 1)], "left", seed=0)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def gradients(model, plan, batch=BATCH):

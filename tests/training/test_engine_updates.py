@@ -28,12 +28,7 @@ VOCAB = 61
 LENGTHS = [(7, 2), (3, 4), (1, 1)]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def run(model, plan, batches_of, steps, lr=1e-3, max_norm=1.0):

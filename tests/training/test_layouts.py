@@ -27,12 +27,7 @@ ONE_BY_ONE = [{k: v[i : i + 1, :n] for k, v in BATCH.items()} for i, n in enumer
 REACHED = ["gpt2", "mixtral", "gpt_oss", "mamba", "bloom", "gpt_neox", "phi3"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def found(name: str) -> dict[str, tuple[Layout, tuple[int, ...]]]:

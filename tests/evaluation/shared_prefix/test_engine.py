@@ -50,12 +50,7 @@ GENERATIONS = st.lists(
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module", params=[("llama", False), ("qwen2", True)])
@@ -274,7 +269,7 @@ def test_a_tokenizer_without_any_special_token_needs_a_context():
 
 
 def test_prompts_are_encoded_by_the_caller(pair):
-    model, tokenizer, oracle = pair
+    model, tokenizer, _ = pair
     engine = SharedPrefixLM(
         model,
         tokenizer,
@@ -282,15 +277,11 @@ def test_prompts_are_encoded_by_the_caller(pair):
     )
     kwargs = {"until": [], "max_gen_toks": 6}
     long = requests("generate_until", [("abcdefgh", kwargs), ("xyzfgh", kwargs)])
-    short = requests("generate_until", [("fgh", kwargs)])
-    oracle.encode_prompts = None
     ids = tokenizer.encode("abcdefgh")[-3:]
     with torch.no_grad():
         new = model.generate(torch.tensor([ids]), max_new_tokens=6, do_sample=False)[0, 3:]
     wanted = tokenizer.decode(new, skip_special_tokens=True)
     assert engine.generate_until(long) == [wanted, wanted]
-    if tokenizer.encode("fgh") == ids:
-        assert engine.generate_until(short) == [wanted]
 
 
 SHAPE = {"vocab_size": BYTE_VOCAB_SIZE, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}

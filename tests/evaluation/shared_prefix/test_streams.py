@@ -21,14 +21,6 @@ WAIT = 60
 """Seconds after which two threads that should meet do not."""
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 def packed():
     return PackedModel(tiny_model().eval(), Counters())
 

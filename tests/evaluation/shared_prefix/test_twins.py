@@ -22,12 +22,7 @@ WAIT = 60
 """Seconds after which two threads that should meet do not."""
 
 
-@pytest.fixture(autouse=True)
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 
 def test_a_twin_has_the_same_tensors_and_modules_of_its_own():
