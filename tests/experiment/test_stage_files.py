@@ -11,6 +11,7 @@ from cl_bench.experiment.stage_files import check_done, check_training, record_t
 from cl_bench.models.checkpoints import recorded_base
 from cl_bench.store.folders import StageFolder, publish_folder, write_json
 from cl_bench.store.partial import finish_scores
+from cl_bench.store.seals import file_records
 
 
 @pytest.fixture
@@ -22,7 +23,8 @@ def place(tmp_path: Path) -> StageFolder:
     (half / "model.safetensors").write_bytes(b"weights")
     write_json(half / "base.json", {"base": "../../model"})
     (stage.path / "train.jsonl").write_text('{"step": 1}\n')
-    publish_folder(half, stage.checkpoint, lambda mark: record_training(stage, stage.path, mark))
+    left = file_records(stage.path, ["train.jsonl"])
+    publish_folder(half, stage.checkpoint, lambda mark: record_training(stage, mark, None, left))
     finish_scores(stage.path, {"trace": {}, "general": {}})
     return stage
 
