@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from cl_bench.data.tasks import canonical_name
 from cl_bench.errors import UserError
-from cl_bench.methods.base import overrides
+from cl_bench.methods.base import kept_by, overrides
 from cl_bench.methods.spec import Experiment, Scored, StageSpec
 from cl_bench.scores.sequence import learned, seen
 
@@ -59,7 +59,9 @@ def _faults(
             yield f"schedule: stage {stage.index}: starts from '{stage.start}'"
     if all(stage.start == "base" for stage in stages):
         parts = dict.fromkeys(part.method for stage in stages for part in stage.parts)
-        for name in (method.name for method in parts if method.of_earlier):
+        # `Stage.weights` reaches those of every stage; all else comes with the model.
+        idle = [method.name for method in parts if set(kept_by([method])) - {"weights"}]
+        for name in (name for name in idle if name not in ordering):
             yield (
                 f"compose: {name} is about earlier stages, and with {' and '.join(ordering)} no "
                 "stage goes on from another: leave one of them out"

@@ -61,9 +61,11 @@ class Method(Generic[O_co]):
     adapters: ClassVar[bool] = False
     """Whether the method trains adapters; others get them merged into the weights first."""
     keeps: ClassVar[Kept | tuple[Kept, ...]] = "nothing"
-    """What it keeps of earlier tasks, for tables: methods that may look back know more."""
-    of_earlier: ClassVar[bool] = False
-    """Whether it does nothing but in stages that go on from others (replay, EWC)."""
+    """What it has of earlier tasks, for tables: methods that may look back know more.
+
+    One that keeps more than weights would do nothing where no stage goes on from another, and is
+    refused there.
+    """
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)

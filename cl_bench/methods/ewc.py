@@ -43,7 +43,6 @@ class EWC(Method[EWCOptions]):
 
     name = "ewc"
     keeps = "statistics"
-    of_earlier = True
 
     def __init__(self, options: EWCOptions | None = None) -> None:
         super().__init__(options)

@@ -33,7 +33,6 @@ class Replay(Method[ReplayOptions]):
 
     name = "replay"
     keeps = "examples"
-    of_earlier = True
 
     def cost(self, shapes: Shapes) -> Cost:
         """Full training, on `ratio` of every earlier stage's examples beside the stage's own."""
