@@ -14,6 +14,8 @@ METHODS: dict[str, str] = {
     "replay": "cl_bench.methods.replay:Replay",
     "lora": "cl_bench.methods.lora:LoRA",
     "migu": "cl_bench.methods.migu:MIGU",
+    "agem": "cl_bench.methods.agem:AGEM",
+    "gem": "cl_bench.methods.gem:GEM",
     "single": "cl_bench.methods.single:Single",
     "mtl": "cl_bench.methods.mtl:MTL",
 }

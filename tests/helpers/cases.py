@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from cl_bench.methods.agem import AGEM
 from cl_bench.methods.base import Method
 from cl_bench.methods.compose import Composite
 from cl_bench.methods.ewc import EWC
 from cl_bench.methods.fggm import FGGM
+from cl_bench.methods.gem import GEM
 from cl_bench.methods.lora import LoRA
 from cl_bench.methods.migu import MIGU
 from cl_bench.methods.replay import Replay
@@ -34,6 +36,8 @@ CASES: dict[str, Callable[[], Method]] = {
     "lora": LoRA,
     "lora everywhere": configured(LoRA, r=4, target_modules="all-linear", dropout=0.0),
     "migu": MIGU,
+    "agem": AGEM,
+    "gem": GEM,
     "fggm + replay": lambda: Composite([FGGM(), Replay()]),
     "ewc + fggm": lambda: Composite([EWC(), FGGM()]),
     "lora + ewc": lambda: Composite([LoRA(), EWC()]),

@@ -1,0 +1,41 @@
+"""Examples of earlier stages that a method looks back on, and products of gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from cl_bench.methods.stage import Stage
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cl_bench.data.examples import Example
+
+
+def memories(stage: Stage, method: str, size: int) -> list[list[Example]]:
+    """For every earlier stage, oldest first, `size` of its examples (or all), in their order.
+
+    A stage's sample is fixed by (seed, method, task): the same in all later stages, as a memory
+    that was filled once. A smaller one is part of a larger one.
+    """
+    import torch
+
+    from cl_bench.seeds import derive_seed
+
+    found = []
+    for task, examples in stage.earlier:
+        generator = torch.Generator().manual_seed(derive_seed(stage.seed, method, task))
+        chosen = torch.randperm(len(examples), generator=generator)[:size]
+        found.append([examples[i] for i in sorted(chosen.tolist())])
+    return found if size else []
+
+
+def inner(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+    """The inner product of two gradients over all parameters, summed in float64."""
+    import torch
+
+    if not a:
+        return 0.0
+    parts = [(a[name].flatten() @ b[name].flatten()).double() for name in a]
+    return float(torch.stack(parts).sum())
