@@ -26,7 +26,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 docs: $(STAMP)  ## docs/config.md, from the models of the config
-	$(BIN)/python -m cl_bench.config.reference > docs/config.md
+	$(BIN)/python -m cl_bench.report.config_reference > docs/config.md
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 from pathlib import Path
@@ -43,6 +44,30 @@ def test_the_readme_tree_names_what_exists() -> None:
     package = REPOSITORY / "cl_bench"
     there = {path.stem for path in package.iterdir() if not path.name.startswith(("_", "."))}
     assert sorted(rooms_of_the_readme()) == sorted(there)
+
+
+def test_imports_run_downwards() -> None:
+    order = {room: place for place, room in enumerate(rooms_of_the_readme())}
+    upwards = [
+        f"{path.relative_to(REPOSITORY)} imports cl_bench.{room}"
+        for path in SOURCES
+        if (own := path.relative_to(REPOSITORY / "cl_bench").parts[0].removesuffix(".py")) in order
+        for room in imported_rooms(path)
+        if order[room] > order[own]
+    ]
+    assert not upwards
+
+
+def imported_rooms(path: Path) -> list[str]:
+    """Second parts of the names of `cl_bench` that a file imports, also inside of functions."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cl_bench"):
+            parts = str(node.module).split(".")
+            found += parts[1:2] or [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            found += [a.name.split(".")[1] for a in node.names if a.name.startswith("cl_bench.")]
+    return [name for name in found if not name.startswith("_")]
 
 
 def test_the_commands_of_the_readme_and_of_contributing_are_targets() -> None:

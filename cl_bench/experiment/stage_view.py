@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cl_bench.data.examples import Example
 from cl_bench.data.tokens import encode_examples, pad_id, padding
+from cl_bench.evaluation.shared_prefix.texts import generate_texts
 from cl_bench.experiment.library import RunLibrary
 from cl_bench.experiment.loop import Batcher
 from cl_bench.methods.base import Stage
@@ -73,6 +74,7 @@ def stage_view(
         epochs=spec.epochs,
         tokenizer=tokenizer,
         library=RunLibrary(work, run, folder, position, names),
+        writer=generate_texts,
         scratch=scratch,
         first_tells=work.processes.told,
         start=spec.start,

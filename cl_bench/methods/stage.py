@@ -68,6 +68,8 @@ class Stage:
     epochs: int = 1
     tokenizer: Any = None
     library: Library | None = None
+    writer: Callable[..., list[str]] | None = None
+    """`evaluation.shared_prefix.texts.generate_texts`, which `generate` asks."""
     scratch: Path | None = None
     first_tells: Callable[[Callable[[], Any]], Any] = lambda work: work()
     """What the first process's `work` returned (a JSON value), for all of them."""
@@ -208,14 +210,17 @@ class Stage:
         the rounding of 16-bit logits). Of several processes, all of which must call this, the first
         generates, and all get its texts.
         """
-        from cl_bench.evaluation.shared_prefix.texts import generate_texts
         from cl_bench.seeds import derive_seed
+
+        write = self.writer
+        if write is None or self.tokenizer is None:
+            raise RunError("stage.generate: this stage is trained without an engine or a tokenizer")
 
         seeds = [derive_seed(self.seed, self.index, purpose, prompt) for prompt in prompts]
 
         def work() -> list[str]:
             with self.ordinary():
-                return generate_texts(
+                return write(
                     self.model,
                     self.tokenizer,
                     self.train,
@@ -225,8 +230,6 @@ class Stage:
                     seeds,
                 )
 
-        if self.tokenizer is None:
-            raise RunError("stage.generate: this stage is trained without a tokenizer")
         texts: list[str] = self.first_tells(work)
         return texts
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cl_bench.config.reference import config_reference
 from cl_bench.methods.registry import METHODS, method_class
+from cl_bench.report.config_reference import config_reference
 from tests.e2e.conftest import Bench
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -15,6 +15,7 @@ from cl_bench.config.schema import TrainConfig
 from cl_bench.data.batches import epoch_batches
 from cl_bench.data.examples import Example
 from cl_bench.data.tokens import Encoded, encode_examples, pad_id
+from cl_bench.evaluation.shared_prefix.texts import generate_texts
 from cl_bench.experiment.loop import Batcher, train_stage
 from cl_bench.experiment.processes import Processes
 from cl_bench.methods.base import Method, Stage
@@ -81,6 +82,7 @@ def make_stage(
         share=lambda given, numbers: batcher.share(train, given, numbers),
         all_reduce=alone.all_reduce,
         tokenizer=byte_tokenizer(),
+        writer=generate_texts,
     )
     return stage, batcher
 
