@@ -74,12 +74,12 @@ def finish_again(place: StageFolder, fingerprint: str, scored: str | None) -> st
     scored is noted in `retrained.json`; returns that as a sentence, None when all is equal.
     """
     written = place.path / AGAIN
-    before = _recorded_checkpoint(place)
+    before, scored_before = _recorded(place)
     fault = None
     moved: Sequence[str]
     if place.scored:
         moved = TRAINING_FILES
-        if before != fingerprint:
+        if (before, scored_before) != (fingerprint, scored):
             moved = STATE_FILES
             fault = _difference(place, written, before, fingerprint)
             logs = [name for name in TRAINING_FILES if name not in STATE_FILES]
@@ -99,12 +99,13 @@ def finish_again(place: StageFolder, fingerprint: str, scored: str | None) -> st
     return fault
 
 
-def _recorded_checkpoint(place: StageFolder) -> str | None:
-    """Checksum of the checkpoint that the stage's scores are of; None where they do not say."""
-    if place.scored:
-        known: str | None = read_scores(place.path).get("checkpoint")
-        return known
-    return None
+def _recorded(place: StageFolder) -> tuple[str | None, str | None]:
+    """Checksums of the checkpoint and of the model of its own that the stage's scores are of.
+
+    None where they do not say, and where no other model than the checkpoint was scored.
+    """
+    known = read_scores(place.path) if place.scored else {}
+    return known.get("checkpoint"), known.get("scored")
 
 
 def _difference(place: StageFolder, written: Path, before: str | None, now: str) -> str | None:

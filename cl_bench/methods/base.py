@@ -77,6 +77,11 @@ class Method(Generic[O_co]):
     def __init__(self, options: Options | None = None) -> None:
         self.options: O_co = options if options is not None else self.options_type()  # type: ignore[assignment]
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if callable(getattr(Method, name, None)):
+            raise AttributeError(f"`{name}` is a hook of methods: call the attribute `_{name}`")
+        super().__setattr__(name, value)
+
     def schedule(self, stages: Sequence[StageSpec]) -> list[StageSpec]:
         """Which stages are trained from what; default: as configured, each from the previous.
 

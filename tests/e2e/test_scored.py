@@ -116,6 +116,12 @@ def test_what_is_scored_is_what_was_saved(bench: Bench) -> None:
     (again,) = (second / "evals").glob("*/scores.json")
     assert scores_of(again.parent)["trace"] == recorded["trace"]
     assert scores_of(again.parent)["probes"] == recorded["probes"]
+
+    for gone in (second, first / "checkpoint", first / "scored"):  # stage 1 has to be trained again
+        shutil.rmtree(gone)
+    bench.must("run", "tiny.yaml")
+    assert scores(second) == recorded and (first / "scored" / "model.safetensors").is_file()
+    assert not (first / "retrained.json").exists()
     what_a_stage_offers(bench)
 
 

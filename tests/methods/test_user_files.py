@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cl_bench.cli import failures_reported
 from cl_bench.errors import RunError, UserError
 from cl_bench.experiment.resolve import resolve_file
 from cl_bench.methods.base import kept_by
@@ -126,6 +127,7 @@ def test_options_follow_from_the_parameter(tmp_path: Path) -> None:
         ("stage.missing()", "AttributeError: 'NoneType' "),
         ("raise UserError('wrong')", "wrong"),
         ("itemgetter('x')({})", "KeyError: 'x'"),
+        ("self.examples = []", "AttributeError: `examples` is a hook of methods: call"),
     ],
 )
 def test_an_error_says_where_in_the_file_it_is(tmp_path: Path, body: str, expected: str) -> None:
@@ -139,6 +141,19 @@ def test_an_error_says_where_in_the_file_it_is(tmp_path: Path, body: str, expect
     assert str(caught.value).startswith(f"{file}, line 9, in finish: {expected}")
     with pytest.raises(ZeroDivisionError), user_errors():
         print(1 // 0)
+
+
+def test_such_an_error_ends_a_command_with_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wherever it is met: `plan` asks for costs, outside of any stage."""
+    file = tmp_path / "mine.py"
+    file.write_text(f"{HEAD}    def cost(self, shapes):\n        return shapes.missing\n")
+    own = method_from_file(file)()
+    assert failures_reported(lambda: int(bool(own.cost(3)))) == 1  # type: ignore[arg-type]
+    said = capsys.readouterr().err
+    where = f"{file}, line 7, in cost: AttributeError: 'int' object has no attribute 'missing'"
+    assert said == f"cl-bench: failed: {where}\n"
 
 
 def test_the_shipped_methods_pass_the_same_questions() -> None:
