@@ -120,7 +120,7 @@ def test_what_is_scored_is_what_was_saved(bench: Bench) -> None:
     for gone in (second, first / "checkpoint", first / "scored"):  # stage 1 has to be trained again
         shutil.rmtree(gone)
     bench.must("run", "tiny.yaml")
-    assert scores(second) == recorded and (first / "scored" / "model.safetensors").is_file()
+    assert scores_of(second) == recorded and (first / "scored" / "model.safetensors").is_file()
     assert not (first / "retrained.json").exists()
     what_a_stage_offers(bench)
 
