@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import gc
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +78,22 @@ def second_stage(
         gc.unfreeze()
 
 
+@dataclass
+class _Library:
+    """What a stage can look up: its own weights for those of any stage."""
+
+    model: nn.Module
+
+    def weights(self, k: int) -> Mapping[str, Tensor]:
+        return {name: weight.detach() for name, weight in self.model.named_parameters()}
+
+    def task_examples(self, name: str) -> Sequence[Example]:
+        raise NotImplementedError
+
+    def score(self, example: Example, text: str) -> float:
+        raise NotImplementedError
+
+
 def _stage(model: nn.Module, index: int, batch: Batch) -> Stage:
     """A stage whose examples are one batch."""
     examples = [Example("", "", i, "random", "generate") for i in range(len(batch["input_ids"]))]
@@ -92,6 +108,7 @@ def _stage(model: nn.Module, index: int, batch: Batch) -> Stage:
         device=torch.device("cpu"),
         share=lambda given, numbers: [dict(batch)],
         all_reduce=lambda tensor: None,
+        library=_Library(model),
     )
 
 

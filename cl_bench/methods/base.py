@@ -14,7 +14,7 @@ inside their hooks only: options are validated and listed without it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, get_args, get_origin
 
@@ -100,6 +100,14 @@ class Method(Generic[O_co]):
         from cl_bench.costs.training import full_cost
 
         return full_cost(shapes)
+
+    def refuses(self, stage: StageSpec) -> Iterable[str]:
+        """Why a stage cannot be trained as the config says; asked by `plan` and `run` alike.
+
+        Before anything is paid for, so from the config alone: options that do not go together, or
+        not with `stage.train`, or with the other methods of the stage (`stage.parts`).
+        """
+        return ()
 
     def prepare(self, stage: Stage) -> None:
         """Adapters, teachers, hooks: before any batch."""

@@ -18,6 +18,7 @@ METHODS: dict[str, str] = {
     "gem": "cl_bench.methods.gem:GEM",
     "single": "cl_bench.methods.single:Single",
     "mtl": "cl_bench.methods.mtl:MTL",
+    "l2sp": "cl_bench.methods.l2sp:L2SP",
 }
 BASE_ROW = "ori"
 """Accepted in `methods:`; the base model is scored once for every experiment anyway."""

@@ -67,6 +67,15 @@ def file_faults(found: Checked) -> Iterator[str]:
             yield f"methods: {label}: {file}, line {line}: {kind} {why}"
 
 
+def stage_faults(found: Checked) -> Iterator[str]:
+    """What methods say themselves of the stages that they would train (`Method.refuses`)."""
+    for run in {run.label: run for run in found.runs}.values():
+        for stage in run.stages:
+            for part in stage.parts:
+                for fault in part.method(part.options).refuses(stage):
+                    yield f"methods: {run.label}: stage {stage.index}: {part.method.name}: {fault}"
+
+
 def _asked(tree: ast.AST) -> Iterator[tuple[int, str, str]]:
     """Uses (not imports) of PEFT's configs, and of names of their types: line, name, reason."""
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as CONFIGS

@@ -14,6 +14,7 @@ from cl_bench.methods.compose import Composite
 from cl_bench.methods.ewc import EWC
 from cl_bench.methods.fggm import FGGM
 from cl_bench.methods.gem import GEM
+from cl_bench.methods.l2sp import L2SP
 from cl_bench.methods.lora import LoRA
 from cl_bench.methods.migu import MIGU
 from cl_bench.methods.replay import Replay
@@ -38,6 +39,7 @@ CASES: dict[str, Callable[[], Method]] = {
     "migu": MIGU,
     "agem": AGEM,
     "gem": GEM,
+    "l2sp": L2SP,
     "fggm + replay": lambda: Composite([FGGM(), Replay()]),
     "ewc + fggm": lambda: Composite([EWC(), FGGM()]),
     "lora + ewc": lambda: Composite([LoRA(), EWC()]),
