@@ -52,12 +52,25 @@ def write_checkpoint(model: Any, tokenizer: Any, folder: Path, base: str) -> Pat
     if temporary.exists():
         shutil.rmtree(temporary)
     temporary.mkdir(parents=True)
+    if is_adapter(model):
+        _sort_sets(model)
     with writing(folder):
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
     if is_adapter(model):
         write_json(temporary / BASE, {"base": portable(base, folder), **base_contents(base)})
     return temporary
+
+
+def _sort_sets(model: Any) -> None:
+    """Sets in the adapters' configs become sorted lists: PEFT writes them in an order of chance.
+
+    Checksums of equal adapters would differ between processes.
+    """
+    for config in model.peft_config.values():
+        for name, value in vars(config).items():
+            if isinstance(value, set):
+                setattr(config, name, sorted(value))
 
 
 def is_adapter(model: Any) -> bool:
