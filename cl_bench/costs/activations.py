@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from cl_bench.config.schema import TrainConfig
 from cl_bench.costs.shapes import Architecture, Shapes
-from cl_bench.costs.training import Cost
+from cl_bench.costs.total import Total
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def largest_micro_batch(train: TrainConfig) -> MicroBatch:
 
 def activation_bytes(
     shapes: Shapes,
-    cost: Cost,
+    cost: Total,
     batch: MicroBatch,
     *,
     checkpointing: bool = False,
@@ -67,8 +67,8 @@ def activation_bytes(
     layers = [count.layer(name) for name in names]
     if not checkpointing:
         layers[-1] -= count.left_out(names[-1])
-    own = batch.tokens * cost.activations_per_token
-    frozen_head = shapes.embeddings.isdisjoint(cost.inputs_kept)
+    own = batch.tokens * cost.added.memory.per_token
+    frozen_head = shapes.embeddings.isdisjoint(cost.base.inputs_kept)
     rest = count.head(widened or not frozen_head) + (count.mask() if count.own_attention else 0)
     if checkpointing:
         return (
@@ -85,19 +85,19 @@ class _Counter:
 
     a: Architecture
     size: int
-    cost: Cost
+    cost: Total
     batch: MicroBatch
     own_attention: bool
     widened: bool
 
     def keeps_input(self, *matrices: str) -> bool:
         """Whether any of these layers needs its input in backward."""
-        kept = self.cost.inputs_kept
+        kept = self.cost.base.inputs_kept
         return self.widened or any(f"{name}.weight" in kept for name in matrices)
 
     def norm(self, name: str) -> int:
         """A token in a norm."""
-        trained = f"{name}.weight" in self.cost.inputs_kept
+        trained = f"{name}.weight" in self.cost.base.inputs_kept
         return 4 * self.a.hidden + 4 + self.size * self.a.hidden * trained
 
     def mask(self) -> int:
@@ -131,7 +131,7 @@ class _Counter:
     def left_out(self, layer: str) -> int:
         """What the MLP of the last layer does not keep: it sees answers alone (last_mlp.py)."""
         tokens, answers = self.batch.tokens, self.batch.answers
-        if self.cost.watched or 2 * answers > tokens:
+        if self.cost.added.memory.watched or 2 * answers > tokens:
             return 0
         return (tokens - answers) * self.mlp(layer)
 

@@ -32,11 +32,11 @@ class Architecture:
 class Shapes:
     """Parameter shapes of a model, a tied weight once.
 
-    `embeddings`: which of them are token embeddings or the output head. `backbone`: entries of
-    frozen block matrices below adapters, when `parameters` are an adapter's alone. `kind`: the
-    config's `model_type`. `layouts`: of
-    the parameters whose shape alone does not tell theirs. `config`: the values that transformers
-    built the model from, None for models that are laid out here.
+    `embeddings`: which of them are token embeddings or the output head. When `parameters` are an
+    adapter's alone, of the frozen model below it `backbone`: entries of block matrices, and
+    `below`: all entries. `kind`: the config's `model_type`. `layouts`: of the parameters whose
+    shape alone does not tell theirs. `config`: the values that transformers built the model from,
+    None for models that are laid out here.
     """
 
     parameters: Mapping[str, Shape]
@@ -47,6 +47,7 @@ class Shapes:
     kind: str = ""
     layouts: Mapping[str, Layout] = field(default_factory=dict)
     config: Mapping[str, Any] | None = field(default=None, compare=False)
+    below: int = 0
 
     def layout(self, name: str) -> Layout:
         """Which dimensions of a parameter are output units and inputs."""
@@ -56,6 +57,11 @@ class Shapes:
     def numel(self) -> int:
         """Number of parameters."""
         return sum(math.prod(shape) for shape in self.parameters.values())
+
+    @property
+    def model_bytes(self) -> int:
+        """Bytes of the weights of a copy of the model, with what is frozen below adapters."""
+        return (self.numel + self.below) * self.dtype_bytes
 
     @property
     def products(self) -> int:
@@ -86,6 +92,7 @@ class Shapes:
             parameters=adapters,
             embeddings=frozenset(),
             backbone=self.products,
+            below=self.numel,
             layouts={},
             config=None,
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cl_bench.costs.quantiles import quantile_place
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -13,10 +15,9 @@ def quantile(values: Tensor, q: float) -> Tensor:
 
     `torch.quantile` refuses more than 2**24 entries, which single matrices of large models have.
     """
-    position = q * (values.numel() - 1)
-    low = int(position)
+    low, further = quantile_place(values.numel(), q)
     lower = values.kthvalue(low + 1).values
     if low + 1 == values.numel():
         return lower
     upper = values.kthvalue(low + 2).values
-    return lower + (upper - lower) * (position - low)
+    return lower + (upper - lower) * further

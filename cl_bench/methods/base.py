@@ -27,8 +27,9 @@ from cl_bench.methods.state import State
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cl_bench.costs.added import Cost
     from cl_bench.costs.shapes import Shapes
-    from cl_bench.costs.training import Cost
+    from cl_bench.costs.trained import Trained
     from cl_bench.data.examples import Example
     from cl_bench.methods.spec import StageSpec
     from cl_bench.training.loss import AnswerOutputs
@@ -90,16 +91,23 @@ class Method(Generic[O_co]):
         """
         return list(stages)
 
-    def cost(self, shapes: Shapes) -> Cost:
-        """Bytes and FLOPs from parameter shapes alone, before model or data exist.
+    def trains(self, shapes: Shapes) -> Trained | None:
+        """What its `plan` lets move, as `cl-bench plan` counts it before model or data exist.
 
-        A method that restricts its `plan` says here what that saves, one that keeps tensors or
-        passes over the data what they cost; `costs/training.py` has the parts. The stage that
-        needs most counts. Default: full training.
+        `costs/trained.py` has the kinds: a share of every matrix, some parameters, adapters. The
+        stage that needs most counts. None leaves it to others (alone: full training).
         """
-        from cl_bench.costs.training import full_cost
+        return None
 
-        return full_cost(shapes)
+    def adds(self, shapes: Shapes) -> Cost:
+        """What it costs in addition: memory, work and disk (`costs/added.py`), in the stage that
+        needs most.
+
+        `shapes` are of the model, or of the adapters alone where those are trained.
+        """
+        from cl_bench.costs.added import Cost
+
+        return Cost()
 
     def refuses(self, stage: StageSpec) -> Iterable[str]:
         """Why a stage cannot be trained as the config says; asked by `plan` and `run` alike.

@@ -13,8 +13,9 @@ from cl_bench.methods.state import give_state, state_of
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cl_bench.costs.added import Cost
     from cl_bench.costs.shapes import Shapes
-    from cl_bench.costs.training import Cost
+    from cl_bench.costs.trained import Trained
     from cl_bench.data.examples import Example
     from cl_bench.methods.spec import StageSpec
     from cl_bench.training.loss import AnswerOutputs
@@ -42,21 +43,22 @@ class Composite(Method):
             result = part.schedule(result)
         return result
 
-    def cost(self, shapes: Shapes) -> Cost:
-        """That of the part that restricts the parameters, and what the others add to it.
+    def trains(self, shapes: Shapes) -> Trained | None:
+        """What the part that restricts the parameters trains; of several, what needs most.
 
-        Beside adapters, the others see the adapters' shapes alone: nothing else is trained.
+        Those of the user's own may take turns: one restricts the first stage, one the others.
         """
-        from cl_bench.costs.training import full_cost
+        from cl_bench.costs.total import alone
 
-        restricting = [part for part in self.parts if type(part).plan is not Method.plan]
-        base = restricting[0].cost(shapes) if restricting else full_cost(shapes)
-        inner = shapes.adapted(base.adapters) if base.adapters else shapes
-        plain = full_cost(inner)
-        for part in self.parts:
-            if part not in restricting:
-                base = base.plus(part.cost(inner), plain)
-        return base
+        found = [given for part in self.parts if (given := part.trains(shapes)) is not None]
+        return max(found, key=lambda given: alone(given).memory, default=None)
+
+    def adds(self, shapes: Shapes) -> Cost:
+        """The sum of what all parts add; a part that chooses what is trained comes first."""
+        from cl_bench.costs.added import Cost
+
+        choosing_first = sorted(self.parts, key=lambda part: not overrides(type(part), "trains"))
+        return sum((part.adds(shapes) for part in choosing_first), Cost())
 
     def prepare(self, stage: Stage) -> None:
         """In order; a part that wraps the model shows the wrapped one to the next."""

@@ -12,8 +12,8 @@ from cl_bench.methods.base import Method, Options, Stage, State, Step
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cl_bench.costs.added import Cost
     from cl_bench.costs.shapes import Shapes
-    from cl_bench.costs.training import Cost
 
 
 class EWCOptions(Options):
@@ -49,19 +49,20 @@ class EWC(Method[EWCOptions]):
         self.fisher: dict[str, Tensor] = {}
         self._anchor: dict[str, Tensor] = {}
 
-    def cost(self, shapes: Shapes) -> Cost:
-        """Full training, a Fisher and an anchor of every entry, and one Fisher pass a stage.
+    def adds(self, shapes: Shapes) -> Cost:
+        """A Fisher and an anchor of every entry, and one Fisher pass a stage.
 
         The Fisher is saved beside each checkpoint; the anchor is the checkpoint before.
         """
         from dataclasses import replace
 
-        from cl_bench.costs.training import fisher_pass, full_cost
+        from cl_bench.costs.added import Cost, Work, fisher_pass, kept
 
         fisher = shapes.entry_bytes * shapes.numel
-        cost = full_cost(shapes).with_extra(fisher + shapes.dtype_bytes * shapes.numel, fisher)
         scoring = fisher_pass(shapes, "elements", self.options.fisher_examples)
-        return cost.with_pass(replace(scoring, held=2 * fisher))  # the old one and the new
+        scoring = replace(scoring, held=2 * fisher)  # the old one and the new
+        anchor = kept(shapes.dtype_bytes * shapes.numel)
+        return kept(fisher, saved=True) + anchor + Cost(work=Work(passes=(scoring,)))
 
     def prepare(self, stage: Stage) -> None:
         """theta* is where the stage before ended, which is where this one begins."""

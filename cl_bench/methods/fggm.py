@@ -14,8 +14,9 @@ from cl_bench.models.layouts import entries_alone, layouts, patterns
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cl_bench.costs.added import Cost
     from cl_bench.costs.shapes import Shapes
-    from cl_bench.costs.training import Cost
+    from cl_bench.costs.trained import Trained
     from cl_bench.models.layouts import Layout
     from cl_bench.training.update_plan import Selection, UpdatePlan
 
@@ -82,23 +83,31 @@ class FGGM(Method[FGGMOptions]):
             stage.notes["single_entries"] = patterns(alone)
         return UpdatePlan(selections, default=rest)
 
-    def cost(self, shapes: Shapes) -> Cost:
-        """Compact state for the trained share of every masked matrix, and one Fisher pass.
+    def trains(self, shapes: Shapes) -> Trained:
+        """The same share of every masked matrix, with compact state.
 
         `scope: global` trains the same share in all but not of each: counted as `tensor`. With
         `mask_first_task: false` the first stage is full training, whose memory is the larger.
         """
         from dataclasses import replace
 
-        from cl_bench.costs.training import fisher_pass, full_cost, masked_cost
+        from cl_bench.costs.trained import everything, masked
 
         options, granularity = self.options, GRANULARITY[self.options.aggregation]
-        cost = masked_cost(shapes, 1.0 - options.alpha, granularity, options.embeddings == "full")
+        share = masked(shapes, options.alpha, granularity, options.embeddings == "full")
         if not options.mask_first_task:
-            cost = replace(full_cost(shapes), flops_per_token=cost.flops_per_token)
+            return replace(everything(shapes), flops_per_token=share.flops_per_token)
+        return share
+
+    def adds(self, shapes: Shapes) -> Cost:
+        """One Fisher pass over the stage's examples, before training."""
+        from cl_bench.costs.added import Cost, Work, fisher_pass
+
+        options, granularity = self.options, GRANULARITY[self.options.aggregation]
         if options.score == "random":
-            return cost
-        return cost.with_pass(fisher_pass(shapes, granularity, options.fisher_examples))
+            return Cost()
+        scoring = fisher_pass(shapes, granularity, options.fisher_examples)
+        return Cost(work=Work(passes=(scoring,)))
 
     def _scores(self, stage: Stage, found: Mapping[str, Layout]) -> dict[str, Tensor]:
         import torch

@@ -13,7 +13,7 @@ from cl_bench.models.layouts import patterns
 
 if TYPE_CHECKING:
     from cl_bench.costs.shapes import Shapes
-    from cl_bench.costs.training import Cost
+    from cl_bench.costs.trained import Trained
     from cl_bench.training.update_plan import UpdatePlan
 
 
@@ -73,23 +73,25 @@ class LoRA(Method[LoRAOptions]):
         if still:
             stage.notes["without_effect"] = patterns(still)
 
-    def cost(self, shapes: Shapes) -> Cost:
+    def trains(self, shapes: Shapes) -> Trained:
         """Frozen weights, and full state for `r * (Din + Dout)` entries of each target."""
         from dataclasses import replace
 
-        from cl_bench.costs.training import adapter_cost, lora_cost
+        from cl_bench.costs.added import Cost
+        from cl_bench.costs.trained import adapters, lora_adapters
         from cl_bench.methods.targets import adapter_shapes, targets_of_shapes
 
         options = self.options
         targets = targets_of_shapes(options, shapes)
         if shapes.architecture is None and shapes.config is not None:
-            adapters = adapter_shapes(shapes.config, options)
-            beside = frozenset(name for name in adapters if "lora_embedding_" in name)
-            cost = adapter_cost(shapes, adapters, beside)
+            added = adapter_shapes(shapes.config, options)
+            beside = frozenset(name for name in added if "lora_embedding_" in name)
+            found = adapters(shapes, added, beside)
         else:
-            cost = lora_cost(shapes, options.r, targets, options.dropout)
-        if not cost.trained:
+            found = lora_adapters(shapes, options.r, targets, options.dropout)
+        if not found.entries:
             raise UserError(f"lora: target_modules: {targets}: no layer of this model is called so")
         if options.target_modules is None and targets != ["q_proj", "v_proj"]:
-            cost = replace(cost, remarks=(f"adapts {', '.join(targets)} (target_modules)",))
-        return cost
+            said = Cost(remarks=(f"adapts {', '.join(targets)} (target_modules)",))
+            found = replace(found, adds=found.adds + said)
+        return found

@@ -14,8 +14,8 @@ from cl_bench.models.layouts import Layout, is_conv1d, layouts, patterns, readab
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cl_bench.costs.added import Cost
     from cl_bench.costs.shapes import Shapes
-    from cl_bench.costs.training import Cost
 
 
 class MIGUOptions(Options):
@@ -50,15 +50,13 @@ class MIGU(Method[MIGUOptions]):
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._seen: set[str] = set()
 
-    def cost(self, shapes: Shapes) -> Cost:
-        """Full training and a float32 magnitude a row: every gradient exists before it is masked.
+    def adds(self, shapes: Shapes) -> Cost:
+        """A float32 magnitude a row; it saves nothing: gradients exist before they are masked.
 
         Rows of untied token embeddings, which have none, are counted too. Experts are computed once
         more in forward.
         """
-        from dataclasses import replace
-
-        from cl_bench.costs.training import full_cost
+        from cl_bench.costs.added import Cost, Memory, Work
 
         rows = again = 0
         unreached = []
@@ -69,12 +67,10 @@ class MIGU(Method[MIGUOptions]):
                 again += 2 * shapes.active(name, math.prod(shape)) if layout.stack else 0
             elif len(shape) > 1:
                 unreached.append(name)
-        cost = full_cost(shapes).with_extra(4 * rows)
         remarks = (f"not masked, trained in full: {', '.join(patterns(unreached))}",)
-        return replace(
-            cost,
-            watched=True,
-            flops_per_token=cost.flops_per_token + again,
+        return Cost(
+            Memory(held=4 * rows, watched=True),
+            Work(per_token=again),
             remarks=remarks if unreached else (),
         )
 

@@ -10,8 +10,8 @@ from pydantic import Field
 from cl_bench.methods.base import Method, Options, Stage
 
 if TYPE_CHECKING:
+    from cl_bench.costs.added import Cost
     from cl_bench.costs.shapes import Shapes
-    from cl_bench.costs.training import Cost
     from cl_bench.data.examples import Example
 
 
@@ -34,13 +34,11 @@ class Replay(Method[ReplayOptions]):
     name = "replay"
     keeps = "examples"
 
-    def cost(self, shapes: Shapes) -> Cost:
-        """Full training, on `ratio` of every earlier stage's examples beside the stage's own."""
-        from dataclasses import replace
+    def adds(self, shapes: Shapes) -> Cost:
+        """`ratio` of every earlier stage's examples, in each epoch."""
+        from cl_bench.costs.added import Cost, Work
 
-        from cl_bench.costs.training import full_cost
-
-        return replace(full_cost(shapes), earlier_share=self.options.ratio)
+        return Cost(work=Work(earlier=self.options.ratio))
 
     def examples(self, stage: Stage, examples: Sequence[Example]) -> Sequence[Example]:
         """The stage's examples, then the buffer of every earlier task, oldest first."""

@@ -10,20 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from cl_bench.config.labels import one_name
 from cl_bench.config.schema import ExperimentConfig, TrainConfig
+from cl_bench.costs.added import Cost, Disk
+from cl_bench.costs.shapes import Shapes
+from cl_bench.costs.total import Total, total
 from cl_bench.methods.base import Method, Options, kept_by, overrides
 from cl_bench.methods.compose import Composite
 from cl_bench.scores.sequence import lineage
 
 TrainingSet = tuple[str, int | None]
 """A task and how many of its training examples are seen, a seeded sample (None: all)."""
-
-if TYPE_CHECKING:
-    from cl_bench.costs.shapes import Shapes
-    from cl_bench.costs.training import Cost
 
 
 @dataclass(frozen=True)
@@ -88,11 +87,10 @@ class StageSpec:
         """Whether a method of this stage has another model scored than training goes on from."""
         return any(overrides(part.method, "scored") for part in self.parts)
 
-    def cost(self, shapes: Shapes) -> Cost:
+    def cost(self, shapes: Shapes) -> Total:
         """What its methods cost; with the weights of a model that is saved to be scored alone."""
-        cost = self.build_method().cost(shapes)
-        apart = shapes.numel * shapes.dtype_bytes if self.scores_another else 0
-        return replace(cost, checkpoint=cost.checkpoint + apart)
+        apart = Cost(disk=Disk(models=1)) if self.scores_another else Cost()
+        return total(self.build_method(), shapes) + apart
 
     def build_method(self) -> Method:
         """A fresh method object for this stage."""

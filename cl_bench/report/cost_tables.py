@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from cl_bench.costs.added import Work
 from cl_bench.costs.model_shapes import ModelShapes
 from cl_bench.costs.shapes import Shapes
-from cl_bench.costs.training import Cost, full_cost
+from cl_bench.costs.trained import everything
 from cl_bench.experiment.disk import RECORD_BYTES, TOKEN_BYTES
-from cl_bench.report.stage_costs import StageCost, Work
+from cl_bench.report.stage_costs import StageCost, StageWork
 from cl_bench.report.tables import Column, table
 
 Costs = Mapping[str, Sequence[Sequence[StageCost]]]
@@ -72,10 +73,10 @@ def _memory_row(
     sizes = [f"{card:g}" for card in sorted(set(cards)) if stage.total <= card * 1e9]
     return [
         label,
-        _gb(cost.weights),
-        _gb(cost.gradients),
-        _gb(cost.optimiser),
-        _gb(cost.extra),
+        _gb(cost.base.weights),
+        _gb(cost.base.gradients),
+        _gb(cost.base.optimiser),
+        _gb(cost.own),
         "?" if stage.activations is None else _gb(stage.activations),
         _gb(stage.total) if known else f"{_gb(stage.total)} + ?",
         (" ".join(sizes) or "none") if known else "?",
@@ -100,48 +101,53 @@ def _memory_notes(stages: Sequence[StageCost], cards: Sequence[float]) -> Iterat
             f"gradient_checkpointing: true would take the largest from {_gb(stage.activations)} "
             f"to {_gb(stage.recomputed)} GB."
         )
-    if any(one.cost.total > one.cost.weights + _training(one.cost) for one in stages):
+    if any(one.cost.memory > one.cost.in_training for one in stages):
         yield "total: where a scoring pass holds more than training does, that."
 
 
 def _remarks(costs: Costs) -> Iterator[str]:
     """What a method does otherwise, or cannot do, with this model."""
     for label, runs in costs.items():
-        found = [remark for stages in runs for one in stages for remark in one.cost.remarks]
+        found = [remark for stages in runs for one in stages for remark in one.cost.added.remarks]
         for remark in dict.fromkeys(found):
             yield f"{label}: {remark}."
 
 
-def _training(cost: Cost) -> int:
-    return cost.gradients + cost.optimiser + cost.extra
-
-
 def _work_row(label: str, runs: Sequence[Sequence[StageCost]], shapes: Shapes) -> list[str]:
     stage = max(runs[0], key=lambda one: one.total)
-    cost, plain = stage.cost, full_cost(shapes).flops_per_token
+    cost, plain = stage.cost, everything(shapes).flops_per_token
+    work = cost.added.work
     passes = [
         f"{one.flops(stage.batch.length) / plain:.2f}x of {one.examples or 'all'}"
-        for one in cost.passes
+        for one in work.passes
     ]
     disk = sum(one.cost.checkpoint for stages in runs for one in stages)
     return [
         label,
-        f"{100 * cost.trained / shapes.numel:.3g} %",
+        f"{100 * cost.base.entries / shapes.numel:.3g} %",
         _flops(cost.flops_per_token),
         f"{cost.flops_per_token / plain:.2f}x",
         " + ".join(passes) or "-",
-        f"{100 * cost.earlier_share:g} %" if cost.earlier_share else "-",
+        _again(work),
         _gb(max(one.cost.checkpoint for one in runs[0])),
-        _gb(max(one.cost.state for one in runs[0])),
+        _gb(max(one.cost.added.disk.state for one in runs[0])),
         _gb(disk),
     ]
 
 
-def work_text(work: Work, tflops: float | None) -> str:
+def _again(work: Work) -> str:
+    """What an epoch sees besides the stage's own examples: a share of earlier ones, others."""
+    share = [f"{100 * work.earlier:g} %"] if work.earlier else []
+    return " + ".join([*share, *([f"{work.examples:,}"] if work.examples else [])]) or "-"
+
+
+def work_text(work: StageWork, tflops: float | None) -> str:
     """FLOPs of a stage or a run, against sft, and hours at a sustained rate if one is given."""
     text = f"{'' if work.exact else 'at most '}{_flops(work.training)}FLOP training"
     if work.scoring:
         text += f" + {_flops(work.scoring)}FLOP scoring pass"
+    if work.generation:
+        text += f" + {_flops(work.generation)}FLOP generation"
     text += f", {work.total / work.sft:.2f}x sft"
     if tflops is not None:
         text += f", {work.total / (tflops * 3.6e15):.2g} h at {tflops:g} TFLOP/s"

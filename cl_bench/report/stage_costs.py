@@ -8,29 +8,32 @@ from dataclasses import dataclass
 
 from cl_bench.costs.activations import MicroBatch, activation_bytes, largest_micro_batch
 from cl_bench.costs.shapes import Shapes
-from cl_bench.costs.training import Cost, full_cost
+from cl_bench.costs.total import Total
+from cl_bench.costs.trained import everything
 from cl_bench.methods.spec import RunSpec, StageSpec
 from cl_bench.report.workload import Workload, Workloads
 
 
 @dataclass(frozen=True)
-class Work:
-    """FLOPs of a stage: training, passes beside it, and what `sft` would need for training."""
+class StageWork:
+    """FLOPs of a stage: training, passes, generation, and what `sft` would need for training."""
 
     training: float
     scoring: float
+    generation: float
     sft: float
     exact: bool
 
     @property
     def total(self) -> float:
-        """Training and passes."""
-        return self.training + self.scoring
+        """Training, passes and generation."""
+        return self.training + self.scoring + self.generation
 
-    def __add__(self, other: Work) -> Work:
-        return Work(
+    def __add__(self, other: StageWork) -> StageWork:
+        return StageWork(
             self.training + other.training,
             self.scoring + other.scoring,
+            self.generation + other.generation,
             self.sft + other.sft,
             self.exact and other.exact,
         )
@@ -43,16 +46,16 @@ class StageCost:
     `recomputed`: activations if gradient checkpointing were on (it may be).
     """
 
-    cost: Cost
+    cost: Total
     batch: MicroBatch
     activations: int | None
     recomputed: int | None
-    work: Work | None
+    work: StageWork | None
 
     @property
     def total(self) -> int:
         """Bytes at the fullest moment, as far as they are known."""
-        return self.cost.total + (self.activations or 0)
+        return self.cost.memory + (self.activations or 0)
 
 
 def stage_costs(run: RunSpec, shapes: Shapes, workloads: Workloads) -> list[StageCost]:
@@ -84,25 +87,26 @@ def _stage_cost(
 
 def _work(
     stage: StageSpec,
-    cost: Cost,
+    cost: Total,
     shapes: Shapes,
     load: Workload | None,
     earlier: Sequence[Workload | None],
-) -> Work | None:
+) -> StageWork | None:
     """FLOPs, where the number of examples of all that the stage sees is known."""
-    seen_again = [one for one in earlier if one is not None] if cost.earlier_share else []
-    if load is None or (cost.earlier_share and len(seen_again) < len(earlier)):
+    added = cost.added.work
+    seen_again = [one for one in earlier if one is not None] if added.earlier else []
+    if load is None or (added.earlier and len(seen_again) < len(earlier)):
         return None
-    tokens = load.all_tokens + sum(
-        math.ceil(cost.earlier_share * one.examples) * one.tokens for one in seen_again
-    )
+    tokens = load.all_tokens + added.examples * load.tokens
+    tokens += sum(math.ceil(added.earlier * one.examples) * one.tokens for one in seen_again)
     scoring = sum(
         one.flops(load.tokens) * min(load.examples, one.examples or load.examples) * load.tokens
-        for one in cost.passes
+        for one in added.passes
     )
-    return Work(
+    return StageWork(
         training=stage.epochs * tokens * cost.flops_per_token,
         scoring=scoring,
-        sft=stage.epochs * load.all_tokens * full_cost(shapes).flops_per_token,
+        generation=cost.generation_flops,
+        sft=stage.epochs * load.all_tokens * everything(shapes).flops_per_token,
         exact=load.exact and all(one.exact for one in seen_again),
     )

@@ -1,0 +1,102 @@
+"""What a stage costs: what it trains, and the sum of what its methods add."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import ClassVar, Protocol
+
+from cl_bench.costs.added import Cost
+from cl_bench.costs.shapes import Shapes
+from cl_bench.costs.trained import Trained, everything
+from cl_bench.errors import UserError
+
+
+class Counted(Protocol):
+    """What is asked of a method here (`methods/base.py`)."""
+
+    name: ClassVar[str]
+
+    def trains(self, shapes: Shapes) -> Trained | None:
+        """The part of the parameters that it restricts training to."""
+
+    def adds(self, shapes: Shapes) -> Cost:
+        """What it costs in addition to training that part."""
+
+
+@dataclass(frozen=True)
+class Total:
+    """A stage at the fullest it may be: `base` is trained, `added` comes on top."""
+
+    base: Trained
+    added: Cost = field(default_factory=Cost)
+
+    def __add__(self, more: Cost) -> Total:
+        return Total(self.base, self.added + more)
+
+    @property
+    def own(self) -> int:
+        """Bytes of memory that methods hold in addition to the engine."""
+        memory = self.added.memory
+        return memory.held + memory.gradients * self.base.gradients
+
+    @property
+    def in_training(self) -> int:
+        """Bytes of memory that training holds, without activations."""
+        return self.base.weights + self.base.gradients + self.base.optimiser + self.own
+
+    @property
+    def memory(self) -> int:
+        """Bytes at the fullest moment: in training, or in a pass before or after it."""
+        passes = [self.base.weights + one.held for one in self.added.work.passes]
+        return max([self.in_training, *passes])
+
+    @property
+    def checkpoint(self) -> int:
+        """Bytes that the stage leaves on disk, without tokenizer files."""
+        disk = self.added.disk
+        return self.base.checkpoint + disk.state + disk.models * self.base.weights
+
+    @property
+    def flops_per_token(self) -> int:
+        """FLOPs of a token that is trained on; passes and generation are not among them."""
+        base, work = self.base, self.added.work
+        own = base.flops_per_token + work.per_token
+        return own + round(work.gradients * own + work.forwards * base.forward_flops)
+
+    @property
+    def generation_flops(self) -> int:
+        """FLOPs of what the model generates in the stage."""
+        return self.added.work.generated * self.base.forward_flops
+
+
+def alone(base: Trained) -> Total:
+    """What training that part costs, with what choosing it takes."""
+    return Total(base, base.adds)
+
+
+def total(method: Counted, shapes: Shapes) -> Total:
+    """What a stage of a method or composition costs; one that restricts nothing trains everything.
+
+    Where adapters are trained, `adds` sees their shapes alone. Raises UserError for hooks that
+    return something else than they should.
+    """
+    base = method.trains(shapes)
+    if base is None:
+        base = everything(shapes)
+    elif not isinstance(base, Trained):
+        raise UserError(_wrong(method, "trains", base, "a Trained (cl_bench/costs/trained.py)"))
+    added = method.adds(shapes.adapted(base.adapters) if base.adapters else shapes)
+    if not isinstance(added, Cost):
+        raise UserError(_wrong(method, "adds", added, "a Cost (cl_bench/costs/added.py)"))
+    for record in (added.memory, added.work, added.disk):
+        for key in fields(record):
+            if key.name != "passes" and getattr(record, key.name) < 0:
+                raise UserError(
+                    f"method {method.name}: adds: {key.name} is below 0: what a method saves is "
+                    "said by trains"
+                )
+    return alone(base) + added
+
+
+def _wrong(method: Counted, hook: str, given: object, expected: str) -> str:
+    return f"method {method.name}: {hook} returned {type(given).__name__}, not {expected}"
