@@ -1,4 +1,4 @@
-"""Bytes that `Method.cost` counts against the bytes that are held and written, method by method.
+"""Bytes that `cl-bench plan` counts against the bytes that are held and written, method by method.
 
     python benchmarks/memory.py [--model smollm2-135m] [--dtypes bfloat16 float32] [--samples 8]
 
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from cl_bench.config.schema import TrainConfig
 from cl_bench.costs.activations import MicroBatch, activation_bytes
 from cl_bench.costs.shapes import shapes_of
+from cl_bench.costs.total import total
 from cl_bench.data.examples import Example
 from cl_bench.methods.base import Method, Stage
 from cl_bench.methods.compose import Composite
@@ -162,14 +163,14 @@ def measure(name: str, build: Callable[[], nn.Module], batch: Batch) -> list[str
     """One row: counted and measured megabytes, and their ratio, three times."""
     make = variants()[name]
     shapes = shapes_of(build())
-    cost = make().cost(shapes)
+    cost = total(make(), shapes)
     samples, length = batch["input_ids"].shape
     answers = int((batch["labels"][:, 1:] != -100).sum())
     micro = MicroBatch(samples * length, length, answers, padded=False)
     with second_stage(make, build, batch) as held:
         widened = matmul.widens(next(held.model.parameters()))
         pairs = [
-            (cost.weights + cost.gradients + cost.optimiser + cost.extra, held.live),
+            (cost.in_training, held.live),
             (
                 activation_bytes(shapes, cost, micro, on_cpu=True, widened=widened),
                 kept_for_backward(held.model, batch),

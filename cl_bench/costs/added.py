@@ -65,15 +65,17 @@ class Work:
     """What a method has computed in addition to one forward and backward pass a training token.
 
     For every token that is trained on: `per_token` FLOPs, `forwards` passes without gradient (a
-    teacher's) and `gradients` forward and backward passes (on a memory of as many tokens: 1).
-    `earlier`: share of the examples of every earlier stage that each epoch sees too. `examples`:
-    other examples that each epoch sees too. `generated`: tokens of a stage that the model
-    generates, with those of their prompts. `passes`: over the stage's examples besides training.
+    teacher's) and `gradients` forward and backward passes. `per_update`: examples of another
+    forward and backward pass at every update (a memory). In each epoch: `earlier`, a share of the
+    examples of every earlier stage, and so many other `examples`. `generated`: tokens of a stage
+    that the model generates, with those of their prompts. `passes`: over the stage's examples,
+    before or after training.
     """
 
     per_token: int = 0
     forwards: float = 0.0
     gradients: float = 0.0
+    per_update: int = 0
     earlier: float = 0.0
     examples: int = 0
     generated: int = 0
@@ -132,12 +134,13 @@ def teacher(shapes: Shapes, forwards: float = 1.0) -> Cost:
     return Cost(Memory(held=shapes.model_bytes), Work(forwards=forwards))
 
 
-def another_gradient(share: float = 1.0) -> Cost:
-    """`step.gradient_of` at every update, on so many tokens for each that is trained on.
+def another_gradient(examples: int | None = None) -> Cost:
+    """`step.gradient_of` at every update, on so many examples; None is the update's own again.
 
     Two gradients exist in addition: the one set aside meanwhile and the one returned.
     """
-    return Cost(Memory(gradients=2), Work(gradients=share))
+    work = Work(gradients=1) if examples is None else Work(per_update=examples)
+    return Cost(Memory(gradients=2), work)
 
 
 def fisher_pass(shapes: Shapes, granularity: str, examples: int | None) -> Pass:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar, Protocol
 
 from cl_bench.costs.added import Cost
@@ -25,13 +25,17 @@ class Counted(Protocol):
 
 @dataclass(frozen=True)
 class Total:
-    """A stage at the fullest it may be: `base` is trained, `added` comes on top."""
+    """A stage at the fullest it may be: `base` is trained, `added` comes on top.
+
+    `batch_size`: examples of an update, for what is added to each.
+    """
 
     base: Trained
     added: Cost = field(default_factory=Cost)
+    batch_size: int = 1
 
     def __add__(self, more: Cost) -> Total:
-        return Total(self.base, self.added + more)
+        return replace(self, added=self.added + more)
 
     @property
     def own(self) -> int:
@@ -61,7 +65,8 @@ class Total:
         """FLOPs of a token that is trained on; passes and generation are not among them."""
         base, work = self.base, self.added.work
         own = base.flops_per_token + work.per_token
-        return own + round(work.gradients * own + work.forwards * base.forward_flops)
+        gradients = work.gradients + work.per_update / self.batch_size
+        return own + round(gradients * own + work.forwards * base.forward_flops)
 
     @property
     def generation_flops(self) -> int:
@@ -74,7 +79,7 @@ def alone(base: Trained) -> Total:
     return Total(base, base.adds)
 
 
-def total(method: Counted, shapes: Shapes) -> Total:
+def total(method: Counted, shapes: Shapes, batch_size: int = 1) -> Total:
     """What a stage of a method or composition costs; one that restricts nothing trains everything.
 
     Where adapters are trained, `adds` sees their shapes alone. Raises UserError for hooks that
@@ -95,7 +100,7 @@ def total(method: Counted, shapes: Shapes) -> Total:
                     f"method {method.name}: adds: {key.name} is below 0: what a method saves is "
                     "said by trains"
                 )
-    return alone(base) + added
+    return Total(base, base.adds + added, batch_size)
 
 
 def _wrong(method: Counted, hook: str, given: object, expected: str) -> str:

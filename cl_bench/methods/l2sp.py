@@ -13,8 +13,8 @@ from cl_bench.methods.base import Method, Options, Stage, Step
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cl_bench.costs.added import Cost
     from cl_bench.costs.shapes import Shapes
-    from cl_bench.costs.training import Cost
     from cl_bench.methods.spec import StageSpec
 
 
@@ -42,11 +42,11 @@ class L2SP(Method[L2SPOptions]):
     name = "l2sp"
     keeps = "weights"
 
-    def cost(self, shapes: Shapes) -> Cost:
+    def adds(self, shapes: Shapes) -> Cost:
         """Full training and an anchor of every entry, which is a checkpoint that exists anyway."""
-        from cl_bench.costs.training import full_cost
+        from cl_bench.costs.added import kept
 
-        return full_cost(shapes).with_extra(shapes.dtype_bytes * shapes.numel)
+        return kept(shapes.dtype_bytes * shapes.numel)
 
     def refuses(self, stage: StageSpec) -> Iterable[str]:
         """An anchor that the base model does not have."""

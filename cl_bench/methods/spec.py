@@ -8,7 +8,7 @@ of the config again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -90,7 +90,7 @@ class StageSpec:
     def cost(self, shapes: Shapes) -> Total:
         """What its methods cost; with the weights of a model that is saved to be scored alone."""
         apart = Cost(disk=Disk(models=1)) if self.scores_another else Cost()
-        return total(self.build_method(), shapes) + apart
+        return total(self.build_method(), shapes, self.train.batch_size) + apart
 
     def build_method(self) -> Method:
         """A fresh method object for this stage."""

@@ -106,6 +106,13 @@ def class_faults(cls: type[Method]) -> list[str]:
     return found + hook_faults(cls)
 
 
+_RENAMED = {
+    "cost": "is called adds now, and returns only what the method adds (cl_bench/costs/added.py); "
+    "what its plan trains is said by trains (cl_bench/costs/trained.py)"
+}
+"""Hooks of earlier versions that no nearest name points to."""
+
+
 def hook_faults(cls: type[Method]) -> list[str]:
     """Public names of a class that cl-bench does not know, and hooks that cannot be called.
 
@@ -122,7 +129,9 @@ def hook_faults(cls: type[Method]) -> list[str]:
         for name, value in vars(owner).items():
             if name.startswith("_") or name.isupper() or inspect.isclass(value):
                 continue
-            if name not in known:
+            if name in _RENAMED and name not in known:
+                found.append(f"{owner.__name__}.{name}: {_RENAMED[name]}")
+            elif name not in known:
                 found.append(
                     f"{owner.__name__}.{name}: no hook or setting of a method"
                     f"{nearest(name, known)}; a helper's name begins with _"

@@ -1,4 +1,4 @@
-"""`Method.cost` of every shipped method against the bytes that are held and written."""
+"""`costs.total` of every shipped method against the bytes that are held and written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 
 from cl_bench.costs.activations import MicroBatch, activation_bytes
 from cl_bench.costs.shapes import shapes_of
-from cl_bench.costs.training import full_cost
+from cl_bench.costs.total import alone, total
+from cl_bench.costs.trained import everything
 from cl_bench.methods.base import Method
 from cl_bench.methods.compose import Composite
 from cl_bench.methods.ewc import EWC
@@ -68,11 +69,11 @@ def test_counted_bytes_are_held_and_written(
     memory: Any, case: str, kind: Kind, dtype: torch.dtype
 ) -> None:
     build = builder(kind, dtype)
-    cost = CASES[case]().cost(shapes_of(build()))
+    cost = total(CASES[case](), shapes_of(build()))
     with memory.second_stage(CASES[case], build, batch()) as held:
-        counted = {key: getattr(cost, key) for key in held.nbytes}
+        counted = {key: getattr(cost.base, key) for key in held.nbytes}
         assert counted == pytest.approx(held.nbytes, rel=0.02)
-        assert sum(counted.values()) + cost.extra == pytest.approx(held.live, rel=0.05)
+        assert cost.in_training == pytest.approx(held.live, rel=0.05)
         written = memory.written(held.model, held.method)
     headers = 150 * len(list(held.model.state_dict()))  # names in the files: nothing for real sizes
     assert cost.checkpoint <= written <= 1.05 * cost.checkpoint + headers
@@ -97,7 +98,7 @@ def test_counted_activations_are_what_autograd_keeps(
     shapes = shapes_of(build())
     counted = activation_bytes(
         shapes,
-        CASES[case]().cost(shapes),
+        total(CASES[case](), shapes),
         MicroBatch(tokens=3 * 48, length=48, answers=24, padded=padded),
         on_cpu=machine != "accelerator",
         widened=widened,
@@ -112,10 +113,10 @@ def test_counted_activations_are_what_autograd_keeps(
 )
 def test_adapters_are_where_peft_puts_them(memory: Any, targets: Any) -> None:
     make = configured(LoRA, target_modules=targets)
-    cost = make().cost(shapes_of(tiny_model()))
+    cost = make().trains(shapes_of(tiny_model()))
     with memory.second_stage(make, tiny_model, batch()) as held:
         added = [p.numel() for name, p in held.model.named_parameters() if "lora_" in name]
-        assert cost.trained == sum(added)
+        assert cost.entries == sum(added)
         assert cost.gradients == held.nbytes["gradients"]
 
 
@@ -124,7 +125,7 @@ def test_checkpointing_keeps_a_vector_a_layer_and_one_whole_layer(memory: Any, c
     shapes = shapes_of(tiny_model())
     micro = MicroBatch(tokens=3 * 48, length=48, answers=24, padded=False)
     counted = activation_bytes(
-        shapes, CASES[case]().cost(shapes), micro, checkpointing=True, on_cpu=True
+        shapes, total(CASES[case](), shapes), micro, checkpointing=True, on_cpu=True
     )
     with memory.second_stage(CASES[case], tiny_model, batch()) as held:
         whole = memory.kept_for_backward(held.model, batch(padded=False))
@@ -144,37 +145,37 @@ def test_a_method_that_says_nothing_is_counted_as_full_training() -> None:
         name = "silent"
 
     shapes = shapes_of(tiny_model())
-    assert Silent().cost(shapes) == full_cost(shapes)
+    assert total(Silent(), shapes) == alone(everything(shapes))
 
 
 def test_an_unmasked_first_task_needs_the_memory_of_full_training() -> None:
     shapes = shapes_of(tiny_model())
-    cost = configured(FGGM, mask_first_task=False)().cost(shapes)
-    assert cost.total == full_cost(shapes).total
-    assert cost.flops_per_token < full_cost(shapes).flops_per_token
+    cost, full = total(configured(FGGM, mask_first_task=False)(), shapes), everything(shapes)
+    assert cost.memory == alone(full).memory
+    assert cost.flops_per_token < full.flops_per_token
 
 
 def test_scores_of_single_entries_can_need_more_than_training() -> None:
     shapes = shapes_of(tiny_model(dtype=torch.bfloat16))
-    few = configured(FGGM, aggregation="none", alpha=0.99)().cost(shapes)
-    assert few.total == few.weights + few.passes[0].held
-    assert few.total > few.weights + few.gradients + few.optimiser + few.extra
+    few = total(configured(FGGM, aggregation="none", alpha=0.99)(), shapes)
+    assert few.memory == few.base.weights + few.added.work.passes[0].held > few.in_training
 
 
-def test_a_composition_adds_what_each_part_costs() -> None:
+def test_a_composition_adds_what_each_part_adds() -> None:
     shapes = shapes_of(tiny_model())
-    ewc = configured(EWC, fisher_examples=5)
-    cost = Composite([ewc(), Replay(), FGGM()]).cost(shapes)
-    alone = FGGM().cost(shapes)
-    assert cost.optimiser == alone.optimiser
-    assert cost.extra - alone.extra == ewc().cost(shapes).extra == 8 * shapes.numel
-    assert cost.checkpoint - alone.checkpoint == 4 * shapes.numel
-    assert cost.earlier_share == pytest.approx(0.1)
-    assert [one.examples for one in cost.passes] == [None, 5]
+    ewc = configured(EWC, fisher_examples=5)()
+    cost = total(Composite([ewc, Replay(), FGGM()]), shapes)
+    alone_ = total(FGGM(), shapes)
+    assert cost.base == alone_.base
+    assert cost.own - alone_.own == ewc.adds(shapes).memory.held == 8 * shapes.numel
+    assert cost.checkpoint - alone_.checkpoint == 4 * shapes.numel
+    assert cost.added.work.earlier == pytest.approx(0.1)
+    assert [one.examples for one in cost.added.work.passes] == [None, 5]
 
 
 def test_beside_adapters_only_they_are_remembered() -> None:
     shapes = shapes_of(tiny_model())
-    cost = Composite([EWC(), LoRA()]).cost(shapes)
-    assert cost.extra == 8 * cost.trained == 8 * LoRA().cost(shapes).trained
-    assert cost.passes[0].flops_per_token == 4 * shapes.products + 6 * cost.trained
+    cost = total(Composite([EWC(), LoRA()]), shapes)
+    entries = cost.base.entries
+    assert cost.own == 8 * entries == 8 * total(LoRA(), shapes).base.entries
+    assert cost.added.work.passes[0].flops_per_token == 4 * shapes.products + 6 * entries

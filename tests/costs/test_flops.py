@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from cl_bench.costs.added import fisher_pass
 from cl_bench.costs.shapes import shapes_of
-from cl_bench.costs.training import fisher_pass
+from cl_bench.costs.total import total
 from cl_bench.importance.fisher import fisher_scores
 from cl_bench.training.loss import answer_loss
 from tests.helpers.cases import CASES, without_our_attention
@@ -38,9 +39,9 @@ def attention_that_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("case", ["sft", "fggm", "fggm columns", "fggm elements", "ewc", "lora"])
 def test_training(memory: Any, case: str) -> None:
     shapes = shapes_of(tiny_model())
-    cost = CASES[case]().cost(shapes)
+    cost = total(CASES[case](), shapes)
     answers = SAMPLES * (LENGTH - 1)
-    trains_head = "lm_head.weight" in cost.inputs_kept
+    trains_head = "lm_head.weight" in cost.base.inputs_kept
     head = answers * 259 * 32 * (6 if trains_head else 4)
     with memory.second_stage(CASES[case], tiny_model, BATCH) as held, counter() as flops:
         answer_loss(held.model, BATCH, 1.0)[0].backward()

@@ -10,11 +10,16 @@ from cl_bench.config.schema import TrainConfig
 from cl_bench.costs.activations import MicroBatch, activation_bytes, largest_micro_batch
 from cl_bench.costs.model_shapes import known_models
 from cl_bench.costs.shapes import Shapes, decoder_shapes, shapes_of
-from cl_bench.costs.training import frozen_cost, full_cost, masked_cost
+from cl_bench.costs.total import alone
+from cl_bench.costs.trained import everything, masked, only
 from cl_bench.training.selective_update import SelectiveUpdate
 from cl_bench.training.update_plan import Columns, Elements, Frozen, Full, Rows, UpdatePlan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def held(trained):
+    return alone(trained).memory
 
 
 def model_of(dtype, kv_heads=2, layers=3):
@@ -49,28 +54,28 @@ def quantile_plan(model, granularity, embeddings):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("granularity", ["rows", "columns", "elements"])
 @pytest.mark.parametrize("embeddings", [False, True])
-def test_masked_cost_is_what_the_engine_holds(dtype, granularity, embeddings):
+def test_a_mask_is_what_the_engine_holds(dtype, granularity, embeddings):
     model = model_of(dtype)
-    cost = masked_cost(shapes_of(model), 0.3, granularity, embeddings)
+    cost = masked(shapes_of(model), 0.7, granularity, embeddings)
     with SelectiveUpdate(model, quantile_plan(model, granularity, embeddings)) as engine:
         held = engine.nbytes()
         trained = sum(grad.numel() for grad in engine.grads.values())
-        assert abs(cost.trained - trained) <= len(engine.grads)  # random scores can tie
+        assert abs(cost.entries - trained) <= len(engine.grads)  # random scores can tie
     counted = {k: getattr(cost, k) for k in ("weights", "gradients", "optimiser")}
     assert counted == pytest.approx(held, rel=0.001)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_full_cost_is_what_the_engine_holds(dtype):
+def test_full_training_is_what_the_engine_holds(dtype):
     model = model_of(dtype)
-    cost = full_cost(shapes_of(model))
+    cost = alone(everything(shapes_of(model)))
     with SelectiveUpdate(model, UpdatePlan()) as engine:
-        assert sum(engine.nbytes().values()) == cost.total
+        assert sum(engine.nbytes().values()) == cost.memory
 
 
-def test_frozen_cost_is_what_the_engine_holds():
+def test_training_some_parameters_is_what_the_engine_holds():
     model = model_of(torch.bfloat16)
-    cost = frozen_cost(shapes_of(model), lambda name: "norm" in name)
+    cost = only(shapes_of(model), lambda name: "norm" in name)
     plan = UpdatePlan({n: Full() for n, _ in model.named_parameters() if "norm" in n}, Frozen())
     with SelectiveUpdate(model, plan) as engine:
         assert {key: getattr(cost, key) for key in engine.nbytes()} == engine.nbytes()
@@ -78,7 +83,7 @@ def test_frozen_cost_is_what_the_engine_holds():
 
 def test_thirty_percent_of_rows_holds_less_than_half_of_full_training():
     shapes = shapes_of(model_of(torch.bfloat16, layers=12))
-    assert masked_cost(shapes, 0.3, "rows", False).total <= 0.45 * full_cost(shapes).total
+    assert held(masked(shapes, 0.7, "rows", False)) <= 0.45 * held(everything(shapes))
 
 
 def test_the_largest_micro_batch_is_what_train_allows():
@@ -95,7 +100,7 @@ def test_the_largest_micro_batch_is_what_train_allows():
 def test_activations_of_an_unknown_architecture_are_refused():
     shapes = Shapes({"h.weight": (4, 4)})
     with pytest.raises(ValueError, match="Llama-like"):
-        activation_bytes(shapes, full_cost(shapes), MicroBatch(8, 8, 1))
+        activation_bytes(shapes, alone(everything(shapes)), MicroBatch(8, 8, 1))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +118,7 @@ def test_state_of_published_sizes(model, billions, full, rows):
     """
     shapes = decoder_shapes(known_models()[model])
     assert shapes.numel / 1e9 == pytest.approx(billions, abs=5e-4)
-    whole, masked = full_cost(shapes), masked_cost(shapes, 0.3, "rows", embeddings=False)
-    assert (whole.total - 2 * whole.trained) / 1e9 == pytest.approx(full, abs=0.1)
-    assert (masked.total - 2 * masked.trained) / 1e9 == pytest.approx(rows, abs=0.1)
-    assert masked.flops_per_token / whole.flops_per_token == pytest.approx(0.77, abs=0.005)
+    whole, share = everything(shapes), masked(shapes, 0.7, "rows", embeddings=False)
+    assert (held(whole) - 2 * whole.entries) / 1e9 == pytest.approx(full, abs=0.1)
+    assert (held(share) - 2 * share.entries) / 1e9 == pytest.approx(rows, abs=0.1)
+    assert share.flops_per_token / whole.flops_per_token == pytest.approx(0.77, abs=0.005)

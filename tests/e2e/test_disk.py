@@ -46,12 +46,10 @@ def test_what_is_counted_is_what_is_written(bench: Bench, monkeypatch: pytest.Mo
     kept = size(bench.results / "base" / "kl", "*.safetensors")
     assert reference_bytes(config.eval, shapes) == pytest.approx(kept, rel=0.1)
     weights = size(bench.results, "*.safetensors") - kept
-    counted = sum(
-        stage.build_method().cost(shapes).checkpoint for run in runs for stage in run.stages
-    )
+    counted = sum(stage.cost(shapes).checkpoint for run in runs for stage in run.stages)
     assert counted == pytest.approx(weights, rel=0.1)
     states = size(bench.results, "method.safetensors")
-    fisher = 2 * runs[1].stages[0].build_method().cost(shapes).state
+    fisher = 2 * runs[1].stages[0].cost(shapes).added.disk.state
     assert fisher == pytest.approx(states, rel=0.1) and fisher == 2 * 4 * shapes.numel
     base = suite.units(suite.columns, True, config.train)
     written = size(bench.results / "base", "predictions/*.jsonl")
@@ -62,7 +60,4 @@ def test_what_is_counted_is_what_is_written(bench: Bench, monkeypatch: pytest.Mo
     (stage / "scores.json").unlink()
     assert missing() == prediction_bytes(base)  # the last row of the matrix has every column
     shutil.rmtree(stage)
-    assert (
-        missing()
-        == prediction_bytes(base) + runs[1].stages[1].build_method().cost(shapes).checkpoint
-    )
+    assert missing() == prediction_bytes(base) + runs[1].stages[1].cost(shapes).checkpoint

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cl_bench.costs.shapes import shapes_of
-from cl_bench.costs.training import full_cost, masked_cost
+from cl_bench.costs.trained import everything, masked
 from cl_bench.data.examples import Example
 from cl_bench.data.tokens import encode_examples
 from tests.e2e.conftest import Bench
@@ -149,7 +149,7 @@ def test_flops_of_stages_whose_data_is_there(bench: Bench) -> None:
     assert code == 0
     shapes = shapes_of(tiny_model())
     fomc, numbers = tokens(bench, "FOMC", 8), tokens(bench, "NumGLUE-ds", 12)
-    full = full_cost(shapes).flops_per_token
+    full = everything(shapes).flops_per_token
     sft, replay, fggm = (part for part in out.split("\n\n") if ", seed 1\n" in part)
     first, second = full * fomc, 2 * full * numbers
     hours = (first + second) / 3.6e12
@@ -159,14 +159,14 @@ def test_flops_of_stages_whose_data_is_there(bench: Bench) -> None:
     assert f", {hours:.2g} h at 0.001 TFLOP/s" in sft
     again = 2 * full * (numbers + fomc / 2)
     assert f"    {again / 1e6:.3g} MFLOP training, {again / second:.2f}x sft" in replay
-    rows_only = masked_cost(shapes, 0.3, "rows", embeddings=False).flops_per_token * fomc
+    rows_only = masked(shapes, 0.7, "rows", embeddings=False).flops_per_token * fomc
     assert f"    {rows_only / 1e6:.3g} MFLOP training + " in fggm
 
 
 def test_without_tokenizer_or_data_flops_are_an_upper_bound_or_missing(bench: Bench) -> None:
     (bench.root / "model" / "tokenizer.json").unlink()
     _, out, _ = bench.run("plan", str(bench.config), "--method", "sft")
-    most = full_cost(shapes_of(tiny_model())).flops_per_token * 8 * (64 + 4 + 1)
+    most = everything(shapes_of(tiny_model())).flops_per_token * 8 * (64 + 4 + 1)
     assert f"    at most {most / 1e6:.3g} MFLOP training" in out and "all stages: at most" in out
     _, out, _ = bench.run("plan", str(bench.config), "--method", "sft", "-o", "data_root=empty")
     assert f"    at most {most / 1e6:.3g} MFLOP training" in out  # limit: 8
@@ -185,9 +185,9 @@ def test_a_method_of_the_users_own_is_counted_as_it_says(bench: Bench) -> None:
         "from cl_bench.methods.base import Method\n"
         "class Mine(Method):\n"
         "    name = 'mine'\n"
-        "    def cost(self, shapes):\n"
-        "        from cl_bench.costs.training import full_cost\n"
-        "        return full_cost(shapes).with_extra(7_000_000_000)\n"
+        "    def adds(self, shapes):\n"
+        "        from cl_bench.costs.added import kept\n"
+        "        return kept(7_000_000_000)\n"
     )
     bench.write_config(methods=[{"file": "mine.py"}, "sft"])
     code, out, _ = bench.run("plan", str(bench.config))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cl_bench.config.schema import TrainConfig
 from cl_bench.costs.shapes import meta_shapes, shapes_of
-from cl_bench.costs.training import full_cost
+from cl_bench.costs.trained import everything
 from cl_bench.methods.fggm import FGGM, FGGMOptions
 from cl_bench.methods.migu import MIGU, MIGUOptions
 from cl_bench.models.layouts import layouts
@@ -65,16 +65,16 @@ def test_fggm_freezes_whole_output_units_of_every_weight(name: str, score: Any) 
 def test_the_plan_counts_what_the_engine_trains(name: str, aggregation: Any) -> None:
     model = tiny(name, torch.float32)
     method = FGGM(FGGMOptions(alpha=0.5, score="random", aggregation=aggregation))
-    cost = method.cost(shapes_of(model))
+    cost = method.trains(shapes_of(model))
     stage, _ = make_stage(model, examples("t", 4), TRAIN)
     plan = method.plan(stage)
     assert plan is not None
     with SelectiveUpdate(model, plan) as engine:
         held = engine.nbytes()
-        assert cost.trained == sum(grad.numel() for grad in engine.grads.values())
+        assert cost.entries == sum(grad.numel() for grad in engine.grads.values())
     assert {key: getattr(cost, key) for key in held} == held
     scored = sum(p.numel() for n, p in model.named_parameters() if n in plan.selections)
-    assert stage.notes["trained_share"] == pytest.approx(cost.trained / scored, abs=1e-6)
+    assert stage.notes["trained_share"] == pytest.approx(cost.entries / scored, abs=1e-6)
 
 
 def magnitudes(model: Any, batch: Any) -> dict[str, Tensor]:
@@ -163,14 +163,14 @@ def test_migu_masks_conv1d_and_says_what_it_does_not_reach() -> None:
     run_method(MIGU(), stage, batcher, epochs=1)
     parts = ("mixer.A_log", "mixer.conv1d.weight", "mixer.dt_proj.weight")
     assert stage.notes["not_masked"] == [f"backbone.layers.*.{part}" for part in parts]
-    (said,) = MIGU().cost(shapes_of(model)).remarks
+    (said,) = MIGU().adds(shapes_of(model)).remarks
     assert "trained in full" in said and "conv1d" in said
 
 
 @pytest.mark.parametrize("name", ["llama4", "jetmoe", "dbrx", "mixtral"])
 def test_the_plan_of_migu_counts_and_names_what_a_run_reaches(name: str) -> None:
     model = tiny(name, torch.float32)
-    cost = MIGU().cost(shapes_of(model))
+    cost = MIGU().adds(shapes_of(model))
     stage, batcher = make_stage(model, examples("t", 2), TRAIN, index=2)
     method = MIGU()
     method.prepare(stage)
@@ -179,7 +179,7 @@ def test_the_plan_of_migu_counts_and_names_what_a_run_reaches(name: str) -> None
     method.finish(stage)
     stage.notes.clear()
     run_method(MIGU(), stage, batcher, epochs=1)
-    assert cost.extra == 4 * rows
+    assert cost.memory.held == 4 * rows
     (said,) = cost.remarks
     assert said == f"not masked, trained in full: {', '.join(stage.notes['not_masked'])}"
     assert ("experts" in said or "input_linear" in said) == (name != "mixtral")
@@ -212,16 +212,16 @@ def test_experts_are_counted_as_far_as_a_token_goes(name: str, active: int) -> N
     attention = 16 * (16 + 8 + 8 + 16)
     layer = attention + 3 * 16 + active * 16
     assert shapes.products == 2 * layer
-    cost = full_cost(shapes)
+    cost = everything(shapes)
     assert cost.flops_per_token == 6 * 2 * layer
     assert cost.weights == 4 * sum(p.numel() for p in tiny(name).parameters())
-    masked = FGGM(FGGMOptions(alpha=0.5)).cost(shapes)
+    masked = FGGM(FGGMOptions(alpha=0.5)).trains(shapes)
     assert masked.flops_per_token == 6 * 2 * layer - 2 * 2 * attention // 2
-    assert "experts" in masked.remarks[0]
+    assert "experts" in masked.adds.remarks[0]
 
 
 def test_conv1d_rows_save_what_linear_rows_save() -> None:
     shapes = shapes_of(tiny("gpt2"))
-    cost = FGGM(FGGMOptions(alpha=0.5)).cost(shapes)
-    assert cost.flops_per_token == 5 * shapes.products and not cost.remarks
+    cost = FGGM(FGGMOptions(alpha=0.5)).trains(shapes)
+    assert cost.flops_per_token == 5 * shapes.products and not cost.adds.remarks
     assert layouts(tiny("gpt2"))["transformer.h.0.attn.c_attn.weight"].units == (1,)

@@ -12,7 +12,7 @@ from peft import PeftModel
 
 from cl_bench.config.schema import ExperimentConfig, TrainConfig
 from cl_bench.costs.shapes import decoder_shapes, shapes_of
-from cl_bench.costs.training import lora_cost
+from cl_bench.costs.trained import lora_adapters
 from cl_bench.errors import UserError
 from cl_bench.experiment.resolve import resolve
 from cl_bench.methods.direct_reads import direct_reads
@@ -47,14 +47,14 @@ def lora(**options: Any) -> LoRA:
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_defaults_are_adapted_counted_and_noted(name: str) -> None:
     model = tiny(name, torch.float32)
-    method, cost = lora(), lora().cost(shapes_of(model))
+    method, cost = lora(), lora().trains(shapes_of(model))
     stage: Any = SimpleNamespace(model=model, seed=1, notes={})
     method.prepare(stage)
     assert isinstance(stage.model, PeftModel)
     assert stage.notes == {"target_modules": DEFAULTS[name]}
     added = [p for n, p in stage.model.named_parameters() if p.requires_grad]
-    assert cost.trained == sum(p.numel() for p in added) > 0
-    said = cost.remarks == (f"adapts {', '.join(DEFAULTS[name])} (target_modules)",)
+    assert cost.entries == sum(p.numel() for p in added) > 0
+    said = cost.adds.remarks == (f"adapts {', '.join(DEFAULTS[name])} (target_modules)",)
     assert said or DEFAULTS[name] == ["q_proj", "v_proj"]
 
 
@@ -66,15 +66,15 @@ def test_what_is_counted_without_torch_is_what_peft_adds(targets: Any) -> None:
     shapes = decoder_shapes(config)
     assert shapes is not None
     added = adapter_shapes(config, LoRAOptions(r=3, target_modules=targets))
-    counted = lora_cost(shapes, 3, targets).adapters
+    counted = lora_adapters(shapes, 3, targets).adapters
     assert sorted(counted.values()) == sorted(added.values())
 
 
 def test_experts_are_counted_and_their_dropout_refused() -> None:
     shapes = shapes_of(tiny("olmoe"))
     with pytest.raises(UserError, match="dropout: 0"):
-        lora(target_modules="all-linear").cost(shapes)
-    cost = lora(target_modules="all-linear", dropout=0, r=1).cost(shapes)
+        lora(target_modules="all-linear").trains(shapes)
+    cost = lora(target_modules="all-linear", dropout=0, r=1).trains(shapes)
     assert any("experts" in name for name in cost.adapters)
 
 

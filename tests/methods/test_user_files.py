@@ -41,6 +41,8 @@ def refused(folder: Path, text: str) -> str:
             "state_dict: no hook or setting of a method (did you mean 'state'?)",
         ),
         ("def load_state_dict(self, state): ...", "did you mean 'load_state'?"),
+        ("def cost(self, shapes): ...", "Mine.cost: is called adds now, and returns only what"),
+        ("def adds(self): ...", "is called with (self, shapes)"),
         ("def phases(self, stage, examples, epochs): ...", "phases: is called with (self, stage)"),
         ("keeps = 'example'", "keeps: 'example' (did you mean 'examples'?)"),
         ("def scored(self, stage):\n        yield stage.model", "put @contextmanager"),
