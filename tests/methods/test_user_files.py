@@ -150,11 +150,11 @@ def test_such_an_error_ends_a_command_with_one_line(
 ) -> None:
     """Wherever it is met: `plan` asks for costs, outside of any stage."""
     file = tmp_path / "mine.py"
-    file.write_text(f"{HEAD}    def cost(self, shapes):\n        return shapes.missing\n")
+    file.write_text(f"{HEAD}    def adds(self, shapes):\n        return shapes.missing\n")
     own = method_from_file(file)()
-    assert failures_reported(lambda: int(bool(own.cost(3)))) == 1  # type: ignore[arg-type]
+    assert failures_reported(lambda: int(bool(own.adds(3)))) == 1  # type: ignore[arg-type]
     said = capsys.readouterr().err
-    where = f"{file}, line 7, in cost: AttributeError: 'int' object has no attribute 'missing'"
+    where = f"{file}, line 7, in adds: AttributeError: 'int' object has no attribute 'missing'"
     assert said == f"cl-bench: failed: {where}\n"
 
 
