@@ -43,7 +43,7 @@ class L2SP(Method[L2SPOptions]):
     keeps = "weights"
 
     def adds(self, shapes: Shapes) -> Cost:
-        """Full training and an anchor of every entry, which is a checkpoint that exists anyway."""
+        """An anchor of every entry, which is a checkpoint that exists anyway."""
         from cl_bench.costs.added import kept
 
         return kept(shapes.dtype_bytes * shapes.numel)
