@@ -43,6 +43,8 @@ class SavedWeights(Mapping[str, "Tensor"]):
 
             with safe_open(self._files[name], framework="pt") as file:
                 return file.get_tensor(name).to(self._dtype)  # type: ignore[no-any-return]
+        if name not in self:
+            raise KeyError(f"{name}: weights go by the names of the plain model, adapters merged")
         return self._whole()[name].to(self._dtype)
 
     def __iter__(self) -> Iterator[str]:
