@@ -170,7 +170,7 @@ def measure(name: str, build: Callable[[], nn.Module], batch: Batch) -> list[str
     with second_stage(make, build, batch) as held:
         widened = matmul.widens(next(held.model.parameters()))
         pairs = [
-            (cost.in_training, held.live),
+            (cost.in_training - cost.set_aside, held.live),
             (
                 activation_bytes(shapes, cost, micro, on_cpu=True, widened=widened),
                 kept_for_backward(held.model, batch),

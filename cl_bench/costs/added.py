@@ -41,13 +41,14 @@ class Memory:
     """Bytes of one process that a method adds, through the whole of training.
 
     `held`: tensors of its own (a Fisher, a teacher, masks). `gradients`: how many more gradients of
-    all that is trained exist at once. `per_token`: activations of layers of its own, for a token of
-    a micro-batch. `watched`: it has hooks on the model's layers, so that the last MLP sees all
-    positions.
+    all that is trained exist at once within an update, `gradients_each` so many more for every
+    earlier stage. `per_token`: activations of layers of its own, for a token of a micro-batch.
+    `watched`: it has hooks on the model's layers, so that the last MLP sees all positions.
     """
 
     held: int = 0
     gradients: int = 0
+    gradients_each: int = 0
     per_token: int = 0
     watched: bool = False
 
@@ -55,6 +56,7 @@ class Memory:
         return Memory(
             self.held + other.held,
             self.gradients + other.gradients,
+            self.gradients_each + other.gradients_each,
             self.per_token + other.per_token,
             self.watched or other.watched,
         )
@@ -66,7 +68,8 @@ class Work:
 
     For every token that is trained on: `per_token` FLOPs, `forwards` passes without gradient (a
     teacher's) and `gradients` forward and backward passes. `per_update`: examples of another
-    forward and backward pass at every update (a memory). In each epoch: `earlier`, a share of the
+    forward and backward pass at every update (a memory), `per_update_each` of every earlier stage.
+    In each epoch: `earlier`, a share of the
     examples of every earlier stage, and so many other `examples`. `generated`: tokens of a stage
     that the model generates, with those of their prompts. `passes`: over the stage's examples,
     before or after training.
@@ -76,6 +79,7 @@ class Work:
     forwards: float = 0.0
     gradients: float = 0.0
     per_update: int = 0
+    per_update_each: int = 0
     earlier: float = 0.0
     examples: int = 0
     generated: int = 0
@@ -135,12 +139,20 @@ def teacher(shapes: Shapes, forwards: float = 1.0) -> Cost:
 
 
 def another_gradient(examples: int | None = None) -> Cost:
-    """`step.gradient_of` at every update, on so many examples; None is the update's own again.
+    """`step.gradient_of` at every update, on so many examples; None is as many as a batch has.
 
     Two gradients exist in addition: the one set aside meanwhile and the one returned.
     """
     work = Work(gradients=1) if examples is None else Work(per_update=examples)
     return Cost(Memory(gradients=2), work)
+
+
+def gradient_of_each(examples: int) -> Cost:
+    """`step.gradient_of` at every update, on so many examples of every earlier stage in turn.
+
+    All that are returned exist at once, and one is set aside meanwhile.
+    """
+    return Cost(Memory(gradients=1, gradients_each=1), Work(per_update_each=examples))
 
 
 def fisher_pass(shapes: Shapes, granularity: str, examples: int | None) -> Pass:

@@ -27,21 +27,28 @@ class Counted(Protocol):
 class Total:
     """A stage at the fullest it may be: `base` is trained, `added` comes on top.
 
-    `batch_size`: examples of an update, for what is added to each.
+    `batch_size`: examples of an update, `earlier`: stages before this one, for what is added to
+    every update and for every stage.
     """
 
     base: Trained
     added: Cost = field(default_factory=Cost)
     batch_size: int = 1
+    earlier: int = 0
 
     def __add__(self, more: Cost) -> Total:
         return replace(self, added=self.added + more)
 
     @property
-    def own(self) -> int:
-        """Bytes of memory that methods hold in addition to the engine."""
+    def set_aside(self) -> int:
+        """Bytes of the gradients that exist within an update in addition to its own."""
         memory = self.added.memory
-        return memory.held + memory.gradients * self.base.gradients
+        return (memory.gradients + memory.gradients_each * self.earlier) * self.base.gradients
+
+    @property
+    def own(self) -> int:
+        """Bytes of memory that methods hold in addition to the engine, at most."""
+        return self.added.memory.held + self.set_aside
 
     @property
     def in_training(self) -> int:
@@ -65,7 +72,8 @@ class Total:
         """FLOPs of a token that is trained on; passes and generation are not among them."""
         base, work = self.base, self.added.work
         own = base.flops_per_token + work.per_token
-        gradients = work.gradients + work.per_update / self.batch_size
+        per_update = work.per_update + work.per_update_each * self.earlier
+        gradients = work.gradients + per_update / self.batch_size
         return own + round(gradients * own + work.forwards * base.forward_flops)
 
     @property
@@ -79,7 +87,7 @@ def alone(base: Trained) -> Total:
     return Total(base, base.adds)
 
 
-def total(method: Counted, shapes: Shapes, batch_size: int = 1) -> Total:
+def total(method: Counted, shapes: Shapes, batch_size: int = 1, earlier: int = 0) -> Total:
     """What a stage of a method or composition costs; one that restricts nothing trains everything.
 
     Where adapters are trained, `adds` sees their shapes alone. Raises UserError for hooks that
@@ -100,7 +108,7 @@ def total(method: Counted, shapes: Shapes, batch_size: int = 1) -> Total:
                     f"method {method.name}: adds: {key.name} is below 0: what a method saves is "
                     "said by trains"
                 )
-    return Total(base, base.adds + added, batch_size)
+    return Total(base, base.adds + added, batch_size, earlier)
 
 
 def _wrong(method: Counted, hook: str, given: object, expected: str) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from cl_bench.methods.base import Method, Options, Stage, Step
+
+if TYPE_CHECKING:
+    from cl_bench.costs.added import Cost
+    from cl_bench.costs.shapes import Shapes
 
 
 class AGEMOptions(Options):
@@ -31,6 +35,12 @@ class AGEM(Method[AGEMOptions]):
 
     name = "agem"
     keeps = "examples"
+
+    def adds(self, shapes: Shapes) -> Cost:
+        """The gradient on a batch of the memory at every update, of the first stage too."""
+        from cl_bench.costs.added import Cost, another_gradient
+
+        return another_gradient(self.options.draw) if self.options.memory else Cost()
 
     def prepare(self, stage: Stage) -> None:
         """The memory of all earlier tasks, and the generator that batches are drawn with."""

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from cl_bench.costs.added import Cost
+    from cl_bench.costs.shapes import Shapes
+
 
 class GEMOptions(Options):
     """Options of GEM."""
@@ -41,6 +44,12 @@ class GEM(Method[GEMOptions]):
 
     name = "gem"
     keeps = "examples"
+
+    def adds(self, shapes: Shapes) -> Cost:
+        """The gradients on the memories of all earlier tasks, at every update and all at once."""
+        from cl_bench.costs.added import Cost, gradient_of_each
+
+        return gradient_of_each(self.options.memory) if self.options.memory else Cost()
 
     def prepare(self, stage: Stage) -> None:
         """The memory of each earlier task."""

@@ -87,10 +87,13 @@ class StageSpec:
         """Whether a method of this stage has another model scored than training goes on from."""
         return any(overrides(part.method, "scored") for part in self.parts)
 
-    def cost(self, shapes: Shapes) -> Total:
-        """What its methods cost; with the weights of a model that is saved to be scored alone."""
+    def cost(self, shapes: Shapes, earlier: int = 0) -> Total:
+        """What its methods cost; with the weights of a model that is saved to be scored alone.
+
+        `earlier`: how many stages were trained before it.
+        """
         apart = Cost(disk=Disk(models=1)) if self.scores_another else Cost()
-        return total(self.build_method(), shapes, self.train.batch_size) + apart
+        return total(self.build_method(), shapes, self.train.batch_size, earlier) + apart
 
     def build_method(self) -> Method:
         """A fresh method object for this stage."""

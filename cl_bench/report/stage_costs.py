@@ -74,7 +74,7 @@ def stage_costs(run: RunSpec, shapes: Shapes, workloads: Workloads) -> list[Stag
 def _stage_cost(
     stage: StageSpec, shapes: Shapes, load: Workload | None, earlier: Sequence[Workload | None]
 ) -> StageCost:
-    cost = stage.cost(shapes)
+    cost = stage.cost(shapes, len(earlier))
     batch = largest_micro_batch(stage.train)
     kept = recomputed = None
     if shapes.architecture is not None:

@@ -17,6 +17,7 @@ from cl_bench.costs.added import (
     Pass,
     Work,
     another_gradient,
+    gradient_of_each,
     kept,
     teacher,
 )
@@ -26,17 +27,21 @@ from cl_bench.costs.total import Total, total
 from cl_bench.costs.trained import everything, masked, only
 from cl_bench.errors import UserError
 from cl_bench.importance.threshold import quantile
+from cl_bench.methods.agem import AGEM
 from cl_bench.methods.base import Method
 from cl_bench.methods.compose import Composite
 from cl_bench.methods.fggm import FGGM
+from cl_bench.methods.gem import GEM
 from cl_bench.methods.lora import LoRA
+from cl_bench.training.selective_update import SelectiveUpdate
+from tests.helpers.reference import TRAIN, examples, make_stage, run_method
 from tests.helpers.tiny import tiny_model
 
 SHAPES = shapes_of(tiny_model())
 FULL = everything(SHAPES)
 
 
-def counted(added: Any = None, trained: Any = None, beside: Any = None) -> Total:
+def counted(added: Any = None, trained: Any = None, beside: Any = None, earlier: int = 0) -> Total:
     """The total of a method that answers so, in a composition with another."""
 
     class Mine(Method):
@@ -49,7 +54,7 @@ def counted(added: Any = None, trained: Any = None, beside: Any = None) -> Total
             return added(shapes) if callable(added) else added
 
     method = Mine() if beside is None else Composite([Mine(), beside])
-    return total(method, SHAPES, batch_size=8)
+    return total(method, SHAPES, batch_size=8, earlier=earlier)
 
 
 def test_every_field_of_every_record_is_summed() -> None:
@@ -82,6 +87,42 @@ def test_another_gradient_is_as_large_as_what_is_trained() -> None:
     masks = total(FGGM(), SHAPES)
     assert beside_a_mask.own - masks.own == 2 * masks.base.gradients
     assert beside_a_mask.flops_per_token < memory.flops_per_token
+
+
+def test_a_gradient_of_each_earlier_stage() -> None:
+    for earlier in (0, 3):
+        cost = counted(gradient_of_each(4), earlier=earlier)
+        assert cost.own == cost.set_aside == (1 + earlier) * FULL.gradients
+        assert cost.flops_per_token == (1 + earlier / 2) * FULL.flops_per_token
+
+
+@pytest.mark.parametrize("method", [AGEM, GEM])
+def test_gradients_set_aside_in_an_update_are_those_that_are_counted(
+    memory: Any, method: type[Method], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes of all tensors at the fullest moment of an update, against those at its beginning."""
+    live: list[int] = []
+    before_step, zero_grad = method.before_step, SelectiveUpdate.zero_grad
+
+    def count() -> None:
+        live.append(sum(size for size, _ in memory.live_storages().values()))
+
+    def first(self: Any, step: Any) -> None:
+        live.clear()
+        count()
+        before_step(self, step)
+
+    def within(self: Any) -> None:  # `gradient_of` empties the engine's when it has copied them
+        zero_grad(self)
+        count()
+
+    monkeypatch.setattr(method, "before_step", first)
+    monkeypatch.setattr(SelectiveUpdate, "zero_grad", within)
+    past = [("a", examples("a", 4)), ("b", examples("b", 4))]
+    stage, batcher = make_stage(tiny_model(), examples("new", 4), TRAIN, 3, past)
+    run_method(method(), stage, batcher, epochs=1)
+    expected = total(method(), SHAPES, earlier=len(past)).set_aside
+    assert max(live) - live[0] == pytest.approx(expected, rel=0.05)
 
 
 def test_what_is_kept_or_scored_apart_is_on_disk() -> None:

@@ -186,13 +186,19 @@ def test_a_method_of_the_users_own_is_counted_as_it_says(bench: Bench) -> None:
         "class Mine(Method):\n"
         "    name = 'mine'\n"
         "    def adds(self, shapes):\n"
-        "        from cl_bench.costs.added import kept\n"
-        "        return kept(7_000_000_000)\n"
+        "        from cl_bench.costs.added import Cost, Work, kept\n"
+        "        work = Work(earlier=0.5, examples=4, generated=1000)\n"
+        "        return kept(7_000_000_000) + Cost(work=work)\n"
     )
     bench.write_config(methods=[{"file": "mine.py"}, "sft"])
     code, out, _ = bench.run("plan", str(bench.config))
     memory = rows(out, "Memory")
     assert code == 0 and memory["mine"][3] == "7.00" and memory["sft"][3] == "-"
+    assert rows(out, "Work")["mine"][4] == "50 % + 4"
+    shapes = shapes_of(tiny_model())
+    first = 12 / 8 * everything(shapes).flops_per_token * tokens(bench, "FOMC", 8)
+    texts = f"{2000 * shapes.products / 1e6:.3g} MFLOP generation"
+    assert f"    {first / 1e6:.3g} MFLOP training + {texts}" in out
 
 
 @pytest.mark.parametrize("arguments", [("--card", "0"), ("--tflops", "-1"), ("--card", "big")])
