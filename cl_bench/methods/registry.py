@@ -19,6 +19,8 @@ METHODS: dict[str, str] = {
     "single": "cl_bench.methods.single:Single",
     "mtl": "cl_bench.methods.mtl:MTL",
     "l2sp": "cl_bench.methods.l2sp:L2SP",
+    "lwf": "cl_bench.methods.lwf:LwF",
+    "kl_base": "cl_bench.methods.kl_base:KLBase",
 }
 BASE_ROW = "ori"
 """Accepted in `methods:`; the base model is scored once for every experiment anyway."""

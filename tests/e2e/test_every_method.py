@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from cl_bench.config.schema import slug
 from cl_bench.methods.registry import METHODS, method_class
 from cl_bench.store.folders import verify_folder
 from tests.e2e.conftest import Bench, fingerprints
@@ -30,7 +31,7 @@ def test_every_method_trains_and_is_scored_once(bench: Bench) -> None:
     base = _weights(bench.root / "model")
     for label in (*METHODS, "composed"):
         assert f"| {label} " in table
-        folder = bench.results / label / "seed-1"
+        folder = bench.results / slug(label) / "seed-1"
         assert (folder / "summary.json").is_file() and (folder / "run.json").is_file()
         stages, rows = sorted(folder.glob("stage-*")), ROWS.get(label, [1, 2])
         for stage, count in zip(stages, rows, strict=True):

@@ -14,8 +14,10 @@ from cl_bench.methods.compose import Composite
 from cl_bench.methods.ewc import EWC
 from cl_bench.methods.fggm import FGGM
 from cl_bench.methods.gem import GEM
+from cl_bench.methods.kl_base import KLBase
 from cl_bench.methods.l2sp import L2SP
 from cl_bench.methods.lora import LoRA
+from cl_bench.methods.lwf import LwF
 from cl_bench.methods.migu import MIGU
 from cl_bench.methods.replay import Replay
 from cl_bench.methods.sft import SFT
@@ -40,6 +42,9 @@ CASES: dict[str, Callable[[], Method]] = {
     "agem": AGEM,
     "gem": GEM,
     "l2sp": L2SP,
+    "lwf": LwF,
+    "kl_base": KLBase,
+    "lora + lwf": lambda: Composite([LoRA(), LwF()]),
     "fggm + replay": lambda: Composite([FGGM(), Replay()]),
     "ewc + fggm": lambda: Composite([EWC(), FGGM()]),
     "lora + ewc": lambda: Composite([LoRA(), EWC()]),

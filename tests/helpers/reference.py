@@ -114,8 +114,12 @@ def reference_training(
     index: int = 1,
     before_step: Callable[[Gradients], None] = lambda gradients: None,
     trained: Sequence[str] | None = None,
+    term: Callable[[Encoded], Tensor] | None = None,
 ) -> list[float]:
-    """Train in place; `before_step` may change the gradients (before clipping). Returns losses."""
+    """Train in place; `before_step` may change the gradients (before clipping). Returns losses.
+
+    `term`: what an example adds to the sum over tokens that the loss is the mean of.
+    """
     encoded = encode(items, train)
     parameters = {
         name: p for name, p in model.named_parameters() if trained is None or name in trained
@@ -137,7 +141,8 @@ def reference_training(
             )
             optimiser.zero_grad()
             loss = sum(sample_loss(model, encoded[i]) for i in batch) / tokens
-            loss.backward()
+            more = 0 if term is None else sum(term(encoded[i]) for i in batch) / tokens
+            (loss + more).backward()
             losses.append(float(loss))
             gradients = {}
             for name, parameter in parameters.items():
