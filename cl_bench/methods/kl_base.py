@@ -11,8 +11,8 @@ from cl_bench.methods.base import Batch, Method, Options, Stage
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cl_bench.costs.shapes import Shapes
     from cl_bench.costs.added import Cost
+    from cl_bench.costs.shapes import Shapes
     from cl_bench.training.loss import AnswerOutputs
 
 

@@ -43,6 +43,28 @@ def model64(**options: object) -> nn.Module:
     return tiny_model(dtype=torch.float64, **options)  # type: ignore[arg-type]
 
 
+class _Norm64(nn.Module):
+    """Llama's norm, which computes in float32, in float64."""
+
+    def __init__(self, norm: Any) -> None:
+        super().__init__()
+        self.weight, self.eps = norm.weight, norm.variance_epsilon
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        scale = torch.rsqrt(hidden.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * (hidden * scale)
+
+
+def all64(**options: object) -> nn.Module:
+    """`model64` without float32 in its norms, for terms that are summed in another order there."""
+    model = model64(**options)
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child).__name__.endswith("RMSNorm"):
+                setattr(parent, name, _Norm64(child))
+    return model
+
+
 def encode(items: Sequence[Example], train: TrainConfig) -> list[Encoded]:
     """Token ids as the package makes them."""
     return encode_examples(
