@@ -96,6 +96,7 @@ def adopt_runs(
                 say(f"{run.label}, seed {run.seed}: appended: {', '.join(added)}")
             continue
         about = {"label": run.label, "order": run.order, "keeps": run.keeps, **provenance()}
+        about |= {"of": run.of} if run.of else {}
         record = {"sha256": sha256_of(settings), "config": settings, **about}
         _drop_others(place, run, record["sha256"])
         write_run(place.path / "run.json", recorded(record, now))

@@ -22,6 +22,7 @@ from cl_bench.config.schema import ExperimentConfig, MethodEntry, StageConfig, T
 from cl_bench.data.task_names import name_faults
 from cl_bench.data.tasks import canonical_name
 from cl_bench.errors import UserError, nearest
+from cl_bench.experiment.lists import entries_of
 from cl_bench.experiment.schedule import schedule
 from cl_bench.methods.base import Method
 from cl_bench.methods.registry import BASE_ROW, method_class
@@ -62,10 +63,10 @@ def resolve(config: ExperimentConfig, only: Sequence[str] = ()) -> Experiment:
     experiment, problems = resolve_tasks(config)
     entries = _entries(config, problems)
     runs: list[RunSpec] = []
-    for order, (label, per_stage) in enumerate(entries):
+    for order, (label, per_stage, of) in enumerate(entries):
         stages = []
         for index, (stage, entry) in enumerate(zip(config.stages, per_stage, strict=True), 1):
-            spec = _resolve_stage(config, index, stage, entry, problems)
+            spec = _resolve_stage(config, index, stage, entry, label, problems)
             if spec is not None:
                 stages.append(spec)
         if len(stages) < len(config.stages):
@@ -75,7 +76,7 @@ def resolve(config: ExperimentConfig, only: Sequence[str] = ()) -> Experiment:
         except UserError as error:
             problems += [f"methods: {label}: {fault}" for fault in error.faults]
             continue
-        runs += [RunSpec(label, slug(label), seed, scheduled, order) for seed in config.seeds]
+        runs += [RunSpec(label, slug(label), seed, scheduled, order, of) for seed in config.seeds]
     _check_stage_keys(config, entries, problems)
     known = list(dict.fromkeys(name for run in runs for name in (run.label, *run.named)))
     unknown = [name for name in only if slug(name) not in set(map(slug, known))]
@@ -115,24 +116,40 @@ def resolve_tasks(config: ExperimentConfig) -> tuple[Experiment, list[str]]:
     return Experiment(config, tasks, sequence), problems
 
 
-def _entries(config: ExperimentConfig, problems: list[str]) -> list[tuple[str, list[MethodEntry]]]:
-    """(label, one entry per stage) for each run; `ori` is not a run."""
+def _entries(
+    config: ExperimentConfig, problems: list[str]
+) -> list[tuple[str, list[MethodEntry], str]]:
+    """For each run its label, one entry per stage, and the label of the entry that lists its values
+    (empty without a list); `ori` is not a run."""
     if config.methods is None:
         own = [_stage_entry(stage, i, problems) for i, stage in enumerate(config.stages)]
         label = " then ".join(dict.fromkeys(_default_label(entry) for entry in own))
         problems += label_faults([label])
-        return [(label, own)]
+        return [(label, own, "")]
     found = [
-        (_default_label(entry), [entry] * len(config.stages))
+        (label, [one] * len(config.stages), of)
         for entry in config.methods
         if entry.name != BASE_ROW
+        for label, one, of in _listed(entry, problems)
     ]
     for entry in config.methods:
         if entry.name == BASE_ROW and (entry.label or entry.overrides):
             given = ["label"] * (entry.label is not None) + list(entry.overrides)
             problems.append(f"methods: {BASE_ROW}: the base model takes no {', '.join(given)}")
-    problems += label_faults([label for label, _ in found])
+    problems += label_faults([label for label, _, _ in found])
     return found
+
+
+def _listed(entry: MethodEntry, problems: list[str]) -> list[tuple[str, MethodEntry, str]]:
+    """An entry, or those that its lists stand for, with its own label."""
+    whole = _default_label(entry)
+    classes = _classes(entry, whole, [])
+    try:
+        found = entries_of(entry, whole, classes or [])
+    except UserError as error:
+        problems += [f"methods: {whole}: {fault}" for fault in error.faults]
+        return [(whole, MethodEntry(name="sft"), "")]
+    return [(label, one, "" if label == whole else whole) for label, one in found]
 
 
 def _stage_entry(stage: StageConfig, index: int, problems: list[str]) -> MethodEntry:
@@ -160,9 +177,9 @@ def _resolve_stage(
     index: int,
     stage: StageConfig,
     entry: MethodEntry,
+    label: str,
     problems: list[str],
 ) -> StageSpec | None:
-    label = _default_label(entry)
     classes = _classes(entry, label, problems)
     if classes is None:
         return None
@@ -257,12 +274,12 @@ def _train(
 
 def _check_stage_keys(
     config: ExperimentConfig,
-    entries: Sequence[tuple[str, Sequence[MethodEntry]]],
+    entries: Sequence[tuple[str, Sequence[MethodEntry], str]],
     problems: list[str],
 ) -> None:
     """A stage's extra key must be one of `train:` or an option of some method of the file."""
     known = set(TrainConfig.model_fields)
-    for _, per_stage in entries:
+    for _, per_stage, _ in entries:
         for entry in per_stage:
             for cls, _ in _classes(entry, _default_label(entry), []) or []:
                 known |= option_keys(cls)

@@ -111,11 +111,15 @@ class RunSpec:
     stages: tuple[StageSpec, ...]
     order: int = 0
     """Position of its method in `methods:`; reports list runs by it."""
+    of: str = ""
+    """The label of the entry whose lists it is one of."""
 
     @property
     def named(self) -> tuple[str, ...]:
-        """The name of its method, where it is one alone; `--method` takes it as well as labels."""
-        return one_name([[part.method.name for part in stage.parts] for stage in self.stages])
+        """What `--method` takes as well as its label: the name of its method, where it is one
+        alone, and the label of an entry with lists."""
+        own = one_name([[part.method.name for part in stage.parts] for stage in self.stages])
+        return (*own, self.of) if self.of and self.of not in own else own
 
     @property
     def keeps(self) -> list[str]:

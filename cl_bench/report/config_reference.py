@@ -69,6 +69,13 @@ stage's entry.
 _OPTIONS = """
 They are keys of the method's entry, `{name: fggm, alpha: 0.7}`. A stage may set them too, for that
 stage alone.
+
+A list for an option that takes one value, or for such a key of `train:`, makes a run of each value:
+`{name: fggm, alpha: [0.5, 0.7, 0.9]}` is three, labelled `fggm alpha=0.5` and so on (`label:` takes
+the place of the name). Several lists in one entry give every combination. Lists work in entries of
+`methods:` and in the parts of a composition, not in stages; options whose value is a list
+(`target_modules`, `betas`) are not taken apart. `--method` takes the label of one run, or that of
+the entry for all of them.
 """
 
 

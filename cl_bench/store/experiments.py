@@ -76,7 +76,7 @@ def find_runs(
 ) -> list[RunFolder]:
     """The runs of an experiment, in the order they were started, narrowed by method and seed.
 
-    `method` is a label, or the name of a method: that of all its runs.
+    `method` is a label, or that of an entry with lists, or the name of a method: of all its runs.
     """
     from cl_bench.config.schema import slug
 
@@ -107,8 +107,10 @@ def lost_runs(experiment: Path) -> list[Path]:
 
 
 def _method_name(run: Path) -> tuple[str, ...]:
-    """The name of the method that a run is trained with, if it is one."""
+    """The name of the method that a run is trained with, if it is one, and of its entry's lists."""
     from cl_bench.config.labels import one_name
 
-    stages = read_run(run / RUN)["config"].get("stages", [])
-    return one_name([name for part in stage.get("method", []) for name in part] for stage in stages)
+    record = read_run(run / RUN)
+    stages, of = record["config"].get("stages", []), record.get("of")
+    own = one_name([name for part in stage.get("method", []) for name in part] for stage in stages)
+    return (*own, of) if of else own

@@ -19,7 +19,7 @@ OPTIONS: dict[str, dict[str, Any]] = {}
 """Of methods that with their defaults would do nothing, or much, on a few examples."""
 ROWS = {"mtl": [2], "single": [1, 1]}
 """How many tasks are scored after each stage; all others go on from stage to stage."""
-COMPOSED = {"compose": ["fggm", "replay"], "label": "composed"}
+COMPOSED = {"compose": ["fggm", {"name": "replay", "ratio": [0.5, 1]}], "label": "composed"}
 STAGES = [{"task": "trace_fomc", "limit": 4}, {"task": "trace_numglue_ds", "limit": 4}]
 
 
@@ -29,7 +29,7 @@ def test_every_method_trains_and_is_scored_once(bench: Bench) -> None:
     bench.write_config(methods=[*entries, COMPOSED], stages=STAGES, eval=scored)
     table = bench.must("run", "tiny.yaml")
     base = _weights(bench.root / "model")
-    for label in (*METHODS, "composed"):
+    for label in (*METHODS, "composed ratio=0.5", "composed ratio=1"):
         assert f"| {label} " in table
         folder = bench.results / slug(label) / "seed-1"
         assert (folder / "summary.json").is_file() and (folder / "run.json").is_file()
