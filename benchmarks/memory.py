@@ -28,9 +28,10 @@ from cl_bench.costs.activations import MicroBatch, activation_bytes
 from cl_bench.costs.shapes import shapes_of
 from cl_bench.costs.total import total
 from cl_bench.data.examples import Example
-from cl_bench.methods.base import Method, Stage
+from cl_bench.methods.base import Method, Stage, Step, overrides
 from cl_bench.methods.compose import Composite
 from cl_bench.methods.registry import METHODS, method_class
+from cl_bench.methods.state import parts_of
 from cl_bench.models.checkpoints import save_tensors
 from cl_bench.training.cpu import matmul
 from cl_bench.training.loss import answer_loss
@@ -72,11 +73,30 @@ def second_stage(
         plan = method.plan(stage) or UpdatePlan()
         stage.model.train()
         with SelectiveUpdate(stage.model, plan) as engine:
+            for part in parts_of(method):
+                if overrides(type(part), "after_step"):  # may hold what it saw before the update
+                    part.before_step(_step(engine))
             gc.collect()
             live = sum(size for size, _ in live_storages().values())
             yield Held(stage.model, method, engine.nbytes(), live)
     finally:
         gc.unfreeze()
+
+
+@dataclass
+class _Weights(Mapping[str, Tensor]):
+    """Looked up when they are used, as those on disk are."""
+
+    model: nn.Module
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.model.get_parameter(name).detach()
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, _ in self.model.named_parameters())
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 @dataclass
@@ -86,13 +106,18 @@ class _Library:
     model: nn.Module
 
     def weights(self, k: int) -> Mapping[str, Tensor]:
-        return {name: weight.detach() for name, weight in self.model.named_parameters()}
+        return _Weights(self.model)
 
     def task_examples(self, name: str) -> Sequence[Example]:
         raise NotImplementedError
 
     def score(self, example: Example, text: str) -> float:
         raise NotImplementedError
+
+
+def _step(engine: SelectiveUpdate) -> Step:
+    """The first update, of gradients of 0."""
+    return Step(1, 0.0, engine.grads, engine.masters, engine.compact, lambda *_: engine.grads)
 
 
 def _stage(model: nn.Module, index: int, batch: Batch) -> Stage:

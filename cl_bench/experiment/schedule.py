@@ -57,6 +57,9 @@ def _faults(
             yield f"schedule: stage {stage.index}: one of `limits` for each of `tasks`, each once"
         if stage.start not in ("previous", "base"):
             yield f"schedule: stage {stage.index}: starts from '{stage.start}'"
+        if len(stage.scoring) > 1:
+            both = " and ".join(stage.scoring)
+            yield f"compose: {both} both say which model is scored; only one part may"
     if all(stage.start == "base" for stage in stages):
         parts = dict.fromkeys(part.method for stage in stages for part in stage.parts)
         # `Stage.weights` reaches those of every stage; all else comes with the model.

@@ -162,6 +162,14 @@ class Method(Generic[O_co]):
     def finish(self, stage: Stage) -> None:
         """After training, before saving and scoring: Fisher for later, memory, merging."""
 
+    @property
+    def scores_another(self) -> bool:
+        """Whether `scored` gives another model, with these options; default: if the class has it.
+
+        Only one method of a composition may.
+        """
+        return overrides(type(self), "scored")
+
     def scored(self, stage: Stage) -> AbstractContextManager[Any]:
         """Gives the model that is scored, where it is not the one that training goes on from.
 

@@ -116,9 +116,14 @@ class Composite(Method):
         for part in self.parts:
             part.finish(stage)
 
+    @property
+    def scores_another(self) -> bool:
+        """Whether a part does."""
+        return any(part.scores_another for part in self.parts)
+
     def scored(self, stage: Stage) -> AbstractContextManager[Any]:
         """That of the part that has its own; raises UserError if two have."""
-        own = [(p.name, p) for p in self.parts if overrides(type(p), "scored")]
+        own = [(p.name, p) for p in self.parts if p.scores_another]
         part: Method | None = _at_most_one(own, "say which model is scored")
         return super().scored(stage) if part is None else part.scored(stage)
 

@@ -21,6 +21,15 @@ METHODS: dict[str, str] = {
     "l2sp": "cl_bench.methods.l2sp:L2SP",
     "lwf": "cl_bench.methods.lwf:LwF",
     "kl_base": "cl_bench.methods.kl_base:KLBase",
+    "wise": "cl_bench.methods.wise:WiSE",
+    "slerp": "cl_bench.methods.slerp:SLERP",
+    "ties": "cl_bench.methods.ties:TIES",
+    "dare": "cl_bench.methods.dare:DARE",
+    "task_arithmetic": "cl_bench.methods.task_arithmetic:TaskArithmetic",
+    "ema": "cl_bench.methods.ema:EMA",
+    "branch_merge": "cl_bench.methods.branch_merge:BranchMerge",
+    "fapm": "cl_bench.methods.fapm:FAPM",
+    "neuron_merge": "cl_bench.methods.neuron_merge:NeuronMerge",
 }
 BASE_ROW = "ori"
 """Accepted in `methods:`; the base model is scored once for every experiment anyway."""

@@ -17,7 +17,7 @@ from cl_bench.config.schema import ExperimentConfig, TrainConfig
 from cl_bench.costs.added import Cost, Disk
 from cl_bench.costs.shapes import Shapes
 from cl_bench.costs.total import Total, total
-from cl_bench.methods.base import Method, Options, kept_by, overrides
+from cl_bench.methods.base import Method, Options, kept_by
 from cl_bench.methods.compose import Composite
 from cl_bench.scores.sequence import lineage
 
@@ -85,7 +85,13 @@ class StageSpec:
     @property
     def scores_another(self) -> bool:
         """Whether a method of this stage has another model scored than training goes on from."""
-        return any(overrides(part.method, "scored") for part in self.parts)
+        return bool(self.scoring)
+
+    @property
+    def scoring(self) -> list[str]:
+        """The methods that have another model scored."""
+        built = [part.method(part.options) for part in self.parts]
+        return [method.name for method in built if method.scores_another]
 
     def cost(self, shapes: Shapes, earlier: int = 0) -> Total:
         """What its methods cost; with the weights of a model that is saved to be scored alone.

@@ -20,13 +20,12 @@ if TYPE_CHECKING:
 ONCE = {
     "plan": "decide which parameters are trained",
     "phases": "define training phases",
-    "scored": "say which model is scored",
 }
 """Hooks that one method of a composition may answer."""
 
 
 def composition_fault(classes: Sequence[type[Method]]) -> str | None:
-    """Two methods that both define phases or the model that is scored, or restrict the parameters.
+    """Two methods that both define phases or restrict the parameters.
 
     Of `plan` those that are shipped: a user's own may leave it to the other, so it is asked when it
     runs.

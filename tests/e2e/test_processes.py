@@ -67,7 +67,10 @@ METHODS = {
         "label": "both",
     },
     "whole": {
-        "compose": [{"file": f"{CONTRACT}/{name}.py"} for name in ("derpp", "ssr", "ema")],
+        "compose": [
+            *({"file": f"{CONTRACT}/{name}.py"} for name in ("derpp", "ssr")),
+            {"name": "ema", "decay": 0.9},
+        ],
         "label": "whole",
     },
     "agem": {"file": "agem.py"},

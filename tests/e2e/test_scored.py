@@ -16,10 +16,9 @@ from cl_bench.experiment.library import RunLibrary
 from cl_bench.experiment.resolve import resolve_file
 from cl_bench.store.folders import RunFolder, sha256_file
 from tests.e2e.conftest import Bench
+from tests.helpers.merged import ties
 from tests.helpers.read import scores_of
-from tests.methods.contract.helpers import method
 
-METHODS = Path(__file__).parents[1] / "methods" / "contract"
 ASKS = '''
 from dataclasses import replace
 
@@ -77,7 +76,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def test_what_is_scored_is_what_was_saved(bench: Bench) -> None:
     (bench.root / "asks.py").write_text(ASKS)
     bench.write_config(
-        methods=["sft", {"file": f"{METHODS}/ties.py", "density": 0.3}, {"file": "asks.py"}],
+        methods=["sft", {"name": "ties", "density": 0.3}, {"file": "asks.py"}],
         eval={"trace": {"limit": 3}, "general": {"tasks": ["piqa"], "limit": 2}},
     )
     bench.must("run", "tiny.yaml")
@@ -88,10 +87,11 @@ def test_what_is_scored_is_what_was_saved(bench: Bench) -> None:
         assert all(torch.equal(own[name], value) for name, value in plain.items())
     base = weights(bench.root / "model")
     ends = [weights(folder / "checkpoint") for folder in (first, second)]
-    merged, ties = weights(second / "scored"), method("ties", density=0.3)
+    merged = weights(second / "scored")
     for name, value in base.items():
-        expected = value + ties._change(value, [end[name] for end in ends])
-        assert torch.equal(merged[name], expected), name
+        entries = [end[name].flatten().tolist() for end in ends]
+        expected = torch.tensor(ties(value.flatten().tolist(), entries, 0.3)).view_as(value)
+        assert torch.allclose(merged[name], expected, rtol=0, atol=1e-7), name
     recorded = scores_of(second)
     assert recorded["scored"] == sha256_file(second / "scored" / "manifest.json")
     assert "scored" not in scores_of(stage(bench, "sft", 2))

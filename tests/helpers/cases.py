@@ -11,6 +11,7 @@ import pytest
 from cl_bench.methods.agem import AGEM
 from cl_bench.methods.base import Method
 from cl_bench.methods.compose import Composite
+from cl_bench.methods.ema import EMA
 from cl_bench.methods.ewc import EWC
 from cl_bench.methods.fggm import FGGM
 from cl_bench.methods.gem import GEM
@@ -19,6 +20,7 @@ from cl_bench.methods.l2sp import L2SP
 from cl_bench.methods.lora import LoRA
 from cl_bench.methods.lwf import LwF
 from cl_bench.methods.migu import MIGU
+from cl_bench.methods.registry import method_class
 from cl_bench.methods.replay import Replay
 from cl_bench.methods.sft import SFT
 
@@ -27,6 +29,10 @@ def configured(method: type[Method], **options: Any) -> Callable[[], Method]:
     return lambda: method(method.options_type.model_validate(options))
 
 
+MERGES = (
+    *("wise", "slerp", "ties", "dare", "task_arithmetic", "ema", "branch_merge", "fapm"),
+    "neuron_merge",
+)
 CASES: dict[str, Callable[[], Method]] = {
     "sft": SFT,
     "fggm": FGGM,
@@ -45,7 +51,9 @@ CASES: dict[str, Callable[[], Method]] = {
     "lwf": LwF,
     "kl_base": KLBase,
     "lora + lwf": lambda: Composite([LoRA(), LwF()]),
+    **{name: method_class(name) for name in MERGES},
     "fggm + replay": lambda: Composite([FGGM(), Replay()]),
+    "lora + ema": lambda: Composite([LoRA(), EMA()]),
     "ewc + fggm": lambda: Composite([EWC(), FGGM()]),
     "lora + ewc": lambda: Composite([LoRA(), EWC()]),
 }

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cl_bench.config.schema import TrainConfig
 from cl_bench.data.examples import Example
 from cl_bench.methods.base import Method
+from cl_bench.methods.registry import method_class
 from cl_bench.methods.state import State, give_state, handed_on, state_of
 from cl_bench.methods.user_files import method_from_file
 from tests.helpers.reference import examples, make_stage, run_method
@@ -31,9 +32,13 @@ def model64(**options: Any) -> nn.Module:
 
 
 def method(name: str, **options: Any) -> Method:
-    """The method of a file in this folder, as a config's `file:` has it loaded."""
-    cls = method_from_file(Path(__file__).with_name(f"{name}.py"))
-    return cls(cls.options_type(**options))
+    """The method of a file in this folder, as a config's `file:` has it loaded; else a shipped one.
+
+    Those of the folder that were shipped are gone from it, and their tests are of the shipped ones.
+    """
+    file = Path(__file__).with_name(f"{name}.py")
+    cls = method_from_file(file) if file.is_file() else method_class(name)
+    return cls(cls.options_type.model_validate(options))
 
 
 @dataclass

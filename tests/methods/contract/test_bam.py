@@ -37,7 +37,7 @@ def test_branches_begin_where_the_stage_began_and_are_averaged() -> None:
         ends.append(weights(model))
     model = copy.deepcopy(start)
     stage, batcher = make_stage(model, NEW, TRAIN)
-    records = run_method(method("bam"), stage, batcher, epochs=2)
+    records = run_method(method("branch_merge"), stage, batcher, epochs=2)
     assert [record["phase"] for record in records] == [1, 1, 2, 2]
     assert [record["step"] for record in records] == [1, 2, 3, 4]
     expected = {name: (value + ends[1][name]) / 2 for name, value in ends[0].items()}
@@ -112,10 +112,13 @@ def test_only_one_part_defines_phases_or_plans(tmp_path: Path) -> None:
     both = Composite([yields(Phase(NEW, 1, plan=UpdatePlan())), FGGM()])
     with pytest.raises(UserError, match="yields and fggm both decide"):
         run_method(both, stage, batcher, epochs=1)
-    fault = composition_fault([Yields, type(method("bam"))])
-    assert fault == "compose: yields and bam both define training phases; only one part may"
+    fault = composition_fault([Yields, type(method("branch_merge"))])
+    assert (
+        fault == "compose: yields and branch_merge both define training phases; only one part may"
+    )
     assert composition_fault([Yields, FGGM, type(method("ties"))]) is None
-    folder = Path(__file__).parent
-    both = {"compose": [{"file": f"{folder}/{name}.py"} for name in ("ema", "ties")]}
-    with pytest.raises(UserError, match="compose: ema and ties both say which model is scored"):
-        resolve_file(write(tmp_path, methods=[both]))
+    said = "compose: ema and ties both say which model is scored"
+    with pytest.raises(UserError, match=said):
+        resolve_file(write(tmp_path, methods=[{"compose": ["ema", "ties"]}]))
+    one = {"compose": ["ema", {"name": "ties", "for": "training"}]}
+    assert resolve_file(write(tmp_path, methods=[one])).runs[0].stages[0].scoring == ["ema"]

@@ -16,8 +16,8 @@ from tests.methods.contract.helpers import NEW, TRAIN, Shelf, method, model64
 
 def merged(base: float, ends: list[float], kept: list[bool]) -> float:
     changes = [end - base if keep else 0.0 for end, keep in zip(ends, kept, strict=True)]
-    total = sum(changes)
-    agree = [change for change in changes if change * total > 0]
+    sign = 1 if sum(changes) >= 0 else -1
+    agree = [change for change in changes if change * sign > 0]
     return base + (sum(agree) / len(agree) if agree else 0.0)
 
 
@@ -27,6 +27,7 @@ def test_ties_merges_the_changes_that_agree_and_puts_the_weights_back() -> None:
     stage, _ = make_stage(copy.deepcopy(models[2]), NEW, TRAIN, 2)
     stage.library = Shelf([base, first])
     ties = method("ties", density=0.25)
+    ties.prepare(stage)
     with ties.scored(stage) as model:
         found = weights(model)
     assert_close(weights(stage.model), own, 0.0)
@@ -42,9 +43,9 @@ def test_ties_merges_the_changes_that_agree_and_puts_the_weights_back() -> None:
 
 
 def test_disk_is_counted_for_a_model_that_is_scored_alone(tmp_path: Path) -> None:
-    methods = ["sft", {"file": f"{Path(__file__).parent}/ties.py"}]
-    sft, ties = resolve_file(write(tmp_path, methods=methods)).runs
+    methods = ["sft", "ties", {"name": "ties", "for": "training", "label": "on"}]
+    sft, ties, on = resolve_file(write(tmp_path, methods=methods)).runs
     shapes = shapes_of(model64().float())
-    plain, twice = (run.stages[0].cost(shapes).checkpoint for run in (sft, ties))
-    assert twice == 2 * plain > 0
+    plain, twice, once = (run.stages[0].cost(shapes).checkpoint for run in (sft, ties, on))
+    assert twice == 2 * plain > 0 and once == plain
     assert (sft.keeps, ties.keeps) == ([], ["weights"])
