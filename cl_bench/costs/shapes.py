@@ -36,7 +36,8 @@ class Shapes:
     adapter's alone, of the frozen model below it `backbone`: entries of block matrices, and
     `below`: all entries. `kind`: the config's `model_type`. `layouts`: of the parameters whose
     shape alone does not tell theirs. `config`: the values that transformers built the model from,
-    None for models that are laid out here.
+    None for models that are laid out here. `earlier`: how many stages come before the one that is
+    counted, for what grows with them.
     """
 
     parameters: Mapping[str, Shape]
@@ -48,6 +49,7 @@ class Shapes:
     layouts: Mapping[str, Layout] = field(default_factory=dict)
     config: Mapping[str, Any] | None = field(default=None, compare=False)
     below: int = 0
+    earlier: int = 1
 
     def layout(self, name: str) -> Layout:
         """Which dimensions of a parameter are output units and inputs."""

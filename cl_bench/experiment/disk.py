@@ -71,7 +71,7 @@ def missing_bytes(experiment: Experiment, suite: Suite, shapes: Shapes, folder: 
         for position, stage in enumerate(run.stages):
             stage_folder = place.stage(stage.folder)
             if position in again or not (stage_folder.trained or stage_folder.scored):
-                needed += stage.cost(shapes).checkpoint
+                needed += stage.cost(shapes, position).checkpoint
             if not stage_folder.scored:
                 scored = stage.scored
                 units = suite.units(scored.columns, scored.general, stage.train)

@@ -95,7 +95,8 @@ class Method(Generic[O_co]):
         """What its `plan` lets move, as `cl-bench plan` counts it before model or data exist.
 
         `costs/trained.py` has the kinds: a share of every matrix, some parameters, adapters. The
-        stage that needs most counts. None leaves it to others (alone: full training).
+        stage that needs most counts. None leaves it to others (alone: full training). Raises
+        UserError for a model that lacks what would be trained, which refuses the config.
         """
         return None
 

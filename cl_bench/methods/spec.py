@@ -8,7 +8,7 @@ of the config again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -99,7 +99,8 @@ class StageSpec:
         `earlier`: how many stages were trained before it.
         """
         apart = Cost(disk=Disk(models=1)) if self.scores_another else Cost()
-        return total(self.build_method(), shapes, self.train.batch_size, earlier) + apart
+        here = replace(shapes, earlier=earlier)
+        return total(self.build_method(), here, self.train.batch_size, earlier) + apart
 
     def build_method(self) -> Method:
         """A fresh method object for this stage."""

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cl_bench.errors import UserError
 from cl_bench.methods.base import Method, overrides
 
 if TYPE_CHECKING:
@@ -73,6 +74,25 @@ def stage_faults(found: Checked) -> Iterator[str]:
             for part in stage.parts:
                 for fault in part.method(part.options).refuses(stage):
                     yield f"methods: {run.label}: stage {stage.index}: {part.method.name}: {fault}"
+
+
+def trained_faults(found: Checked) -> Iterator[str]:
+    """What methods say of the model when they count what they would train (`Method.trains`).
+
+    A part that it does not have, more layers than there are. Adapters have a check of their own.
+    """
+    from cl_bench.costs.shapes import shapes_of
+
+    if found.skeleton is None:
+        return
+    shapes = shapes_of(found.skeleton)
+    for run in {run.label: run for run in found.runs}.values():
+        for part in (part for stage in run.stages for part in stage.parts):
+            if not part.method.adapters:
+                try:
+                    part.method(part.options).trains(shapes)
+                except UserError as error:
+                    yield from (f"methods: {run.label}: {fault}" for fault in error.faults)
 
 
 def _asked(tree: ast.AST) -> Iterator[tuple[int, str, str]]:

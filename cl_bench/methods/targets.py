@@ -204,15 +204,32 @@ def target_faults(found: Checked) -> Iterator[str]:
     values = AutoConfig.from_pretrained(name, revision=revision).to_dict()
     for (label, _), options in wanted.items():
         try:
-            _, bypassed = _try(meta_model(values), options)  # type: ignore[arg-type]
+            shapes, bypassed = _try(meta_model(values), options)  # type: ignore[arg-type]
         except UserError as error:
             yield from (f"methods: {label}: {fault}" for fault in error.faults)
         else:
+            if fault := _ranks_that_do_not_add_up(shapes, options):
+                yield f"methods: {label}: {fault}"
             if bypassed:
                 found.note(
                     f"{label}: fused kernels of this model, where they are installed, read the "
                     f"weight of {', '.join(bypassed)} without its adapter, which then has no effect"
                 )
+
+
+def _ranks_that_do_not_add_up(shapes: Mapping[str, Shape], options: Any) -> str | None:
+    """PEFT lays the ranks of all experts one below the other: O-LoRA's cannot be put there."""
+    from cl_bench.methods.o_lora import OLoRAOptions
+
+    first = {n: s[0] for n, s in shapes.items() if "lora_A" in n or "lora_embedding_A" in n}
+    odd = [name.split(".lora_")[0] for name, rank in first.items() if rank != options.r]
+    if not odd or not isinstance(options, OLoRAOptions):
+        return None
+    return (
+        f"target_modules: {_text(options.target_modules or '')}: PEFT keeps the adapters of all "
+        f"experts of {', '.join(patterns(odd))} in one matrix, to which o_lora cannot add those of "
+        "the next stage; give layers that are no experts"
+    )
 
 
 def continuity_faults(found: Checked) -> Iterator[str]:
@@ -224,26 +241,29 @@ def continuity_faults(found: Checked) -> Iterator[str]:
 
 def _changed_adapters(run: RunSpec) -> Iterator[str]:
     """A stage that goes on with an adapter cannot give it other options."""
-    from cl_bench.methods.lora import LoRA
+    from cl_bench.methods.lora import LoRA, LoRAOptions
+    from cl_bench.methods.o_lora import OLoRA
 
     for before, stage in zip(run.stages, run.stages[1:], strict=False):
-        options = [
-            [part.options for part in one.parts if issubclass(part.method, LoRA)]
-            for one in (before, stage)
-        ]
-        if stage.start == "base" or not all(options) or options[0] == options[1]:
+        parts = [[p for p in one.parts if issubclass(p.method, LoRA)] for one in (before, stage)]
+        if stage.start == "base" or not all(parts):
             continue
-        old, new = (one[0].model_dump() for one in options)
-        keys = ", ".join(key for key in new if new[key] != old[key])
-        yield (
+        (old, *_), (new, *_) = parts
+        goes_on = (
             f"methods: {run.label}: stage {stage.index} goes on with the adapter of stage "
-            f"{before.index}, which cannot have another {keys}; give both stages the same"
+            f"{before.index}, "
         )
+        if issubclass(old.method, OLoRA) and not issubclass(new.method, OLoRA):
+            yield f"{goes_on}which {new.method.name} cannot: it is all of {old.method.name}'s"
+        values = [part.options.model_dump() for part in (old, new)]
+        if keys := [key for key in LoRAOptions.model_fields if values[0][key] != values[1][key]]:
+            yield f"{goes_on}which cannot have another {', '.join(keys)}; give both stages the same"
 
 
 def _changed_memory(run: RunSpec) -> Iterator[str]:
     """EWC remembers the Fisher of what it trained: weights, or one adapter."""
     from cl_bench.methods.ewc import EWC
+    from cl_bench.methods.o_lora import OLoRA
 
     last: StageSpec | None = None
     broken = False
@@ -252,6 +272,8 @@ def _changed_memory(run: RunSpec) -> Iterator[str]:
         broken = broken or not stage.adapters
         if not any(issubclass(part.method, EWC) for part in stage.parts):
             continue
+        grown = any(issubclass(part.method, OLoRA) for part in stage.parts)
+        broken = broken or grown
         if last is not None and (last.adapters != stage.adapters or (stage.adapters and broken)):
             old = "an adapter" if last.adapters else "the weights"
             new = "another adapter" if last.adapters else "an adapter"

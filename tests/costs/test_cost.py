@@ -58,6 +58,10 @@ KEPT = [
 ]
 
 
+DRAWN = {"hft": 0.1}
+"""Cases that draw what they train, and count it on average: how far a draw may be from that."""
+
+
 def test_every_pair_of_settings_comes_up() -> None:
     for choices, values in ((HELD, (KINDS, DTYPES)), (KEPT, (KINDS, MACHINES, DTYPES[:2], (0, 1)))):
         for a, b in combinations(range(len(values)), 2):
@@ -73,8 +77,9 @@ def test_counted_bytes_are_held_and_written(
     cost = total(CASES[case](), shapes_of(build()))
     with memory.second_stage(CASES[case], build, batch()) as held:
         counted = {key: getattr(cost.base, key) for key in held.nbytes}
-        assert counted == pytest.approx(held.nbytes, rel=0.02)
-        assert cost.in_training - cost.set_aside == pytest.approx(held.live, rel=0.05)
+        drawn = DRAWN.get(case, 0)
+        assert counted == pytest.approx(held.nbytes, rel=0.02 + drawn)
+        assert cost.in_training - cost.set_aside == pytest.approx(held.live, rel=0.05 + drawn)
         written = memory.written(held.model, held.method)
     headers = 150 * len(list(held.model.state_dict()))  # names in the files: nothing for real sizes
     assert cost.checkpoint <= written <= 1.05 * cost.checkpoint + headers

@@ -14,12 +14,17 @@ from cl_bench.methods.compose import Composite
 from cl_bench.methods.ema import EMA
 from cl_bench.methods.ewc import EWC
 from cl_bench.methods.fggm import FGGM
+from cl_bench.methods.freeze_layers import FreezeLayers
 from cl_bench.methods.gem import GEM
+from cl_bench.methods.hft import HFT
 from cl_bench.methods.kl_base import KLBase
 from cl_bench.methods.l2sp import L2SP
+from cl_bench.methods.layernorm import LayerNorm
 from cl_bench.methods.lora import LoRA
 from cl_bench.methods.lwf import LwF
 from cl_bench.methods.migu import MIGU
+from cl_bench.methods.o_lora import OLoRA
+from cl_bench.methods.piece import PIECE
 from cl_bench.methods.registry import method_class
 from cl_bench.methods.replay import Replay
 from cl_bench.methods.sft import SFT
@@ -52,6 +57,11 @@ CASES: dict[str, Callable[[], Method]] = {
     "kl_base": KLBase,
     "lora + lwf": lambda: Composite([LoRA(), LwF()]),
     **{name: method_class(name) for name in MERGES},
+    "o_lora": OLoRA,
+    "layernorm": LayerNorm,
+    "freeze_layers": configured(FreezeLayers, side="top"),
+    "hft": HFT,
+    "piece": configured(PIECE, ratio=0.5, score="second_order"),
     "fggm + replay": lambda: Composite([FGGM(), Replay()]),
     "lora + ema": lambda: Composite([LoRA(), EMA()]),
     "ewc + fggm": lambda: Composite([EWC(), FGGM()]),

@@ -175,6 +175,7 @@ def changes(*methods: Any) -> list[str]:
 
 
 BOTH = {"compose": ["lora", "ewc"], "label": "both"}
+GROWING = {"compose": ["o_lora", "ewc"], "label": "growing"}
 
 
 @pytest.mark.parametrize(
@@ -183,7 +184,10 @@ BOTH = {"compose": ["lora", "ewc"], "label": "both"}
         ((BOTH, "ewc"), "an adapter of stage 1, and stage 2 trains the weights"),
         (("ewc", BOTH), "the weights of stage 1, and stage 2 trains an adapter"),
         ((BOTH, "sft", BOTH), "an adapter of stage 1, and stage 3 trains another adapter"),
-        (("lora", {"name": "lora", "r": 4}), "cannot have another r"),
+        (("lora", {"name": "lora", "r": 4}), "cannot have another r;"),
+        (("o_lora", {"name": "o_lora", "r": 4}), "cannot have another r;"),
+        (("o_lora", "lora"), "which lora cannot"),
+        ((GROWING, GROWING), "an adapter of stage 1, and stage 2 trains another adapter"),
     ],
 )
 def test_what_does_not_fit_the_stage_before_is_refused(methods: Any, said: str) -> None:
@@ -193,7 +197,12 @@ def test_what_does_not_fit_the_stage_before_is_refused(methods: Any, said: str) 
 
 @pytest.mark.parametrize(
     "methods",
-    [(BOTH, BOTH, "lora"), ("ewc", "lora", "ewc"), ("lora", "sft", {"name": "lora", "r": 4})],
+    [
+        (BOTH, BOTH, "lora"),
+        ("ewc", "lora", "ewc"),
+        ("lora", "sft", {"name": "lora", "r": 4}),
+        ("lora", "o_lora", {"name": "o_lora", "lambda_1": 5}),
+    ],
 )
 def test_what_fits_is_not(methods: Any) -> None:
     assert changes(*methods) == []
