@@ -51,6 +51,18 @@ def test_training(memory: Any, case: str) -> None:
     assert counted == pytest.approx(flops.get_total_flops(), rel=tolerance)
 
 
+@pytest.mark.parametrize("case", ["sft", "fggm", "lora everywhere"])
+def test_a_forward_pass_without_gradient(memory: Any, case: str) -> None:
+    """What a teacher and generation are counted by."""
+    base = total(CASES[case](), shapes_of(tiny_model())).base
+    with memory.second_stage(CASES[case], tiny_model, BATCH) as held, counter() as flops:
+        with torch.no_grad():
+            answer_loss(held.model, BATCH, 1.0)
+    head = SAMPLES * (LENGTH - 1) * 259 * 32 * 2
+    counted = SAMPLES * LENGTH * base.forward_flops + head
+    assert counted == pytest.approx(flops.get_total_flops(), rel=0.01)
+
+
 @pytest.mark.parametrize("length", [8, LENGTH, 200])
 @pytest.mark.parametrize("granularity", ["rows", "columns", "elements"])
 def test_scoring_pass_is_an_upper_bound_and_not_far(granularity: Any, length: int) -> None:
