@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cl_bench.costs.added import (
@@ -156,6 +156,7 @@ def test_hooks_that_answer_something_else_are_named(added: Any, trained: Any, sa
         counted(added, trained)
 
 
+@example(count=91, hundredths=70, double=True)
 @given(count=st.integers(1, 400), hundredths=st.integers(0, 99), double=st.booleans())
 def test_what_is_counted_above_a_quantile_is_above_it(
     count: int, hundredths: int, double: bool
