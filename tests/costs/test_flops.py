@@ -55,9 +55,9 @@ def test_training(memory: Any, case: str) -> None:
 def test_a_forward_pass_without_gradient(memory: Any, case: str) -> None:
     """What a teacher and generation are counted by."""
     base = total(CASES[case](), shapes_of(tiny_model())).base
-    with memory.second_stage(CASES[case], tiny_model, BATCH) as held:
-        with counter() as flops, torch.no_grad():
-            answer_loss(held.model, BATCH, 1.0)
+    stage = memory.second_stage(CASES[case], tiny_model, BATCH)
+    with stage as held, counter() as flops, torch.no_grad():
+        answer_loss(held.model, BATCH, 1.0)
     head = SAMPLES * (LENGTH - 1) * 259 * 32 * 2
     counted = SAMPLES * LENGTH * base.forward_flops + head
     assert counted == pytest.approx(flops.get_total_flops(), rel=0.01)
