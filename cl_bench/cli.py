@@ -17,6 +17,7 @@ from cl_bench.commands.inspect import doctor, methods, plan, tasks
 from cl_bench.commands.report import report
 from cl_bench.commands.run import run
 from cl_bench.commands.score import score
+from cl_bench.commands.verify import verify
 from cl_bench.errors import RunError, UserError, said_once
 from cl_bench.experiment.processes import SilentExitError
 from cl_bench.methods.user_files import user_errors
@@ -34,6 +35,7 @@ app.command("run")(run)
 app.command("eval")(evaluate)
 app.command("report")(report)
 app.command("diff")(diff)
+app.command("verify")(verify)
 app.command("plan")(plan)
 app.command("score")(score)
 app.command("tasks")(tasks)

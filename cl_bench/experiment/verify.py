@@ -1,0 +1,184 @@
+"""`cl-bench verify`: every file of an experiment against its checksum; what is missing for what.
+
+Reads only. A run asks of a finished stage what is quick to ask (`stage_files.check_done`); here
+every byte is read, and all faults are found, not the first one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cl_bench.errors import RunError
+from cl_bench.experiment.stage_files import check_training, model_to_score, read_failure
+from cl_bench.store.experiments import EXPERIMENT, RUN, lost_runs, read_experiment, read_run
+from cl_bench.store.folders import (
+    MANIFEST,
+    StageFolder,
+    read_manifest,
+    stage_number,
+    there,
+    train_again,
+)
+from cl_bench.store.seals import FILES, file_fault, read_scores, read_sealed
+
+DERIVED = ("summary.json", "report.md", "curves.png", "curves.svg", ".lock")
+"""Made again by each report, so nothing depends on them."""
+
+
+@dataclass
+class Findings:
+    """What was read and what is wrong with it."""
+
+    faults: list[str] = field(default_factory=list)
+    """Damaged or missing, with the remedy."""
+    notes: list[str] = field(default_factory=list)
+    """What was deleted to save room, is not finished, or belongs to nothing."""
+    known: set[Path] = field(default_factory=set)
+    """Files that some record names, or that reports make again."""
+    compared: int = 0
+    """Files that were read and compared."""
+
+    def ask(self, question: Callable[[], Any]) -> Any:
+        """The answer, a file's content as a rule; None where it is a fault."""
+        try:
+            answer = question()
+            self.compared += isinstance(answer, dict)
+            return answer
+        except RunError as error:
+            self.faults.append(str(error))
+            return None
+
+    def compare(self, folder: Path, recorded: Mapping[str, Mapping[str, Any]], remedy: str) -> None:
+        """Files of a folder with their records."""
+        for name, expected in recorded.items():
+            self.known.add(folder / name)
+            self.compared += 1
+            if fault := file_fault(folder / name, expected):
+                self.faults.append(f"{folder / name}: {fault}; {remedy}")
+
+
+def verify(experiment: Path) -> Findings:
+    """Look at all files of an experiment's folder."""
+    found = Findings()
+    found.known |= {experiment / name for name in (*DERIVED, EXPERIMENT)}
+    found.ask(lambda: read_experiment(experiment))
+    _scores(found, experiment / "base")
+    for lost in lost_runs(experiment):
+        found.faults.append(
+            f"{lost / RUN}: not there, so that nothing says what its stages are; restore it from a "
+            f"copy, or delete {lost}"
+        )
+    for file in sorted(experiment.glob(f"*/seed-*/{RUN}")):
+        found.known.add(file)
+        _run(found, file)
+    _strangers(found, experiment)
+    return found
+
+
+def _run(found: Findings, file: Path) -> None:
+    record = found.ask(lambda: read_run(file))
+    folder = file.parent
+    found.known.add(folder / "summary.json")
+    if record is not None:
+        numbers = {stage_number(path.name) for path in folder.glob("stage-*")}
+        for number in range(1, len(record["config"].get("stages", [])) + 1):
+            if number not in numbers:
+                found.notes.append(f"{folder}: stage {number} is not begun; `cl-bench run` goes on")
+    for path in sorted(folder.glob("stage-*"), key=lambda path: stage_number(path.name)):
+        _stage(found, StageFolder(path))
+
+
+def _stage(found: Findings, place: StageFolder) -> None:
+    """One stage: its training, its checkpoint, the model that is scored, its scores."""
+    path = place.path
+    found.known |= {path / name for name in ("trained.json", "timing.json", "retrained.json")}
+    if there(place.failure_file):
+        found.known.add(place.failure_file)
+        if failure := found.ask(lambda: read_failure(place)):
+            found.notes.append(f"{path}: its training ended: {failure['what']}")
+        return
+    for folder in (place.checkpoint, place.scored_model):
+        _published(found, folder)
+    for name in ("timing.json", "retrained.json"):
+        if there(path / name):
+            found.ask(partial(read_sealed, path / name, f"delete {path / name}"))
+    if there(place.training_file):
+        again = train_again(place.checkpoint)
+        record = found.ask(lambda: read_sealed(place.training_file, again, {"files": dict}))
+        if record is not None:
+            kept = {n: r for n, r in record["files"].items() if there(path / n) or not place.scored}
+            found.compare(path, kept, again)
+            found.known |= {path / name for name in record["files"]}
+    if place.trained:
+        for question in (check_training, model_to_score):
+            fault = len(found.faults)
+            if isinstance(line := found.ask(partial(question, place)), str):
+                found.notes.append(line)
+            del found.faults[fault + 1 :]
+    elif place.scored:
+        found.notes.append(f"{place.checkpoint}: deleted after the stage was scored")
+    if place.scored:
+        _scores(found, path)
+    else:
+        found.notes.append(f"{path}: not finished; `cl-bench run` goes on")
+    for evaluation in sorted(path.glob("evals/*/")):
+        _scores(found, evaluation)
+
+
+def _published(found: Findings, folder: Path) -> None:
+    """A folder with a manifest: all of its files, whatever their size."""
+    if not there(folder / MANIFEST):
+        return
+    found.known.add(folder / MANIFEST)
+    manifest = found.ask(lambda: read_manifest(folder))
+    found.compare(folder, manifest or {}, train_again(folder))
+
+
+def _scores(found: Findings, place: Path) -> None:
+    """`scores.json` of a place with the files that belong to it."""
+    file = place / "scores.json"
+    found.known.add(file)
+    if not there(file):
+        if place.is_dir():
+            found.notes.append(f"{place}: its scoring is not finished; it goes on where it stopped")
+        return
+    scores = found.ask(lambda: read_scores(place))
+    recorded = dict((scores or {}).get(FILES, {}))
+    found.known |= {place / name for name in recorded}
+    for folder in ("predictions", "kl"):
+        here = {name: one for name, one in recorded.items() if name.startswith(f"{folder}/")}
+        if here and folder == "predictions" and not (place / folder).is_dir():
+            found.notes.append(f"{place / folder}: deleted; nothing is compared by document")
+        else:
+            found.compare(place, here, f"restore it from a copy, or delete {file} and run again")
+    if "trained.json" in recorded:
+        found.compare(place, {"trained.json": recorded["trained.json"]}, train_again(place))
+
+
+def _strangers(found: Findings, experiment: Path) -> None:
+    """Files that no record names: of an unfinished scoring or training, or put there by others."""
+    unfinished = {place for place in experiment.rglob("partial") if place.is_dir()}
+    for file in _files(experiment):
+        parents = {file.parent, *file.parents}
+        if file in found.known or parents & unfinished or _in_work(file, experiment):
+            continue
+        found.notes.append(f"{file}: no record names it; cl-bench does not read it")
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
+
+
+def _in_work(file: Path, experiment: Path) -> bool:
+    """Whether a file lies in a place that is not finished, whose files have no record yet."""
+    for folder in file.relative_to(experiment).parents:
+        place = experiment / folder
+        if folder.name.startswith("stage-") or folder.name == "base":
+            return not there(place / "scores.json")
+        if folder.parent.name == "evals":
+            return not there(place / "scores.json")
+    return False
