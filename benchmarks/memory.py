@@ -118,6 +118,11 @@ class _Library:
 def _step(engine: SelectiveUpdate) -> Step:
     """The first update, of gradients of 0."""
     return Step(1, 0.0, engine.grads, engine.masters, engine.compact, lambda *_: engine.grads)
+def _rows(batch: Batch, examples: Sequence[Example], numbers: Sequence[int]) -> dict[str, Tensor]:
+    """Those of a batch that belong to some of the stage's examples."""
+    rows = [example.doc_id for example in examples]
+    own = {key: value[rows] for key, value in batch.items()}
+    return {**own, "example": torch.tensor(numbers)}
 
 
 def _stage(model: nn.Module, index: int, batch: Batch) -> Stage:
@@ -132,7 +137,7 @@ def _stage(model: nn.Module, index: int, batch: Batch) -> Stage:
         examples=examples,
         earlier=[("earlier", examples)] if index > 1 else [],
         device=torch.device("cpu"),
-        share=lambda given, numbers: [dict(batch)],
+        share=lambda given, numbers: [_rows(batch, given, numbers)],
         all_reduce=lambda tensor: None,
         library=_Library(model),
     )

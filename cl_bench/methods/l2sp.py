@@ -22,7 +22,7 @@ class L2SPOptions(Options):
     """Options of L2-SP."""
 
     strength: Annotated[float, Field(ge=0)] = Field(
-        0.1, alias="lambda", description="strength of the pull; the paper tries 0.001 to 1"
+        0.1, alias="lambda", description="strength of the pull"
     )
     anchor: Anchor = Field(
         "base", description="base: towards the base model (the paper); previous: where it began"

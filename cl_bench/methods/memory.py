@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cl_bench.methods.stage import Stage
@@ -19,16 +19,20 @@ def memories(stage: Stage, method: str, size: int) -> list[list[Example]]:
     A stage's sample is fixed by (seed, method, task): the same in all later stages, as a memory
     that was filled once. A smaller one is part of a larger one.
     """
+    return [sample_of(stage, method, task, some, size) for task, some in stage.earlier if size]
+
+
+def sample_of(
+    stage: Stage, method: str, task: str, examples: Sequence[Example], size: int
+) -> list[Example]:
+    """`size` examples of a task (or all), in their order; a stage's own as later ones choose."""
     import torch
 
     from cl_bench.seeds import derive_seed
 
-    found = []
-    for task, examples in stage.earlier:
-        generator = torch.Generator().manual_seed(derive_seed(stage.seed, method, task))
-        chosen = torch.randperm(len(examples), generator=generator)[:size]
-        found.append([examples[i] for i in sorted(chosen.tolist())])
-    return found if size else []
+    generator = torch.Generator().manual_seed(derive_seed(stage.seed, method, task))
+    chosen = torch.randperm(len(examples), generator=generator)[:size]
+    return [examples[i] for i in sorted(chosen.tolist())]
 
 
 def inner(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:

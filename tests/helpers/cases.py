@@ -12,6 +12,7 @@ from cl_bench.methods.agem import AGEM
 from cl_bench.methods.base import Method
 from cl_bench.methods.compose import Composite
 from cl_bench.methods.ema import EMA
+from cl_bench.methods.der import DER
 from cl_bench.methods.ewc import EWC
 from cl_bench.methods.fggm import FGGM
 from cl_bench.methods.freeze_layers import FreezeLayers
@@ -54,6 +55,7 @@ CASES: dict[str, Callable[[], Method]] = {
     "gem": GEM,
     "l2sp": L2SP,
     "lwf": LwF,
+    "der": configured(DER, memory=1, top_k=4),  # what answers take is not counted
     "kl_base": KLBase,
     "lora + lwf": lambda: Composite([LoRA(), LwF()]),
     **{name: method_class(name) for name in MERGES},
