@@ -118,6 +118,8 @@ class _Library:
 def _step(engine: SelectiveUpdate) -> Step:
     """The first update, of gradients of 0."""
     return Step(1, 0.0, engine.grads, engine.masters, engine.compact, lambda *_: engine.grads)
+
+
 def _rows(batch: Batch, examples: Sequence[Example], numbers: Sequence[int]) -> dict[str, Tensor]:
     """Those of a batch that belong to some of the stage's examples."""
     rows = [example.doc_id for example in examples]

@@ -68,7 +68,9 @@ METHODS = {
     },
     "whole": {
         "compose": [
-            *({"file": f"{CONTRACT}/{name}.py"} for name in ("derpp", "ssr")),
+            {"name": "der", "memory": 5, "draw": 3, "top_k": 8},
+            "lwf",
+            {"file": f"{CONTRACT}/ssr.py"},
             {"name": "ema", "decay": 0.9},
         ],
         "label": "whole",

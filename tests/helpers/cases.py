@@ -11,8 +11,8 @@ import pytest
 from cl_bench.methods.agem import AGEM
 from cl_bench.methods.base import Method
 from cl_bench.methods.compose import Composite
-from cl_bench.methods.ema import EMA
 from cl_bench.methods.der import DER
+from cl_bench.methods.ema import EMA
 from cl_bench.methods.ewc import EWC
 from cl_bench.methods.fggm import FGGM
 from cl_bench.methods.freeze_layers import FreezeLayers
