@@ -102,6 +102,7 @@ def both_fail(together) -> None:
 
 
 def second_is_killed(together) -> None:
+    together.wait()  # until the first has joined too, and can say what happens to it
     if not together.first:
         os.kill(os.getpid(), signal.SIGKILL)
     together.wait()

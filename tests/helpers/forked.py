@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from cl_bench.evaluation.engines import remote, worker
 
@@ -74,6 +75,8 @@ def _child(work: Callable[[], int], errors: int, keep: Sequence[int], leads: boo
         os.closerange(begin, HIGHEST)
         sys.stdout = os.fdopen(1, "w", buffering=1)
         sys.stderr = os.fdopen(2, "w", buffering=1)
+        # Makes torch's pool anew: threads that were the first to ask for it in a fork could meet.
+        torch.set_num_threads(1)
         code = work()
     except BaseException:
         traceback.print_exc()

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -78,6 +80,7 @@ def _child(
         )
         from accelerate.state import AcceleratorState, PartialState
 
+        torch.set_num_threads(1)  # see forked.py
         AcceleratorState._reset_state(reset_partial_state=True)
         PartialState._reset_state()
         code = work(rank)
