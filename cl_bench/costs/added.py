@@ -7,7 +7,7 @@ methods usually do are here: a teacher, another gradient, tensors that are kept,
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 from cl_bench.costs.shapes import Shapes
 
@@ -171,3 +171,11 @@ def fisher_pass(shapes: Shapes, granularity: str, examples: int | None) -> Pass:
         return Pass(whole, examples)  # layers that are scored one sample at a time
     sides = sum(sum(s) for name, s in shapes.parameters.items() if shapes.is_product(name))
     return Pass(whole, examples, by_length=(4 * shapes.products + 128 * sides, sides))
+
+
+def batch_fisher_pass(shapes: Shapes, granularity: str, examples: int | None) -> Pass:
+    """The squared gradients of batches: two whole gradients are held, that of a micro-batch too."""
+    one_by_one = fisher_pass(shapes, "elements", examples)
+    entries = sum(math.prod(s) for n, s in shapes.parameters.items() if n not in shapes.embeddings)
+    held = (shapes.entry_bytes + shapes.dtype_bytes) * entries
+    return replace(one_by_one, held=held + (one_by_one.held if granularity == "elements" else 0))

@@ -72,19 +72,25 @@ def only(shapes: Shapes, trained: Callable[[str], bool]) -> Trained:
     return _trained(shapes, lambda name, shape: _all(name, shape) if trained(name) else _NOTHING)
 
 
-def masked(shapes: Shapes, alpha: float, granularity: str, embeddings: bool) -> Trained:
+def masked(
+    shapes: Shapes,
+    alpha: float,
+    granularity: str,
+    embeddings: bool,
+    masks_embeddings: bool = False,
+) -> Trained:
     """A share `1 - alpha` of each block matrix (rows, columns or elements) and vector.
 
     Counts as `score > quantile(alpha)` leaves them. `embeddings`: token embeddings and head are
-    trained fully, else frozen. Single entries need their layer's whole weight gradient, so they
-    save no FLOPs; their masks are held. Nor do layers save FLOPs that are not linear ones (experts,
-    convolutions, routers).
+    trained fully, else frozen; with `masks_embeddings` they are masked as the others. Single
+    entries need their layer's whole weight gradient, so they save no FLOPs; their masks are held.
+    Nor do layers save FLOPs that are not linear ones (experts, convolutions, routers).
     """
     masks = 0
 
     def part(name: str, shape: Shape) -> _Part:
         nonlocal masks
-        if name in shapes.embeddings:
+        if name in shapes.embeddings and not masks_embeddings:
             return _all(name, shape) if embeddings else _NOTHING
         layout, entries = shapes.layout(name), math.prod(shape)
         if not entries:

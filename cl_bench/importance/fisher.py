@@ -62,11 +62,11 @@ def fisher_scores(
     Layers that mix samples (mixture-of-experts routing) or that are unknown make the pass fall back
     to one sample at a time, where every gradient is a per-sample one.
     """
-    targets = scored_parameters(model) if modules is None else _named(model, modules)
+    targets = scored_parameters(model) if modules is None else targets_of(model, modules)
     plain = getattr(model, "_orig_mod", model)
     found = layouts(model)
-    scores = {name: _zeros(p, found[name], granularity) for name, p in targets.items()}
-    with _undisturbed(plain), cpu_attention(plain):
+    scores = {name: zero_scores(p, found[name], granularity) for name, p in targets.items()}
+    with undisturbed(plain), cpu_attention(plain):
         scorer = Scorer(plain, targets, scores, granularity)
         with scorer.patched():
             for batch in batches:
@@ -74,7 +74,8 @@ def fisher_scores(
     return scores
 
 
-def _named(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Parameter]:
+def targets_of(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Parameter]:
+    """Parameters by names as `fisher_scores` takes them. Raises UserError for unknown ones."""
     parameters = dict(model.named_parameters())
     known = {name.rsplit(".", 1)[0] for name in parameters} | parameters.keys()
     aliases = {id(p): n for n, p in parameters.items()}
@@ -102,14 +103,15 @@ def _ends(name: str, wanted: str) -> bool:
     return any(f".{full}".endswith(f".{wanted}") for full in (name, module))
 
 
-def _zeros(parameter: nn.Parameter, layout: Layout, granularity: Granularity) -> Tensor:
+def zero_scores(parameter: nn.Parameter, layout: Layout, granularity: Granularity) -> Tensor:
+    """Zeros of the shape of a parameter's scores, in float32 or float64."""
     shape = layout.score_shape(tuple(parameter.shape), granularity)
     dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
     return torch.zeros(shape, dtype=dtype, device=parameter.device)
 
 
 @contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
+def undisturbed(model: nn.Module) -> Iterator[None]:
     """Eval mode, no gradients of weights, nothing compiled; everything put back afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]

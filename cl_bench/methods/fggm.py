@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from cl_bench.methods.base import Method, Options, Stage
+from cl_bench.methods.base import Method, Options, Stage, Step
+from cl_bench.methods.estimates import Estimator, fisher_of
+from cl_bench.methods.masks import (
+    PartialSteps,
+    score_shapes,
+    share_of_step,
+    thresholds,
+    trained_share,
+)
 from cl_bench.models.layouts import entries_alone, layouts, patterns
 
 if TYPE_CHECKING:
@@ -17,8 +25,9 @@ if TYPE_CHECKING:
     from cl_bench.costs.added import Cost
     from cl_bench.costs.shapes import Shapes
     from cl_bench.costs.trained import Trained
+    from cl_bench.methods.spec import StageSpec
     from cl_bench.models.layouts import Layout
-    from cl_bench.training.update_plan import Selection, UpdatePlan
+    from cl_bench.training.update_plan import UpdatePlan
 
 Granularity: TypeAlias = Literal["rows", "columns", "elements"]
 GRANULARITY: dict[str, Granularity] = {"input": "rows", "output": "columns", "none": "elements"}
@@ -37,16 +46,36 @@ class FGGMOptions(Options):
     scope: Literal["tensor", "global"] = Field(
         "tensor", description="one threshold per weight matrix, or one for all"
     )
-    score: Literal["fisher", "random"] = Field(
-        "fisher", description="random freezes the same share blindly (the control)"
+    score: Literal["fisher", "random", "lowest"] = Field(
+        "fisher",
+        description="controls: random freezes the same share blindly, lowest what has most Fisher",
     )
-    embeddings: Literal["frozen", "full"] = Field(
-        "frozen", description="token embeddings and output head; the paper does not say"
+    estimator: Estimator = Field(
+        "per_sample",
+        description="squared gradients of single examples (eq. 3), or of whole batches",
+    )
+    mask: Literal["hard", "soft"] = Field(
+        "hard",
+        description="soft: below the threshold a step is shortened to Fisher / threshold of it",
+    )
+    refresh: Annotated[int, Field(gt=0)] | None = Field(
+        None,
+        description="updates after which the mask is taken anew, from a running average of squared "
+        "gradients",
+    )
+    embeddings: Literal["frozen", "full", "rows"] = Field(
+        "frozen",
+        description="token embeddings and output head: rows masks them too; the paper does not say",
     )
     mask_first_task: bool = Field(True, description="false trains the first stage fully (MIGU's)")
     fisher_examples: Annotated[int, Field(gt=0)] | None = Field(
         None, description="examples of the stage that are scored; all by default"
     )
+
+    @property
+    def partial(self) -> bool:
+        """Whether everything is trained and a share of each step taken."""
+        return self.mask == "soft" or self.refresh is not None
 
 
 class FGGM(Method[FGGMOptions]):
@@ -57,12 +86,39 @@ class FGGM(Method[FGGMOptions]):
     matrix) are summed over the input dimension, entries of vectors stand alone; what lies above the
     `alpha`-quantile is trained. Eq. 4 prints `Q(F, 1 - alpha)`, which contradicts the text ("alpha
     = 0.7 retains top 30 %") and Table 2; we follow those.
+
+    The paper proposes two things that it does not define, a mask from an online Fisher and a soft
+    one. Here `refresh: N` averages the squared gradients of updates, before they are masked, with
+    AdamW's second beta, and takes the mask anew from it after every N updates. `mask: soft` takes
+    the share `min(1, F / Q(F, alpha))` of each step: of the step, because AdamW divides a factor of
+    the gradient out again. Both hold the state of all that may ever be trained.
     """
 
     name = "fggm"
 
+    def __init__(self, options: FGGMOptions | None = None) -> None:
+        super().__init__(options)
+        self._steps = PartialSteps()
+        self._running: dict[str, Tensor] = {}
+        self._layouts: Mapping[str, Layout] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._updates = 0
+        self._beta = 0.0
+
+    def refuses(self, stage: StageSpec) -> Iterable[str]:
+        """Controls that say nothing of a soft or a renewed mask, and embeddings by columns."""
+        options = self.options
+        if options.refresh is not None and options.score == "random":
+            yield "refresh: score: random has no running average; leave one of them out"
+        if options.mask == "soft" and options.score == "lowest":
+            yield "mask: soft: score: lowest has no share of a step; give mask: hard"
+        if options.embeddings == "rows" and options.aggregation != "input":
+            yield f"embeddings: rows: aggregation: {options.aggregation} has no rows; give input"
+
     def plan(self, stage: Stage) -> UpdatePlan | None:
         """Selections above the quantile; everything not scored follows `embeddings`."""
+        import torch
+
         from cl_bench.training.update_plan import Frozen, Full, UpdatePlan, select
 
         options, granularity = self.options, GRANULARITY[self.options.aggregation]
@@ -70,111 +126,129 @@ class FGGM(Method[FGGMOptions]):
             return None
         found = layouts(stage.model)
         scores = self._scores(stage, found)
-        thresholds = _thresholds(scores, found, options.alpha, options.scope)
         shapes = {name: tuple(stage.model.get_parameter(name).shape) for name in scores}
-        selections = {
-            name: select(found[name], score > thresholds[name], shapes[name], granularity)
-            for name, score in scores.items()
-        }
         rest = Full() if options.embeddings == "full" else Frozen()
-        stage.notes["trained_share"] = round(_trained_share(shapes, selections), 6)
         alone = entries_alone({name: found[name] for name in scores}, shapes)
         if alone and granularity != "elements":
             stage.notes["single_entries"] = patterns(alone)
+        if options.partial:
+            self._layouts, self._shapes, self._beta = found, shapes, stage.train.betas[1]
+            self._take(scores)
+            if options.refresh is not None:
+                self._running = {name: torch.zeros_like(score) for name, score in scores.items()}
+            stage.notes["step_share"] = round(self._steps.mean(), 6)
+            return UpdatePlan(dict.fromkeys(scores, Full()), default=rest)
+        above = thresholds(scores, found, options.alpha, options.scope)
+        selections = {
+            name: select(found[name], score > above[name], shapes[name], granularity)
+            for name, score in scores.items()
+        }
+        stage.notes["trained_share"] = round(trained_share(shapes, selections), 6)
         return UpdatePlan(selections, default=rest)
+
+    def before_step(self, step: Step) -> None:
+        """With `refresh` average the squared gradients; a hard mask keeps what is frozen out."""
+        options, steps = self.options, self._steps
+        if not steps.shares:
+            return
+        if options.refresh is not None:
+            if self._updates and self._updates % options.refresh == 0:
+                sign = -1 if options.score == "lowest" else 1
+                self._take({name: sign * value for name, value in self._running.items()})
+            self._updates += 1
+            self._average(step.grads)
+        for name, share in steps.shares.items() if options.mask == "hard" else ():
+            if name in step.grads:
+                step.grads[name].mul_(share)
+        steps.begin(step.masters)
+
+    def after_step(self, masters: Mapping[str, Tensor]) -> bool:
+        """Take the share of the step."""
+        return self._steps.end(masters)
+
+    def _average(self, grads: Mapping[str, Tensor]) -> None:
+        granularity = GRANULARITY[self.options.aggregation]
+        for name in self._steps.shares.keys() & grads.keys():
+            new = self._layouts[name].total(grads[name].square(), granularity)
+            self._running[name].lerp_(new, 1 - self._beta)
+
+    def _take(self, scores: Mapping[str, Tensor]) -> None:
+        """The mask of these scores, as views of the parameters' shapes."""
+        options, granularity = self.options, GRANULARITY[self.options.aggregation]
+        above = thresholds(scores, self._layouts, options.alpha, options.scope)
+        for name, score in scores.items():
+            share = share_of_step(score, above[name], options.mask == "soft")
+            view = self._layouts[name].spread(share, self._shapes[name], granularity)
+            self._steps.shares[name] = view
 
     def trains(self, shapes: Shapes) -> Trained:
         """The same share of every masked matrix, with compact state.
 
         `scope: global` trains the same share in all but not of each: counted as `tensor`. With
         `mask_first_task: false` the first stage is full training, whose memory is the larger.
+        A soft or renewed mask has the state of everything that is scored.
         """
         from dataclasses import replace
 
-        from cl_bench.costs.trained import everything, masked
+        from cl_bench.costs.trained import everything, masked, only
 
         options, granularity = self.options, GRANULARITY[self.options.aggregation]
-        share = masked(shapes, options.alpha, granularity, options.embeddings == "full")
+        if options.partial:
+            if options.embeddings != "frozen" or not options.mask_first_task:
+                return everything(shapes)
+            return only(shapes, lambda name: name not in shapes.embeddings)
+        share = masked(
+            shapes,
+            options.alpha,
+            granularity,
+            options.embeddings == "full",
+            masks_embeddings=options.embeddings == "rows",
+        )
         if not options.mask_first_task:
             return replace(everything(shapes), flops_per_token=share.flops_per_token)
         return share
 
     def adds(self, shapes: Shapes) -> Cost:
-        """One Fisher pass over the stage's examples, before training."""
-        from cl_bench.costs.added import Cost, Work, fisher_pass
+        """One Fisher pass over the stage's examples, before training; shares and a running average.
+
+        Of a share of a step the weights before it are kept meanwhile, as large as a gradient.
+        """
+        from cl_bench.costs.added import Cost, Memory, Work, batch_fisher_pass, fisher_pass
 
         options, granularity = self.options, GRANULARITY[self.options.aggregation]
+        memory = Memory()
+        if options.partial:
+            scores = sum(
+                math.prod(shapes.layout(name).score_shape(shape, granularity))
+                for name, shape in shapes.parameters.items()
+                if options.embeddings == "rows" or name not in shapes.embeddings
+            )
+            held = shapes.entry_bytes * scores * (1 if options.refresh is None else 2)
+            memory = Memory(held=held, gradients=1)
         if options.score == "random":
-            return Cost()
-        scoring = fisher_pass(shapes, granularity, options.fisher_examples)
-        return Cost(work=Work(passes=(scoring,)))
+            return Cost(memory)
+        if options.estimator == "batch":
+            scoring = batch_fisher_pass(shapes, granularity, options.fisher_examples)
+        else:
+            scoring = fisher_pass(shapes, granularity, options.fisher_examples)
+        return Cost(memory, Work(passes=(scoring,)))
 
     def _scores(self, stage: Stage, found: Mapping[str, Layout]) -> dict[str, Tensor]:
         import torch
 
-        from cl_bench.importance.fisher import fisher_scores
+        from cl_bench.importance.fisher import scored_parameters
 
-        options = self.options
+        options, model = self.options, stage.model
         granularity = GRANULARITY[options.aggregation]
+        names = None
+        if options.embeddings == "rows":
+            names = [name for name, p in model.named_parameters() if p.is_floating_point()]
         if options.score == "random":
             generator = stage.generator("fggm")
-            shapes = _score_shapes(stage.model, found, granularity)
+            named = scored_parameters(model) if names is None else names
+            shapes = score_shapes(model, named, found, granularity)
             return {name: torch.rand(size, generator=generator) for name, size in shapes.items()}
-        examples = list(stage.examples)
-        if options.fisher_examples is not None and options.fisher_examples < len(examples):
-            order = torch.randperm(len(examples), generator=stage.generator("fggm"))
-            examples = [examples[i] for i in order[: options.fisher_examples].tolist()]
-        scores = fisher_scores(stage.model, stage.batches(examples), granularity)
-        for score in scores.values():
-            stage.all_reduce(score)
-        return scores
-
-
-def _score_shapes(
-    model: Any, found: Mapping[str, Layout], granularity: str
-) -> dict[str, tuple[int, ...]]:
-    """Shapes `fisher_scores` would return."""
-    from cl_bench.importance.fisher import scored_parameters
-
-    return {
-        name: found[name].score_shape(tuple(parameter.shape), granularity)
-        for name, parameter in scored_parameters(model).items()
-    }
-
-
-def _thresholds(
-    scores: dict[str, Tensor], found: Mapping[str, Layout], alpha: float, scope: str
-) -> dict[str, Tensor]:
-    """One for each weight, that broadcasts over its scores; every expert is a weight."""
-    import torch
-
-    from cl_bench.importance.threshold import quantile
-
-    if scope == "global":
-        pooled = quantile(torch.cat([score.flatten().cpu() for score in scores.values()]), alpha)
-        return {name: pooled.to(score.device) for name, score in scores.items()}
-    thresholds = {}
-    for name, score in scores.items():
-        if found[name].stack:
-            own = [quantile(member.flatten(), alpha) for member in score]
-            thresholds[name] = torch.stack(own).view(-1, *[1] * (score.dim() - 1))
-        else:
-            thresholds[name] = quantile(score.flatten(), alpha)
-    return thresholds
-
-
-def _trained_share(
-    shapes: Mapping[str, tuple[int, ...]], selections: Mapping[str, Selection]
-) -> float:
-    """Share of the entries of scored parameters that this stage trains."""
-    from cl_bench.training.update_plan import Columns, Elements, Rows
-
-    trained = 0
-    for name, selection in selections.items():
-        if isinstance(selection, Rows):
-            trained += selection.index.numel() * shapes[name][-1]
-        elif isinstance(selection, Columns):
-            trained += selection.index.numel() * shapes[name][-2]
-        elif isinstance(selection, Elements):
-            trained += int(selection.mask.sum())
-    return trained / max(sum(math.prod(shape) for shape in shapes.values()), 1)
+        limit = options.fisher_examples
+        scores, _ = fisher_of(stage, "fggm", options.estimator, granularity, limit, names)
+        sign = -1 if options.score == "lowest" else 1
+        return {name: sign * score for name, score in scores.items()}

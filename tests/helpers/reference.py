@@ -137,6 +137,7 @@ def reference_training(
     before_step: Callable[[Gradients], None] = lambda gradients: None,
     trained: Sequence[str] | None = None,
     term: Callable[[Encoded], Tensor] | None = None,
+    after_step: Callable[[], None] = lambda: None,
 ) -> list[float]:
     """Train in place; `before_step` may change the gradients (before clipping). Returns losses.
 
@@ -176,6 +177,7 @@ def reference_training(
             for group in optimiser.param_groups:
                 group["lr"] = train.lr * (1 - done / total)
             optimiser.step()
+            after_step()
             done += 1
     model.eval()
     return losses
