@@ -211,20 +211,22 @@ class FGGM(Method[FGGMOptions]):
     def adds(self, shapes: Shapes) -> Cost:
         """One Fisher pass over the stage's examples, before training; shares and a running average.
 
-        Of a share of a step the weights before it are kept meanwhile, as large as a gradient.
+        Of what a share of a step is taken, the weights before it are kept meanwhile.
         """
         from cl_bench.costs.added import Cost, Memory, Work, batch_fisher_pass, fisher_pass
 
         options, granularity = self.options, GRANULARITY[self.options.aggregation]
-        memory = Memory()
+        held = 0
         if options.partial:
-            scores = sum(
-                math.prod(shapes.layout(name).score_shape(shape, granularity))
+            scored = [
+                (shapes.layout(name), shape)
                 for name, shape in shapes.parameters.items()
                 if options.embeddings == "rows" or name not in shapes.embeddings
-            )
-            held = shapes.entry_bytes * scores * (1 if options.refresh is None else 2)
-            memory = Memory(held=held, gradients=1)
+            ]
+            scores = sum(math.prod(own.score_shape(s, granularity)) for own, s in scored)
+            kinds = 1 if options.refresh is None else 2
+            held = shapes.entry_bytes * (kinds * scores + sum(math.prod(s) for _, s in scored))
+        memory = Memory(held=held)
         if options.score == "random":
             return Cost(memory)
         if options.estimator == "batch":
