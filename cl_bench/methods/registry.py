@@ -24,6 +24,7 @@ METHODS: dict[str, str] = {
     "single": "cl_bench.methods.single:Single",
     "mtl": "cl_bench.methods.mtl:MTL",
     "l2sp": "cl_bench.methods.l2sp:L2SP",
+    "recadam": "cl_bench.methods.recadam:RecAdam",
     "der": "cl_bench.methods.der:DER",
     "lwf": "cl_bench.methods.lwf:LwF",
     "kl_base": "cl_bench.methods.kl_base:KLBase",

@@ -26,6 +26,7 @@ from cl_bench.methods.lwf import LwF
 from cl_bench.methods.migu import MIGU
 from cl_bench.methods.o_lora import OLoRA
 from cl_bench.methods.piece import PIECE
+from cl_bench.methods.recadam import RecAdam
 from cl_bench.methods.registry import method_class
 from cl_bench.methods.replay import Replay
 from cl_bench.methods.sft import SFT
@@ -58,6 +59,7 @@ CASES: dict[str, Callable[[], Method]] = {
     "gem": GEM,
     "l2sp": L2SP,
     "lwf": LwF,
+    "recadam": RecAdam,
     "der": configured(DER, memory=1, top_k=4),  # what answers take is not counted
     "kl_base": KLBase,
     "lora + lwf": lambda: Composite([LoRA(), LwF()]),

@@ -138,6 +138,7 @@ def reference_training(
     trained: Sequence[str] | None = None,
     term: Callable[[Encoded], Tensor] | None = None,
     after_step: Callable[[], None] = lambda: None,
+    make_optimiser: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
 ) -> list[float]:
     """Train in place; `before_step` may change the gradients (before clipping). Returns losses.
 
@@ -147,7 +148,7 @@ def reference_training(
     parameters = {
         name: p for name, p in model.named_parameters() if trained is None or name in trained
     }
-    optimiser = torch.optim.AdamW(
+    optimiser = make_optimiser(
         parameters.values(), lr=train.lr, betas=train.betas, weight_decay=0.0
     )
     lengths = [len(item.input_ids) for item in encoded]
