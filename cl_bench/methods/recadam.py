@@ -56,8 +56,7 @@ class RecAdam(Method[RecAdamOptions]):
     through the moments, as decay does not in AdamW, and is taken at the weights after the step, as
     in the official code. The share also scales the task's step: long before t0 a stage learns next
     to nothing. theta* are the base model's weights in every stage, or those that the stage began
-    with. The official eps is 1e-6 and added before the correction for bias; here it is the engine's,
-    as for all methods.
+    with. The official eps is 1e-6, added before the correction for bias; here it is the engine's.
     """
 
     name = "recadam"
