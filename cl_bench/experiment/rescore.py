@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.engines.opened import Subject, scored_form
 from cl_bench.evaluation.headline import headline_faults
 from cl_bench.evaluation.suite import Suite, chosen_documents, load_suite
+from cl_bench.evaluation.units import Unit
 from cl_bench.experiment.resolve import resolve_tasks
 from cl_bench.experiment.scoring import Scoring, score_into
 from cl_bench.experiment.stage_files import (
@@ -42,7 +43,9 @@ from cl_bench.store.experiments import (
 )
 from cl_bench.store.folders import (
     RunFolder,
+    StageFolder,
     located,
+    locked,
     sha256_of,
     stage_number,
     there,
@@ -100,10 +103,8 @@ def rescore(folder: Path, selection: Selection, reporter: Reporter) -> list[Path
     for line in others:
         reporter.line(f"{line}: scored and recorded as such")
     probes = original.config.eval.probes is not None
-    return [
-        _score_run(run, suite, names, selection, reporter, others, probes)
-        for run, names in columns.items()
-    ]
+    jobs = (_job(run, suite, names, selection, probes) for run, names in columns.items())
+    return [_score_run(job, suite, selection, reporter, others) for job in jobs]
 
 
 def _runs(experiment: Path, selection: Selection) -> list[RunFolder]:
@@ -230,58 +231,88 @@ def chosen_tasks(names: Sequence[str], benchmarks: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _score_run(
-    run: RunFolder,
-    suite: Suite,
-    stage_names: Sequence[str],
-    selection: Selection,
-    reporter: Reporter,
-    other_rows: Sequence[str],
-    probes: bool,
-) -> Path:
-    import torch
+@dataclass(frozen=True)
+class _Job:
+    """One stage that is scored into one place."""
 
+    run: RunFolder
+    stage: StageFolder
+    place: Path
+    units: Sequence[Unit]
+    settings: Mapping[str, Any]
+    dtype: str
+
+
+def _job(
+    run: RunFolder, suite: Suite, stage_names: Sequence[str], selection: Selection, probes: bool
+) -> _Job:
+    """Whose place is fixed by all that its scores depend on. Raises UserError without a model."""
     folder = next((s for s in run.stages() if stage_number(s.path.name) == selection.stage), None)
     if folder is None:
         raise UserError(_no_stage(run, selection))
     if fault := checkpoint_fault(run, folder):
         raise UserError(fault)
-    if line := check_training(folder):
-        reporter.once(line)
     resolved = read_run(run.path / "run.json")["config"]
     stages = {stage["index"]: stage for stage in resolved["stages"]}
     train = TrainConfig.model_validate(stages[selection.stage]["train"])
     units = suite.units(stage_names, True, train)
-    basis, scored = scored_basis(folder), model_to_score(folder)
     settings = {
         "trace": {unit.name: unit.size for unit in units if unit.part == "trace"},
         "general": {unit.name: unit.size for unit in units if unit.part == "general"},
         "engine": str(selection.engine),
         "probes": probes,
-        "sha256": sha256_of([basis, [unit.depends_on() for unit in units]]),
+        "sha256": sha256_of([scored_basis(folder), [unit.depends_on() for unit in units]]),
     }
-    what = [unit.name for unit in units]
-    place = folder.path / "evals" / f"{slug('-'.join(what))[:40]}-{sha256_of(settings)[:8]}"
-    if there(place / "scores.json"):
-        drop_partial(place)
-        return place / "scores.json"
+    what = slug("-".join(unit.name for unit in units))[:40]
+    place = folder.path / "evals" / f"{what}-{sha256_of(settings)[:8]}"
+    return _Job(run, folder, place, units, settings, resolved["model"]["dtype"])
+
+
+def _score_run(
+    job: _Job,
+    suite: Suite,
+    selection: Selection,
+    reporter: Reporter,
+    other_rows: Sequence[str],
+) -> Path:
+    scores = job.place / "scores.json"
+    if line := check_training(job.stage):
+        reporter.once(line)
+    if not there(scores):
+        with locked(job.place.parent):  # of this stage alone: the run may go on beside it
+            if not there(scores):  # another process may have been at work
+                _score(job, suite, selection, reporter, other_rows)
+    elif (job.place / "partial").exists():
+        drop_partial(job.place)
+    return scores
+
+
+def _score(
+    job: _Job,
+    suite: Suite,
+    selection: Selection,
+    reporter: Reporter,
+    other_rows: Sequence[str],
+) -> None:
+    import torch
+
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         keep_freed_memory()
-    dtype = resolved["model"]["dtype"]
-    model, tokenizer = load_checkpoint(scored, dtype, device, adapters=True)
-    reporter.scoring(f"{run.path.parent.name}, stage {selection.stage}")
-    reference = suite.reference(folder.base / "kl")
-    scoring = Scoring(Subject(model, tokenizer, scored), units, basis, reference)
+    scored = model_to_score(job.stage)
+    model, tokenizer = load_checkpoint(scored, job.dtype, device, adapters=True)
+    reporter.scoring(f"{job.run.path.parent.name}, stage {selection.stage}")
+    reference = suite.reference(job.stage.base / "kl")
+    subject = Subject(model, tokenizer, scored)
+    scoring = Scoring(subject, job.units, scored_basis(job.stage), reference)
 
     def rest(_: object) -> dict[str, Any]:
-        result = {"settings": settings, **scored_form(model, selection.engine)}
+        result = {"settings": job.settings, **scored_form(model, selection.engine)}
         if other_rows:
             result["other_rows"] = list(other_rows)
-        documents = {leaf: unit.documents[leaf] for unit in units for leaf in unit.tasks}
+        documents = {leaf: unit.documents[leaf] for unit in job.units for leaf in unit.tasks}
         data = scored_data(suite.leaves, documents)
-        tasks = {unit.name: definition(unit.tasks) for unit in units}
+        tasks = {unit.name: definition(unit.tasks) for unit in job.units}
         return recorded(result, {"tasks": tasks, "data": data})
 
-    score_into(place, scoring, suite, reporter, {"stage": selection.stage}, rest)
-    return place / "scores.json"
+    score_into(job.place, scoring, suite, reporter, {"stage": selection.stage}, rest)

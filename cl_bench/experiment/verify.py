@@ -65,6 +65,7 @@ def verify(experiment: Path) -> Findings:
     """Look at all files of an experiment's folder."""
     found = Findings()
     found.known |= {experiment / name for name in (*DERIVED, EXPERIMENT)}
+    found.known |= set(experiment.rglob(".lock"))
     found.ask(lambda: read_experiment(experiment))
     _scores(found, experiment / "base")
     for lost in lost_runs(experiment):

@@ -11,6 +11,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from cl_bench.evaluation.engines.opened import Subject
+from cl_bench.store.folders import locked
 from tests.e2e.conftest import Bench
 
 
@@ -119,3 +120,16 @@ def test_sampled_answers_do_not_depend_on_what_was_scored_before(bench: Bench) -
 
     both, alone = answers("both", "first", "second"), answers("alone", "second")
     assert both == alone and len(set(both)) > 1, "they are sampled, and the same"
+
+
+def test_two_evals_of_a_stage_do_not_write_at_once(bench: Bench) -> None:
+    bench.trained()
+    evals = bench.results / "sft/seed-1/stage-2-trace_numglue_ds" / "evals"
+    asked = ("eval", "--stage", "2", "--method", "sft", "--task", "piqa")
+    with locked(evals):
+        code, _, err = bench.run(*asked)
+    assert code == 2 and "another cl-bench is working here" in err
+    assert not list(evals.glob("*/"))
+    bench.must(*asked)
+    with locked(evals):  # what is there is read, not written
+        bench.must(*asked)
