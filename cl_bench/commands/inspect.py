@@ -48,11 +48,13 @@ def tasks(
         print(line)
 
 
-def methods() -> None:
-    """List the methods with their options and defaults."""
-    from cl_bench.report.listing import method_lines
+def methods(
+    name: str | None = typer.Argument(None, help="Only this one, with its options."),
+) -> None:
+    """List the methods, or all about one: options with meaning, default and range, and costs."""
+    from cl_bench.report.method_listing import method_page, method_table
 
-    for line in method_lines():
+    for line in method_table() if name is None else method_page(name):
         print(line)
 
 

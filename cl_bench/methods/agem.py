@@ -34,6 +34,8 @@ class AGEM(Method[AGEMOptions]):
     """
 
     name = "agem"
+    family = "projections"
+    source = "Chaudhry 2019, arXiv 1812.00420"
     keeps = "examples"
 
     def adds(self, shapes: Shapes) -> Cost:

@@ -55,6 +55,10 @@ class Method(Generic[O_co]):
     """
 
     name: ClassVar[str]
+    family: ClassVar[str] = ""
+    """What kind it is, in a word or two, for `cl-bench methods`; shipped ones have one."""
+    source: ClassVar[str] = ""
+    """What it follows: authors and year, arXiv number or repository. Shipped methods say it."""
     options_type: ClassVar[type[Options]] = Options
     """Set by `Method[MyOptions]`."""
     train_defaults: ClassVar[Mapping[str, Any]] = {}

@@ -42,6 +42,8 @@ class EWC(Method[EWCOptions]):
     """
 
     name = "ewc"
+    family = "penalties"
+    source = "Kirkpatrick 2017, arXiv 1612.00796"
     keeps = "statistics"
 
     def __init__(self, options: EWCOptions | None = None) -> None:

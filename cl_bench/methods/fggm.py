@@ -95,6 +95,8 @@ class FGGM(Method[FGGMOptions]):
     """
 
     name = "fggm"
+    family = "masks"
+    source = "Tan 2026, arXiv 2601.18261"
 
     def __init__(self, options: FGGMOptions | None = None) -> None:
         super().__init__(options)

@@ -43,6 +43,8 @@ class GEM(Method[GEMOptions]):
     """
 
     name = "gem"
+    family = "projections"
+    source = "Lopez-Paz 2017, arXiv 1706.08840"
     keeps = "examples"
 
     def adds(self, shapes: Shapes) -> Cost:

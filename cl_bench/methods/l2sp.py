@@ -40,6 +40,8 @@ class L2SP(Method[L2SPOptions]):
     """
 
     name = "l2sp"
+    family = "penalties"
+    source = "Li 2018, arXiv 1802.01483"
     keeps = "weights"
 
     def adds(self, shapes: Shapes) -> Cost:

@@ -35,6 +35,8 @@ class LoRA(Method[LoRAOptions]):
     """Low-rank adapters (Hu et al. 2021) with fp32 masters; the base model never moves."""
 
     name = "lora"
+    family = "adapters"
+    source = "Hu 2021, arXiv 2106.09685"
     train_defaults: ClassVar[Mapping[str, Any]] = {"lr": 1e-4}
     adapters = True
 

@@ -40,6 +40,8 @@ class MIGU(Method[MIGUOptions]):
     """
 
     name = "migu"
+    family = "masks"
+    source = "Du 2024, arXiv 2406.17245"
 
     def __init__(self, options: MIGUOptions | None = None) -> None:
         super().__init__(options)

@@ -32,6 +32,8 @@ class MTL(Method[MTLOptions]):
     """
 
     name = "mtl"
+    family = "bounds"
+    source = "TRACE's MTL, arXiv 2310.06762"
 
     def schedule(self, stages: Sequence[StageSpec]) -> list[StageSpec]:
         """One stage for all. Raises UserError where the stages ask for what one cannot do."""

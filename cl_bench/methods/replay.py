@@ -32,6 +32,8 @@ class Replay(Method[ReplayOptions]):
     """
 
     name = "replay"
+    family = "replay"
+    source = "SEEKR 2024, PIECE 2025"
     keeps = "examples"
 
     def adds(self, shapes: Shapes) -> Cost:

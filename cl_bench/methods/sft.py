@@ -9,3 +9,5 @@ class SFT(Method):
     """Plain sequential fine-tuning (TRACE's SeqFT): the contract's defaults, nothing else."""
 
     name = "sft"
+    family = "fine-tuning"
+    source = "TRACE's SeqFT, arXiv 2310.06762"

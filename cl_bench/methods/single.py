@@ -20,6 +20,8 @@ class Single(Method):
     """
 
     name = "single"
+    family = "bounds"
+    source = "TRACE's PerTask, arXiv 2310.06762"
 
     def schedule(self, stages: Sequence[StageSpec]) -> list[StageSpec]:
         """The same stages, none of which goes on from another."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import types
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
@@ -84,15 +85,33 @@ def _summary(section: type[BaseModel]) -> str:
     return text.replace("|", "\\|")
 
 
-def _table(section: type[BaseModel]) -> list[str]:
-    lines = ["| key | value | default | meaning |", "| --- | --- | --- | --- |"]
-    for name, field in section.model_fields.items():
-        cells = (
-            f"`{field.alias or name}`",
+@dataclass(frozen=True)
+class Key:
+    """What one key may hold, in Markdown."""
+
+    name: str
+    value: str
+    default: str
+    meaning: str
+
+
+def keys_of(section: type[BaseModel]) -> list[Key]:
+    """Every key of a section, or of a method's options."""
+    return [
+        Key(
+            field.alias or name,
             _type(field.annotation, tuple(field.metadata)),
             _default(field),
             field.description or "",
         )
+        for name, field in section.model_fields.items()
+    ]
+
+
+def _table(section: type[BaseModel]) -> list[str]:
+    lines = ["| key | value | default | meaning |", "| --- | --- | --- | --- |"]
+    for key in keys_of(section):
+        cells = (f"`{key.name}`", key.value, key.default, key.meaning)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return lines
 

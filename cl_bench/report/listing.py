@@ -1,4 +1,4 @@
-"""Text of `cl-bench tasks`, `methods` and `doctor`."""
+"""Text of `cl-bench tasks` and `doctor`."""
 
 from __future__ import annotations
 
@@ -7,23 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cl_bench.errors import UserError
-from cl_bench.methods.base import kept_by
-from cl_bench.methods.registry import METHODS, method_class
 from cl_bench.resources import user_cache
 from cl_bench.store.provenance import PACKAGES
-
-
-def method_lines() -> Iterator[str]:
-    """Every method, what it is, and its options with defaults."""
-    for name in METHODS:
-        method = method_class(name)
-        yield f"{name}: {(method.__doc__ or '').strip().splitlines()[0]}"
-        yield f"    old data  {' and '.join(kept_by([method])) or 'nothing'}"
-        for key, value in method.train_defaults.items():
-            yield f"    train default  {key}: {value}"
-        for field_name, field in method.options_type.model_fields.items():
-            default = field.get_default(call_default_factory=True)
-            yield f"    {field.alias or field_name}: {default}  {field.description or ''}".rstrip()
 
 
 def task_lines(task_paths: Sequence[str], data_root: Path | None) -> Iterator[str]:

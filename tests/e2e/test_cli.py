@@ -22,7 +22,7 @@ def cl_bench(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPr
     )
 
 
-@pytest.mark.parametrize("command", [["--help"], ["report", "--help"], ["score", "--help"]])
+@pytest.mark.parametrize("command", [["--help"], ["report", "--help"], ["score", "--help"], ["methods"]])
 def test_help_imports_no_torch(command: list[str]) -> None:
     code = (
         "import sys; from cl_bench.cli import run_command;"
@@ -60,8 +60,9 @@ def test_listings(bench: Bench) -> None:
     assert code == 0
     assert "trace_fomc  (FOMC, accuracy)  data there" in out
     assert "trace_cstance" in out and "no data in" in out
-    code, out, _ = bench.run("methods")
-    assert code == 0
-    assert "fggm: Freeze the rows" in out and "lambda: 400.0" in out
+    assert "| fggm " in bench.must("methods")
+    assert "lambda: number > 0, default 400.0" in bench.must("methods", "ewc")
+    code, _, err = bench.run("methods", "fgm")
+    assert code == 2 and "unknown method 'fgm' (did you mean 'fggm'?)" in err
     code, out, _ = bench.run("doctor")
     assert code == 0 and "torch" in out

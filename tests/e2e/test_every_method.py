@@ -48,6 +48,13 @@ def test_every_method_trains_and_is_scored_once(bench: Bench) -> None:
     assert fingerprints(bench.results) == complete and _times(bench.results) == written
 
 
+def test_every_method_says_what_it_is() -> None:
+    """`cl-bench methods` shows both."""
+    for name in METHODS:
+        assert method_class(name).family, f"{name}: set `family` (docs/writing-a-method.md)"
+        assert method_class(name).source, f"{name}: set `source` (docs/writing-a-method.md)"
+
+
 def _is_complete(stage: Path, count: int, label: str) -> None:
     """All files of a stage with `count` tasks so far, every number in them finite."""
     scores = json.loads((stage / "scores.json").read_text())
