@@ -22,7 +22,10 @@ def cl_bench(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPr
     )
 
 
-@pytest.mark.parametrize("command", [["--help"], ["report", "--help"], ["score", "--help"], ["methods"]])
+NO_TORCH = [["--help"], ["report", "--help"], ["score", "--help"], ["methods"]]
+
+
+@pytest.mark.parametrize("command", NO_TORCH)
 def test_help_imports_no_torch(command: list[str]) -> None:
     code = (
         "import sys; from cl_bench.cli import run_command;"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import subprocess
 import sys
@@ -26,7 +27,7 @@ def test_every_method_has_a_row_and_families_stand_together() -> None:
     rows = [line.split("|") for line in method_table() if line.startswith("| ")][2:]
     assert sorted(row[1].strip() for row in rows) == sorted(METHODS)
     families = [row[2] for row in rows]
-    changes = sum(a != b for a, b in zip(families, families[1:], strict=False))
+    changes = sum(a != b for a, b in itertools.pairwise(families))
     assert changes == len(set(families)) - 1
 
 
