@@ -59,8 +59,8 @@ def method_page(name: str) -> Iterator[str]:
         "memory": memory,
         "compute": compute,
     }
-    for key, text in about.items():
-        yield f"{key:10}{text}".rstrip()
+    for word, text in about.items():
+        yield f"{word:10}{text}".rstrip()
     if method.train_defaults:
         values = ", ".join(f"{key}: {value}" for key, value in method.train_defaults.items())
         yield f"{'train':10}{values} (its own defaults for keys of train:)"
