@@ -47,6 +47,8 @@ class BranchMerge(Method[BranchMergeOptions]):
     """
 
     name = "branch_merge"
+    family = "merges"
+    source = "Alexandrov 2024, arXiv 2407.08699"
 
     def refuses(self, stage: StageSpec) -> Iterable[str]:
         """Adapters."""

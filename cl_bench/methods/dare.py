@@ -37,6 +37,8 @@ class DARE(TaskVectors[DAREOptions]):
     """
 
     name = "dare"
+    family = "merges"
+    source = "Yu 2024, arXiv 2311.03099"
 
     @property
     def consensus(self) -> bool:

@@ -53,6 +53,8 @@ class DER(Method[DEROptions]):
     """
 
     name = "der"
+    family = "replay"
+    source = "Buzzega 2020, arXiv 2004.07211"
     keeps = ("examples", "outputs")
 
     def __init__(self, options: DEROptions | None = None) -> None:

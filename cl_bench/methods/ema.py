@@ -40,6 +40,8 @@ class EMA(Method[EMAOptions]):
     """
 
     name = "ema"
+    family = "merges"
+    source = "averaged weights over updates"
 
     def __init__(self, options: EMAOptions | None = None) -> None:
         super().__init__(options)

@@ -33,6 +33,8 @@ class FAPM(Merging[FAPMOptions]):
     """
 
     name = "fapm"
+    family = "merges"
+    source = "Huang 2025, arXiv 2509.08255"
 
     def rule(self, stage: Stage) -> Rule:
         """Kept entries are the trained ones, the others those of the other model, to the bit."""

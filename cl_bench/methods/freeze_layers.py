@@ -46,6 +46,8 @@ class FreezeLayers(Method[FreezeLayersOptions]):
     """
 
     name = "freeze_layers"
+    family = "parts"
+    source = "Zheng 2025, arXiv 2501.13453"
 
     def plan(self, stage: Stage) -> UpdatePlan | None:
         """The frozen parameters by name."""

@@ -42,6 +42,8 @@ class HFT(Method[HFTOptions]):
     """
 
     name = "hft"
+    family = "parts"
+    source = "Hui 2025, arXiv 2404.18466"
 
     def plan(self, stage: Stage) -> UpdatePlan:
         """The frozen half, drawn by seed and stage."""

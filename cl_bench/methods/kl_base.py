@@ -39,6 +39,8 @@ class KLBase(Method[KLBaseOptions]):
     """
 
     name = "kl_base"
+    family = "distillation"
+    source = "Ziegler 2019, arXiv 1909.08593"
     keeps = "nothing"
 
     def adds(self, shapes: Shapes) -> Cost:

@@ -23,6 +23,8 @@ class LayerNorm(Method):
     """
 
     name = "layernorm"
+    family = "parts"
+    source = "PIECE 2025, arXiv 2511.15375"
 
     def plan(self, stage: Stage) -> UpdatePlan:
         """All norms fully."""

@@ -38,6 +38,8 @@ class LwF(Method[LwFOptions]):
     """
 
     name = "lwf"
+    family = "distillation"
+    source = "Li 2016, arXiv 1606.09282"
     keeps = "weights"
 
     def adds(self, shapes: Shapes) -> Cost:

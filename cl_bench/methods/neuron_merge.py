@@ -38,6 +38,8 @@ class NeuronMerge(Merging[NeuronMergeOptions]):
     """
 
     name = "neuron_merge"
+    family = "merges"
+    source = "inspired by Yu 2025, arXiv 2505.16703"
 
     def rule(self, stage: Stage) -> Rule:
         """By the layout of each parameter."""

@@ -41,6 +41,8 @@ class OLoRA(LoRA):
     """
 
     name = "o_lora"
+    family = "adapters"
+    source = "Wang 2023, arXiv 2310.14152"
     keeps = "statistics"
     options_type = OLoRAOptions
     options: OLoRAOptions

@@ -48,6 +48,8 @@ class PIECE(Method[PIECEOptions]):
     """
 
     name = "piece"
+    family = "masks"
+    source = "Wang 2025, arXiv 2511.15375"
 
     def plan(self, stage: Stage) -> UpdatePlan:
         """The chosen entries; everything else is frozen."""

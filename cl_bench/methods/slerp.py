@@ -27,6 +27,8 @@ class SLERP(Merging[SLERPOptions]):
     """
 
     name = "slerp"
+    family = "merges"
+    source = "Shoemake 1985"
 
     def rule(self, stage: Stage) -> Rule:
         """An arc between the two."""

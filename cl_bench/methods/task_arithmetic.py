@@ -18,3 +18,5 @@ class TaskArithmetic(TaskVectors[TaskArithmeticOptions]):
     """
 
     name = "task_arithmetic"
+    family = "merges"
+    source = "Ilharco 2023, arXiv 2212.04089"

@@ -38,6 +38,8 @@ class TIES(TaskVectors[TIESOptions]):
     """
 
     name = "ties"
+    family = "merges"
+    source = "Yadav 2023, arXiv 2306.01708"
 
     @property
     def consensus(self) -> bool:

@@ -27,6 +27,8 @@ class WiSE(Merging[WiSEOptions]):
     """
 
     name = "wise"
+    family = "merges"
+    source = "Wortsman 2022, arXiv 2109.01903"
 
     def rule(self, stage: Stage) -> Rule:
         """A line between the two."""
