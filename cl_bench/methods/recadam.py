@@ -60,6 +60,8 @@ class RecAdam(Method[RecAdamOptions]):
     """
 
     name = "recadam"
+    family = "penalties"
+    source = "Chen 2020, arXiv 2004.12651"
     keeps = "weights"
 
     def adds(self, shapes: Shapes) -> Cost:
