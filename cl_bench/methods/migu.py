@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from cl_bench.errors import RunError
 from cl_bench.methods.base import Method, Options, Stage, Step
 from cl_bench.models.layouts import Layout, is_conv1d, layouts, patterns, readable
 
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 
     from cl_bench.costs.added import Cost
     from cl_bench.costs.shapes import Shapes
+    from cl_bench.methods.spec import StageSpec
+
+
+_AT_ONCE = 256
+"""Positions of which the head's outputs exist at once."""
 
 
 class MIGUOptions(Options):
@@ -25,6 +31,14 @@ class MIGUOptions(Options):
         0.7, description="share of the rows of each linear layer whose gradient is dropped"
     )
     mask_first_task: bool = Field(False, description="the official code trains the first fully")
+    lm_head: Literal["all", "answer", "off"] = Field(
+        "answer",
+        description="the head's outputs count at all positions (official; they are computed once "
+        "more) or at answers; off: it is not masked",
+    )
+    count_padding: bool = Field(
+        True, description="false: outputs at padding do not count (the official code counts them)"
+    )
 
 
 class MIGU(Method[MIGUOptions]):
@@ -34,9 +48,13 @@ class MIGU(Method[MIGUOptions]):
     expert of fused ones, whose outputs are computed once more for it) sum the absolute
     outputs over batch and positions, prompt and padding included, over the micro-batches of an
     update; rows at or above the `threshold`-quantile keep their gradient; embeddings, norms and
-    biases are trained fully, and the first task is plain fine-tuning. Two differences: the head
-    is computed at answer positions only, so only those count for it, and a tied head shares its
-    mask with the embeddings (as there). Momentum still moves a masked row (methods note 0.3).
+    biases are trained fully, and the first task is plain fine-tuning. One difference: the head
+    is computed at answer positions only, so by default only those count for it. A tied head shares
+    its mask with the embeddings (as there). Momentum still moves a masked row (methods note 0.3).
+
+    Behind `lora` in a composition the layers are the adapters' two, and rows of both factors are
+    masked, each by its own output. The official code means to do that and does not: its LoRA path
+    asks for a method of another name.
     """
 
     name = "migu"
@@ -51,12 +69,23 @@ class MIGU(Method[MIGUOptions]):
         self._layouts: dict[str, Layout] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._seen: set[str] = set()
+        self._padded: Tensor | None = None
+
+    def refuses(self, stage: StageSpec) -> Iterable[str]:
+        """An adapter that is put on only after the layers were looked at."""
+        classes = [part.method for part in stage.parts]
+        for cls in classes[next(i for i, c in enumerate(classes) if issubclass(c, MIGU)) + 1 :]:
+            if cls.adapters:
+                yield (
+                    f"compose: {cls.name} comes after migu, which would not see its adapter: list "
+                    f"{cls.name} before migu"
+                )
 
     def adds(self, shapes: Shapes) -> Cost:
         """A float32 magnitude a row; it saves nothing: gradients exist before they are masked.
 
         Rows of untied token embeddings, which have none, are counted too. Experts are computed once
-        more in forward.
+        more in forward, and so is the head where all positions count.
         """
         from cl_bench.costs.added import Cost, Memory, Work
 
@@ -69,6 +98,10 @@ class MIGU(Method[MIGUOptions]):
                 again += 2 * shapes.active(name, math.prod(shape)) if layout.stack else 0
             elif len(shape) > 1:
                 unreached.append(name)
+        if self.options.lm_head == "all":
+            again += max(
+                (2 * math.prod(shapes.parameters[n]) for n in shapes.embeddings), default=0
+            )
         remarks = (f"not masked, trained in full: {', '.join(patterns(unreached))}",)
         return Cost(
             Memory(held=4 * rows, watched=True),
@@ -87,18 +120,28 @@ class MIGU(Method[MIGUOptions]):
         self._all_reduce = stage.all_reduce
         self._layouts = layouts(stage.model)
         names = {id(parameter): name for name, parameter in stage.model.named_parameters()}
+        head: Any = stage.model.get_output_embeddings()  # type: ignore[operator]
+        if not self.options.count_padding:
+            see = self._watcher_of_padding()
+            self._hooks.append(stage.model.register_forward_pre_hook(see, with_kwargs=True))
         for module in stage.model.modules():
             own = dict(module.named_parameters(recurse=False))
             if isinstance(module, nn.Linear) or is_conv1d(module):
                 name = names[id(own["weight"])]
-                if self._layouts[name].linear:
+                if module is head and self.options.lm_head != "answer":
+                    if self.options.lm_head == "all":
+                        self._begin(name, own["weight"])
+                        before = self._watcher_of_head(name)
+                        self._hooks.append(module.register_forward_pre_hook(before))
+                elif self._layouts[name].linear:
                     self._begin(name, own["weight"])
-                    self._hooks.append(module.register_forward_hook(self._watcher(name)))
+                    watcher = self._watcher(name, at_answers=module is head)
+                    self._hooks.append(module.register_forward_hook(watcher))
             elif readable(module):
                 stacks = {key: p for key, p in own.items() if p.dim() == 3}
                 watched = {key: self._begin(names[id(p)], p) for key, p in stacks.items()}
                 self._seen.update(names[id(p)] for p in stacks.values())
-                self._hooks.append(watch_experts(module, watched))
+                self._hooks.append(watch_experts(module, watched, self._counted))
 
     def _begin(self, name: str, weight: Tensor) -> Tensor:
         """Zeros for the magnitudes of a weight's output units."""
@@ -125,7 +168,7 @@ class MIGU(Method[MIGUOptions]):
             and id(parameter) not in embeddings
         ]
 
-    def _watcher(self, name: str) -> Callable[[Any, Any, Tensor], None]:
+    def _watcher(self, name: str, at_answers: bool) -> Callable[[Any, Any, Tensor], None]:
         import torch
 
         from cl_bench.training.hooks import only_in_training
@@ -134,10 +177,59 @@ class MIGU(Method[MIGUOptions]):
         def watch(module: Any, inputs: Any, output: Tensor) -> None:
             if module.training:
                 self._seen.add(name)
-                size = output.detach().abs().flatten(0, -2).sum(0, dtype=torch.float32)
-                self._magnitude[name].add_(size)
+                rows = output.detach().abs().flatten(0, -2)
+                counted = None if at_answers else self._counted(len(rows), name)
+                rows = rows if counted is None else rows[counted]
+                self._magnitude[name].add_(rows.sum(0, dtype=torch.float32))
 
         return watch
+
+    def _watcher_of_head(self, name: str) -> Callable[[Any, Any], None]:
+        """Before the head is given the answers alone: its outputs at all positions."""
+        import torch
+
+        from cl_bench.training.cpu import matmul
+        from cl_bench.training.hooks import only_in_training
+
+        @only_in_training
+        def watch(module: Any, inputs: tuple[Tensor, ...]) -> None:
+            if not module.training:
+                return
+            self._seen.add(name)
+            with torch.no_grad():
+                hidden = inputs[0].detach().flatten(0, -2)
+                counted = self._counted(len(hidden), name)
+                hidden = hidden if counted is None else hidden[counted]
+                for begin in range(0, len(hidden), _AT_ONCE):
+                    some = hidden[begin : begin + _AT_ONCE]
+                    out = matmul.linear(some, module.weight, module.bias)
+                    self._magnitude[name].add_(out.abs().sum(0, dtype=torch.float32))
+
+        return watch
+
+    def _watcher_of_padding(self) -> Callable[[Any, Any, dict[str, Any]], None]:
+        """Before the model sees a batch: which of its positions are padding, [B * T]."""
+        from cl_bench.training.hooks import only_in_training
+
+        @only_in_training
+        def watch(module: Any, args: Any, inputs: dict[str, Any]) -> None:
+            if module.training:
+                mask = inputs.get("attention_mask")
+                self._padded = None if mask is None else ~mask.bool().flatten()
+
+        return watch
+
+    def _counted(self, tokens: int, name: str = "experts") -> Tensor | None:
+        """Which of a layer's tokens count; None: all of them."""
+        if self._padded is None:
+            return None
+        if tokens != self._padded.numel():
+            raise RunError(
+                f"migu: count_padding: false: {name} has {tokens} outputs for a batch of "
+                f"{self._padded.numel()} positions, so it is not known which are padding; give "
+                "count_padding: true"
+            )
+        return ~self._padded
 
     def before_step(self, step: Step) -> None:
         """Zero the gradient rows below the quantile, then begin summing anew."""
@@ -162,7 +254,7 @@ class MIGU(Method[MIGUOptions]):
         for hook in self._hooks:
             hook.remove()
         self._hooks, self._magnitude, self._all_reduce = [], {}, None
-        self._layouts, self._shapes, self._seen = {}, {}, set()
+        self._layouts, self._shapes, self._seen, self._padded = {}, {}, set(), None
 
 
 def keep_mask(magnitude: Tensor, threshold: float) -> Tensor:
