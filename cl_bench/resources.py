@@ -8,9 +8,9 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def resource(name: str) -> Path:
-    """The folder `tasks` or `configs`, whether cl-bench runs from a wheel or from a checkout."""
+    """`tasks`, `configs` or `constraints.txt`, from a wheel or from a checkout."""
     shipped = _PACKAGE / "_resources" / name
-    return shipped if shipped.is_dir() else _PACKAGE.parent / name
+    return shipped if shipped.exists() else _PACKAGE.parent / name
 
 
 def user_cache() -> Path:

@@ -58,9 +58,20 @@ def methods(
         print(line)
 
 
-def doctor() -> None:
-    """Check that this machine is ready: packages, accelerator, disk, quickstart model."""
-    from cl_bench.report.listing import doctor_lines
+def doctor(
+    model: str | None = typer.Option(None, help="Look at this model's tokenizer too."),
+    data_root: Path | None = typer.Option(None, help="Look here for the data."),
+) -> None:
+    """Check that this machine is ready: versions, device, bf16, disk, hub, data, a tokenizer.
 
-    for line in doctor_lines():
-        print(line)
+    Exit code 1 where a run would fail.
+    """
+    from cl_bench.checks.machine import examine
+    from cl_bench.errors import RunError
+
+    faults = 0
+    for finding in examine(model, data_root):
+        print(f"{finding.kind:<5} {finding.text}", flush=True)
+        faults += finding.kind == "fault"
+    if faults:
+        raise RunError(f"doctor: {faults} fault{'s' if faults > 1 else ''}, marked above")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cl_bench.checks import machine
 from tests.e2e.conftest import Bench
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -67,5 +68,12 @@ def test_listings(bench: Bench) -> None:
     assert "lambda: number > 0, default 400.0" in bench.must("methods", "ewc")
     code, _, err = bench.run("methods", "fgm")
     assert code == 2 and "unknown method 'fgm' (did you mean 'fggm'?)" in err
-    code, out, _ = bench.run("doctor")
-    assert code == 0 and "torch" in out
+
+
+def test_doctor_ends_with_1_where_a_run_would_fail(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "ok    torch" in bench.must("doctor", "--model", "./model")
+    monkeypatch.setattr(machine, "_space", lambda: iter([machine.Finding("fault", "no room")]))
+    code, out, err = bench.run("doctor")
+    assert code == 1 and "fault no room" in out and "1 fault, marked above" in err
