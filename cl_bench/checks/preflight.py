@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.checks.asked_alike import note_forms
+from cl_bench.checks.asked_tasks import task_faults
 from cl_bench.checks.general_answers import check_general
 from cl_bench.checks.gold_answers import check_answers
 from cl_bench.checks.headlines import score_faults
@@ -86,6 +87,7 @@ CHECKS: tuple[Check, ...] = (
     continuity_faults,
     stage_faults,
     trained_faults,
+    task_faults,
     score_faults,
     check_answers,
     check_general,

@@ -15,6 +15,7 @@ from cl_bench.models.layouts import is_router, patterns
 
 if TYPE_CHECKING:
     from cl_bench.costs.shapes import Shapes
+    from cl_bench.methods.base import Method
     from cl_bench.methods.lora import LoRAOptions
     from cl_bench.methods.spec import Checked, RunSpec, StageSpec
     from cl_bench.models.layouts import Shape
@@ -233,10 +234,14 @@ def _ranks_that_do_not_add_up(shapes: Mapping[str, Shape], options: Any) -> str 
 
 
 def continuity_faults(found: Checked) -> Iterator[str]:
-    """Stages that go on with an adapter, or with EWC's memory, that is another one."""
+    """Stages that go on with an adapter, or with what was remembered of one, that is another."""
+    from cl_bench.methods.ewc import EWC
+    from cl_bench.methods.ogd import OGD
+
     for run in {run.label: run for run in found.runs}.values():
         yield from _changed_adapters(run)
-        yield from _changed_memory(run)
+        yield from _changed_memory(run, EWC)
+        yield from _changed_memory(run, OGD)
 
 
 def _changed_adapters(run: RunSpec) -> Iterator[str]:
@@ -260,9 +265,8 @@ def _changed_adapters(run: RunSpec) -> Iterator[str]:
             yield f"{goes_on}which cannot have another {', '.join(keys)}; give both stages the same"
 
 
-def _changed_memory(run: RunSpec) -> Iterator[str]:
-    """EWC remembers the Fisher of what it trained: weights, or one adapter."""
-    from cl_bench.methods.ewc import EWC
+def _changed_memory(run: RunSpec, method: type[Method]) -> Iterator[str]:
+    """EWC remembers the Fisher, OGD gradients of what it trained: weights, or one adapter."""
     from cl_bench.methods.o_lora import OLoRA
 
     last: StageSpec | None = None
@@ -270,7 +274,7 @@ def _changed_memory(run: RunSpec) -> Iterator[str]:
     for stage in run.stages:
         last = None if stage.start == "base" else last
         broken = broken or not stage.adapters
-        if not any(issubclass(part.method, EWC) for part in stage.parts):
+        if not any(issubclass(part.method, method) for part in stage.parts):
             continue
         grown = any(issubclass(part.method, OLoRA) for part in stage.parts)
         broken = broken or grown
@@ -279,8 +283,8 @@ def _changed_memory(run: RunSpec) -> Iterator[str]:
             new = "another adapter" if last.adapters else "an adapter"
             new = new if stage.adapters else "the weights"
             yield (
-                f"methods: {run.label}: ewc remembers {old} of stage {last.index}, and stage "
-                f"{stage.index} trains {new}: the one says nothing on the other; use ewc in stages "
-                "that train the same"
+                f"methods: {run.label}: {method.name} remembers {old} of stage {last.index}, and "
+                f"stage {stage.index} trains {new}: the one says nothing on the other; use "
+                f"{method.name} in stages that train the same"
             )
         last, broken = stage, not stage.adapters

@@ -17,14 +17,17 @@ from cl_bench.methods.ewc import EWC
 from cl_bench.methods.fggm import FGGM
 from cl_bench.methods.freeze_layers import FreezeLayers
 from cl_bench.methods.gem import GEM
+from cl_bench.methods.grads import GrADS
 from cl_bench.methods.hft import HFT
 from cl_bench.methods.kl_base import KLBase
 from cl_bench.methods.l2sp import L2SP
 from cl_bench.methods.layernorm import LayerNorm
+from cl_bench.methods.loki import LoKI
 from cl_bench.methods.lora import LoRA
 from cl_bench.methods.lwf import LwF
 from cl_bench.methods.migu import MIGU
 from cl_bench.methods.o_lora import OLoRA
+from cl_bench.methods.ogd import OGD
 from cl_bench.methods.piece import PIECE
 from cl_bench.methods.recadam import RecAdam
 from cl_bench.methods.registry import method_class
@@ -69,6 +72,9 @@ CASES: dict[str, Callable[[], Method]] = {
     "freeze_layers": configured(FreezeLayers, side="top"),
     "hft": HFT,
     "piece": configured(PIECE, ratio=0.5, score="second_order"),
+    "ogd": configured(OGD, directions=1),
+    "loki": configured(LoKI, share=0.3, steps=2),
+    "grads": GrADS,
     "fggm + replay": lambda: Composite([FGGM(), Replay()]),
     "lora + ema": lambda: Composite([LoRA(), EMA()]),
     "ewc + fggm": lambda: Composite([EWC(), FGGM()]),

@@ -187,6 +187,7 @@ GROWING = {"compose": ["o_lora", "ewc"], "label": "growing"}
         (("lora", {"name": "lora", "r": 4}), "cannot have another r;"),
         (("o_lora", {"name": "o_lora", "r": 4}), "cannot have another r;"),
         (("o_lora", "lora"), "which lora cannot"),
+        (("ogd", "sft", "ogd"), "ogd remembers an adapter of stage 1, and stage 3 trains another"),
         ((GROWING, GROWING), "an adapter of stage 1, and stage 2 trains another adapter"),
     ],
 )
@@ -200,6 +201,7 @@ def test_what_does_not_fit_the_stage_before_is_refused(methods: Any, said: str) 
     [
         (BOTH, BOTH, "lora"),
         ("ewc", "lora", "ewc"),
+        ("ogd", "lora", {"name": "ogd", "project": "update"}),
         ("lora", "sft", {"name": "lora", "r": 4}),
         ("lora", "o_lora", {"name": "o_lora", "lambda_1": 5}),
     ],
