@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from cl_bench.config.budgets import Budget, documents_of
+from cl_bench.config.expected import Expected
 from cl_bench.config.strict import Strict
 from cl_bench.errors import nearest
 
@@ -274,6 +275,9 @@ class ExperimentConfig(Section):
     train: TrainConfig = Field(TrainConfig(), description="for every stage of every method")
     eval: EvalConfig = Field(EvalConfig(), description="what is scored, and when")
     allow_unreachable: bool = Field(False, description="as in a stage, for all of them")
+    expected: list[Expected] = Field(
+        default_factory=list, description="numbers to compare with; reports show them apart"
+    )
 
     @field_validator("name")
     @classmethod

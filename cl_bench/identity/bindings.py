@@ -34,6 +34,7 @@ IRRELEVANT: Mapping[str, str] = {
     "model.revision": "which commit is loaded; its weights are compared (without them, the name)",
     "allow_unreachable": "whether a run starts at all; none of its numbers depends on it",
     "stages.1.allow_unreachable": "as for all stages",
+    "expected": "numbers to compare with; none of the run's depends on them",
     "eval.general.budget": "a word for limits; the limits are compared",
 }
 """Keys of a config that no run is bound to, and why."""

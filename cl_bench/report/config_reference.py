@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from cl_bench.config.expected import Expected, ExpectedNumbers
 from cl_bench.config.schema import (
     EvalConfig,
     ExperimentConfig,
@@ -40,6 +41,8 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`eval.general:`", GeneralEval),
     ("`eval.within_stage:`", WithinStage),
     ("`eval.probes:`", ProbesEval),
+    ("An entry of `expected:`", Expected),
+    ("A label of `expected:`", ExpectedNumbers),
 )
 _BOUNDS = {Gt: ("> {}", "gt"), Ge: (">= {}", "ge"), Lt: ("< {}", "lt"), Le: ("<= {}", "le")}
 

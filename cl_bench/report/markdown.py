@@ -11,6 +11,7 @@ from typing import Any
 from cl_bench.data.tasks import canonical_name
 from cl_bench.report.cells import labels_table, learned_table, short
 from cl_bench.report.curves import curve_lines, load_curves
+from cl_bench.report.expected import expected_section
 from cl_bench.report.general import entries, general_tables, made_with
 from cl_bench.report.probes import probes_section
 from cl_bench.report.requests import notes_section, requests_section
@@ -53,6 +54,7 @@ def _lines(experiment: Path) -> Iterator[str]:
     sequence = [canonical_name(stage["task"]) for stage in config["stages"]]
     yield from _method_table(experiment, tasks, sequence, results)
     yield from _kept(results)
+    yield from expected_section(config.get("expected", []))
     finished = [result for result in results if result.complete]
     if len(finished) > 1:
         yield ""

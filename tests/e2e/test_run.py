@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cl_bench.cli import run_command
+from cl_bench.store.experiments import read_experiment, write_experiment
 from tests.e2e.conftest import Bench, fingerprints, write_task
 from tests.helpers.forked import watched
 from tests.helpers.rendered import must_render
@@ -241,3 +242,16 @@ def test_a_task_without_a_training_split(bench: Bench) -> None:
     bench.write_config(task_paths=["own"], stages=[{"task": "only_test"}])
     code, _, err = bench.run("run", "tiny.yaml")
     assert code == 2 and "only_test" in err and "train" in err
+
+
+def test_published_numbers_stand_in_a_section_of_their_own(bench: Bench) -> None:
+    bench.trained()
+    before = bench.must("report", "tiny")
+    opened = read_experiment(bench.results)
+    source = {"kind": "published", "source": "Some 2020", "numbers": {"sft": {"op": 12.34}}}
+    opened["config"]["expected"] = [source]
+    write_experiment(bench.results, {k: v for k, v in opened.items() if k != "sha256"})
+    after = bench.must("report", "tiny")
+    start, end = after.index("\n## Numbers to compare with"), after.index("\n## Differences")
+    assert "| sft    |                   12.34 |" in after[start:end]
+    assert after[:start] + after[end:] == before

@@ -44,6 +44,7 @@ OTHERWISE: dict[str, Any] = {
     "stages.1.method": "sft",
     "stages.1.allow_unreachable": True,
     "allow_unreachable": True,
+    "expected": [{"kind": "published", "source": "a paper", "note": "of another model"}],
     "train.lr": 0.5,
     "train.schedule": "constant",
     "train.warmup_steps": 1,
@@ -73,6 +74,10 @@ OTHERWISE: dict[str, Any] = {
 """Another value of every key; a new key fails the first test until it has its line here."""
 
 
+WHOLE = ("MethodEntry", "Expected")
+"""Sections that stand for one value here."""
+
+
 def sections(annotation: Any) -> Iterator[type[BaseModel]]:
     """The sections that an annotation names, in lists and unions too."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
@@ -84,7 +89,7 @@ def sections(annotation: Any) -> Iterator[type[BaseModel]]:
 def keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Dotted keys of all values; `stages.1.` for those of a stage."""
     for name, field in model.model_fields.items():
-        inner = [each for each in sections(field.annotation) if each.__name__ != "MethodEntry"]
+        inner = [each for each in sections(field.annotation) if each.__name__ not in WHOLE]
         if inner:
             yield from keys(inner[0], f"{prefix}{name}." + ("1." if name == "stages" else ""))
         else:
