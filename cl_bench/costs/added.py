@@ -40,13 +40,15 @@ class Pass:
 class Memory:
     """Bytes of one process that a method adds, through the whole of training.
 
-    `held`: tensors of its own (a Fisher, a teacher, masks). `gradients`: how many more gradients of
-    all that is trained exist at once within an update, `gradients_each` so many more for every
-    earlier stage. `per_token`: activations of layers of its own, for a token of a micro-batch.
-    `watched`: it has hooks on the model's layers, so that the last MLP sees all positions.
+    `held`: tensors of its own (a Fisher, a teacher, masks), `held_each` so many more bytes for
+    every earlier stage. `gradients`: how many more gradients of all that is trained exist at once
+    within an update, `gradients_each` so many more for every earlier stage. `per_token`:
+    activations of layers of its own, for a token of a micro-batch. `watched`: it has hooks on the
+    model's layers, so that the last MLP sees all positions.
     """
 
     held: int = 0
+    held_each: int = 0
     gradients: int = 0
     gradients_each: int = 0
     per_token: int = 0
@@ -55,6 +57,7 @@ class Memory:
     def __add__(self, other: Memory) -> Memory:
         return Memory(
             self.held + other.held,
+            self.held_each + other.held_each,
             self.gradients + other.gradients,
             self.gradients_each + other.gradients_each,
             self.per_token + other.per_token,
@@ -95,15 +98,21 @@ class Work:
 class Disk:
     """What a method leaves beside the checkpoint of a stage.
 
-    `state`: bytes that it keeps for the next stage. `models`: further models with all weights; the
-    one of the hook `scored` is counted without being said.
+    `state`: bytes that it keeps for the next stage, `state_each` so many more for every earlier
+    stage. `models`: further models with all weights; the one of the hook `scored` is counted
+    without being said.
     """
 
     state: int = 0
     models: int = 0
+    state_each: int = 0
 
     def __add__(self, other: Disk) -> Disk:
-        return Disk(self.state + other.state, self.models + other.models)
+        return Disk(
+            self.state + other.state,
+            self.models + other.models,
+            self.state_each + other.state_each,
+        )
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,8 @@ class Total:
     @property
     def own(self) -> int:
         """Bytes of memory that methods hold in addition to the engine, at most."""
-        return self.added.memory.held + self.set_aside
+        memory = self.added.memory
+        return memory.held + memory.held_each * self.earlier + self.set_aside
 
     @property
     def in_training(self) -> int:
@@ -65,7 +66,8 @@ class Total:
     def checkpoint(self) -> int:
         """Bytes that the stage leaves on disk, without tokenizer files."""
         disk = self.added.disk
-        return self.base.checkpoint + disk.state + disk.models * self.base.weights
+        state = disk.state + disk.state_each * self.earlier
+        return self.base.checkpoint + state + disk.models * self.base.weights
 
     @property
     def flops_per_token(self) -> int:

@@ -287,4 +287,23 @@ def _changed_memory(run: RunSpec, method: type[Method]) -> Iterator[str]:
                 f"stage {stage.index} trains {new}: the one says nothing on the other; use "
                 f"{method.name} in stages that train the same"
             )
+        if last is not None and (other := _memory_options(last) ^ _memory_options(stage)):
+            keys = ", ".join(sorted({key for key, _ in other}))
+            yield (
+                f"methods: {run.label}: stage {stage.index} goes on with what ewc remembers of "
+                f"stage {last.index}, which cannot have another {keys}; give both stages the same"
+            )
         last, broken = stage, not stage.adapters
+
+
+def _memory_options(stage: StageSpec) -> set[tuple[str, object]]:
+    """EWC's options that decide what it remembers."""
+    from cl_bench.methods.ewc import EWC, EWCOptions
+
+    options = [part.options for part in stage.parts if issubclass(part.method, EWC)]
+    return {
+        (key, getattr(one, key))
+        for one in options
+        if isinstance(one, EWCOptions)
+        for key in ("mode", "estimator", "anchors")
+    }

@@ -54,6 +54,7 @@ CASES: dict[str, Callable[[], Method]] = {
     "fggm soft": configured(FGGM, mask="soft"),
     "fggm renewed": configured(FGGM, refresh=2, aggregation="none"),
     "ewc": EWC,
+    "ewc trace": configured(EWC, mode="trace"),
     "replay": Replay,
     "lora": LoRA,
     "lora everywhere": configured(LoRA, r=4, target_modules="all-linear", dropout=0.0),
