@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ from cl_bench.methods.base import Method, Stage, Step, overrides
 from cl_bench.methods.compose import Composite
 from cl_bench.methods.registry import METHODS, method_class
 from cl_bench.methods.state import parts_of
+from cl_bench.methods.subspaces import SplitLinear
 from cl_bench.models.checkpoints import save_tensors
 from cl_bench.training.cpu import matmul
 from cl_bench.training.loss import answer_loss
@@ -175,6 +177,8 @@ def kept_for_backward(model: nn.Module, batch: Batch) -> int:
 
 def written(model: Any, method: Method) -> int:
     """Bytes of the safetensors files that a stage leaves: weights or adapter, method's state."""
+    if any(isinstance(module, SplitLinear) for module in model.modules()):
+        method.finish(SimpleNamespace(model=model))  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         save_tensors(Path(folder) / "method.safetensors", dict(method.state().tensors))

@@ -40,6 +40,7 @@ METHODS: dict[str, str] = {
     "branch_merge": "cl_bench.methods.branch_merge:BranchMerge",
     "fapm": "cl_bench.methods.fapm:FAPM",
     "neuron_merge": "cl_bench.methods.neuron_merge:NeuronMerge",
+    "osft": "cl_bench.methods.osft:OSFT",
 }
 BASE_ROW = "ori"
 """Accepted in `methods:`; the base model is scored once for every experiment anyway."""

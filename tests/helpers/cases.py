@@ -28,6 +28,7 @@ from cl_bench.methods.lwf import LwF
 from cl_bench.methods.migu import MIGU
 from cl_bench.methods.o_lora import OLoRA
 from cl_bench.methods.ogd import OGD
+from cl_bench.methods.osft import OSFT
 from cl_bench.methods.piece import PIECE
 from cl_bench.methods.recadam import RecAdam
 from cl_bench.methods.registry import method_class
@@ -68,6 +69,8 @@ CASES: dict[str, Callable[[], Method]] = {
     "kl_base": KLBase,
     "lora + lwf": lambda: Composite([LoRA(), LwF()]),
     **{name: method_class(name) for name in MERGES},
+    "osft": OSFT,
+    "osft, others": configured(OSFT, unfreeze_rank_ratio=0.7, others="full"),
     "o_lora": OLoRA,
     "layernorm": LayerNorm,
     "freeze_layers": configured(FreezeLayers, side="top"),

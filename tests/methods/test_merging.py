@@ -17,7 +17,7 @@ from cl_bench.experiment.resolve import resolve_file
 from cl_bench.methods.base import Method, Stage
 from cl_bench.methods.fapm import forgetting_aware
 from cl_bench.methods.lora import LoRA
-from cl_bench.methods.merging import largest, lerp, slerp
+from cl_bench.methods.merging import combined, largest, lerp, slerp
 from cl_bench.methods.neuron_merge import _most_changed
 from cl_bench.methods.registry import method_class
 from cl_bench.models.layouts import Layout
@@ -138,6 +138,20 @@ def test_what_did_not_move_keeps_its_bits() -> None:
         assert torch.equal(found[:3], start[:3])
     assert torch.equal(lerp(start, end, 0.0), start.float())
     assert torch.equal(lerp(start, end, 1.0), end.float())
+    small, large = torch.tensor([1e-9, 1.0]), torch.tensor([1.0, 1e-9])
+    assert torch.equal(lerp(small, large, 0.0), small)
+    assert torch.equal(lerp(small, large, 1.0), large)
+
+
+def test_a_sum_of_0_is_positive_and_0_has_no_sign() -> None:
+    vectors = [torch.tensor([1.0, 0.0, -2.0, 0.0]), torch.tensor([-1.0, 0.0, 1.0, -3.0])]
+    mean = combined(lambda: vectors, consensus=True, normalize=True)
+    assert mean.tolist() == [1.0, 0.0, -2.0, -3.0]
+
+
+def test_the_model_before_is_the_one_that_the_stage_began_with(models: list[nn.Module]) -> None:
+    for found in finished(models, "wise", start="base", alpha=0.3):
+        check(found, models, lambda base, one, own: on_the_line(base, own, 0.3))
 
 
 def test_exactly_as_many_are_largest() -> None:
