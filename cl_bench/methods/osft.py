@@ -44,6 +44,8 @@ class OSFT(Method[OSFTOptions]):
     """
 
     name = "osft"
+    family = "projections"
+    source = "Nayak 2025, arXiv 2504.07097"
 
     def __init__(self, options: OSFTOptions | None = None) -> None:
         super().__init__(options)
