@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cl_bench.config.schema import TrainConfig
 
 if TYPE_CHECKING:
-    from cl_bench.checks.preflight import Preflight
+    from cl_bench.checks.found import Preflight
 
 CUTS = ("max_prompt_tokens", "max_answer_tokens", "truncation")
 """Keys of `train:` that decide what is left of a prompt and of an answer, in scoring too."""

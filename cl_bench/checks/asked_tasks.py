@@ -9,7 +9,7 @@ from cl_bench.data.tasks import canonical_name
 from cl_bench.errors import nearest
 
 if TYPE_CHECKING:
-    from cl_bench.checks.preflight import Preflight
+    from cl_bench.checks.found import Preflight
 
 
 def task_faults(found: Preflight) -> Iterator[str]:

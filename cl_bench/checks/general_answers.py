@@ -18,7 +18,7 @@ from cl_bench.data.special_tokens import SpecialTokens, named
 from cl_bench.data.tasks import defining_file
 
 if TYPE_CHECKING:
-    from cl_bench.checks.preflight import Preflight
+    from cl_bench.checks.found import Preflight
 
 MOST = 200
 """Documents of a benchmark whose texts are looked at, in equal shares of its members."""

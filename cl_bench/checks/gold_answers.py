@@ -23,7 +23,7 @@ from cl_bench.data.tokens import encode_answers, encode_prompts
 from cl_bench.errors import UserError
 
 if TYPE_CHECKING:
-    from cl_bench.checks.preflight import Preflight
+    from cl_bench.checks.found import Preflight
 
 MOST = 1000
 """Documents of a split that are looked at, a seeded sample."""

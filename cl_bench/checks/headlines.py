@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cl_bench.evaluation.headline import headline_faults, headline_notes
 
 if TYPE_CHECKING:
-    from cl_bench.checks.preflight import Preflight
+    from cl_bench.checks.found import Preflight
 
 
 def score_faults(found: Preflight) -> Iterator[str]:

@@ -15,7 +15,7 @@ from cl_bench.models.load import embedding_rows
 from cl_bench.models.positions import window
 
 if TYPE_CHECKING:
-    from cl_bench.checks.preflight import Preflight
+    from cl_bench.checks.found import Preflight
 
 MAX_NEW_TOKENS = 256
 """Of a generation whose task names no number (lm-eval's default)."""

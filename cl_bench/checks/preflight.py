@@ -6,13 +6,12 @@ check is a function from `Preflight` to its faults; all faults come in one messa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from cl_bench.checks.asked_alike import note_forms
 from cl_bench.checks.asked_tasks import task_faults
+from cl_bench.checks.found import Examples, Preflight
 from cl_bench.checks.general_answers import check_general
 from cl_bench.checks.gold_answers import check_answers
 from cl_bench.checks.headlines import score_faults
@@ -40,45 +39,6 @@ from cl_bench.models.load import (
     special_token_faults,
 )
 
-
-@dataclass(frozen=True)
-class Preflight:
-    """What the checks look at, and afterwards what the run starts from."""
-
-    experiment: Experiment
-    suite: Suite
-    examples: Examples
-    model_path: str | Path
-    tokenizer: Any
-    say: Callable[[str], None]
-    """Prints a line that is a warning, not a fault."""
-    notes: list[str] = field(default_factory=list)
-    """Warnings that the report repeats."""
-    skeleton: Any = None
-    """The model on the meta device: classes, shapes and config without weights."""
-
-    @property
-    def config(self) -> ExperimentConfig:
-        """As it was read."""
-        return self.experiment.config
-
-    @property
-    def runs(self) -> Sequence[RunSpec]:
-        """Those that `--method` leaves."""
-        return self.experiment.chosen
-
-    def trained_on(self, task: str, seed: int) -> Sequence[Example]:
-        """All examples of a task that any of the config's stages sees."""
-        return self.examples[task, self.experiment.limit_of(task), seed]
-
-    def note(self, line: str) -> None:
-        """Say a warning, now and in the report."""
-        self.notes.append(line)
-        self.say(line)
-
-
-Examples = Mapping[tuple[str, int | None, int], Sequence[Example]]
-"""Training examples by (task, limit, seed)."""
 WEIGHT_FILES = (".safetensors", ".bin")
 Check = Callable[[Preflight], Iterable[str]]
 CHECKS: tuple[Check, ...] = (

@@ -15,10 +15,11 @@ from cl_bench.data.special_tokens import added_tokens
 from cl_bench.data.tokens import encode_prompts
 from cl_bench.evaluation.answer_limits import own_limit
 from cl_bench.evaluation.engines.choice import Engine
+from cl_bench.evaluation.engines.hflm import EncodePrompts
 from cl_bench.evaluation.engines.opened import Subject, counted, opened, requests_of
 from cl_bench.evaluation.harness import TaskResult, evaluate_tasks, group_json
 from cl_bench.evaluation.probes.tasks import Reference, probe_tasks
-from cl_bench.evaluation.shared_prefix.lm import EncodePrompts, Progress, SharedPrefixLM
+from cl_bench.evaluation.shared_prefix.lm import Progress, SharedPrefixLM
 from cl_bench.evaluation.untouched import untouched
 from cl_bench.seeds import derive_seed
 

@@ -21,7 +21,7 @@ from cl_bench.models.saved_weights import SavedWeights
 from cl_bench.store.folders import RunFolder, verify_folder
 
 if TYPE_CHECKING:
-    from cl_bench.experiment.stage import Workplace
+    from cl_bench.experiment.workplace import Workplace
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from cl_bench.experiment.begun import adopt_runs, score_base
 from cl_bench.experiment.disk import missing_bytes
 from cl_bench.experiment.processes import join
 from cl_bench.experiment.pruned import announcements
-from cl_bench.experiment.stage import Workplace, run_stage
+from cl_bench.experiment.stage import run_stage
 from cl_bench.experiment.stage_files import failure_advice
+from cl_bench.experiment.workplace import Workplace
 from cl_bench.identity.bindings import portable_model
 from cl_bench.methods.spec import Experiment, RunSpec
 from cl_bench.progress import Reporter

@@ -6,19 +6,15 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-from cl_bench.config.schema import ExperimentConfig
-from cl_bench.data.examples import Example
 from cl_bench.errors import DivergedError, RunError
 from cl_bench.evaluation.curve import stage_curve
 from cl_bench.evaluation.engines.opened import Subject, scored_form
-from cl_bench.evaluation.suite import Suite
 from cl_bench.experiment.adapter_base import BaseWeights
 from cl_bench.experiment.loop import not_finite, train_stage
 from cl_bench.experiment.peak_memory import peak_memory_mb
@@ -36,8 +32,9 @@ from cl_bench.experiment.stage_files import (
     scored_basis,
 )
 from cl_bench.experiment.stage_view import SCRATCH, lost_ends, stage_view
+from cl_bench.experiment.workplace import Workplace
 from cl_bench.methods.base import Method, Stage
-from cl_bench.methods.spec import Experiment, RunSpec, StageSpec
+from cl_bench.methods.spec import RunSpec, StageSpec
 from cl_bench.methods.state import State, give_state, handed_on, state_of
 from cl_bench.methods.user_files import user_errors
 from cl_bench.models.checkpoints import (
@@ -49,7 +46,6 @@ from cl_bench.models.checkpoints import (
     write_checkpoint,
 )
 from cl_bench.models.load import load_model, resolve_model_path
-from cl_bench.progress import Reporter
 from cl_bench.scores.matrix import operation_score
 from cl_bench.seeds import derive_seed
 from cl_bench.store.folders import (
@@ -63,29 +59,6 @@ from cl_bench.store.folders import (
 )
 from cl_bench.store.partial import drop_partial, scoring_seconds
 from cl_bench.store.seals import file_records, read_sealed, write_sealed
-
-
-@dataclass(frozen=True)
-class Workplace:
-    """What all stages of an experiment share."""
-
-    experiment: Experiment
-    suite: Suite
-    examples: Mapping[tuple[str, int | None, int], Sequence[Example]]
-    """Training examples by (task, limit, seed)."""
-    device: torch.device
-    processes: Processes
-    reporter: Reporter
-
-    @property
-    def config(self) -> ExperimentConfig:
-        """As it was read."""
-        return self.experiment.config
-
-    @property
-    def first_process(self) -> bool:
-        """Only this one writes files and scores."""
-        return self.processes.rank == 0
 
 
 @user_errors()

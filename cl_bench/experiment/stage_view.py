@@ -18,7 +18,7 @@ from cl_bench.models.positions import length_groups
 from cl_bench.store.folders import RunFolder
 
 if TYPE_CHECKING:
-    from cl_bench.experiment.stage import Workplace
+    from cl_bench.experiment.workplace import Workplace
 
 SCRATCH = "scratch"
 """In the folder of a stage that is trained: `Stage.folder`."""

@@ -9,8 +9,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from cl_bench.checks.found import Preflight
 from cl_bench.checks.general_answers import check_general, odd_tokens
-from cl_bench.checks.preflight import Preflight
 from cl_bench.config.schema import ExperimentConfig
 from cl_bench.evaluation.answer_limits import limit_faults, limited, own_limit
 from cl_bench.evaluation.engines.choice import Engine

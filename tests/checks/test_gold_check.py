@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from cl_bench.checks.found import Preflight
 from cl_bench.checks.gold_answers import check_answers
 from cl_bench.checks.perfect_generation import generated_text, generator, model_eos
-from cl_bench.checks.preflight import Preflight
 from cl_bench.checks.reachable import gold_of, reach
 from cl_bench.config.schema import ExperimentConfig
 from cl_bench.data.examples import training_examples

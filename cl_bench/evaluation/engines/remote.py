@@ -18,8 +18,9 @@ from lm_eval.api.model import LM
 
 from cl_bench.errors import RunError
 from cl_bench.evaluation.engines.choice import Engine
+from cl_bench.evaluation.engines.hflm import EncodePrompts
 from cl_bench.evaluation.engines.request_counts import RequestCounts
-from cl_bench.evaluation.shared_prefix.lm import EncodePrompts, Progress
+from cl_bench.evaluation.shared_prefix.lm import Progress
 from cl_bench.models.load import split_revision
 
 WORKER = "cl_bench.evaluation.engines.worker"

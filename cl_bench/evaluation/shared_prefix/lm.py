@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lm_eval import utils
 from lm_eval.api.model import TemplateLM
@@ -29,7 +29,9 @@ from cl_bench.evaluation.shared_prefix.stopping import (
 from cl_bench.models.positions import length_rule
 from cl_bench.models.positions import window as window_of
 
-EncodePrompts = Callable[[Sequence[str]], list[list[int]]]
+if TYPE_CHECKING:
+    from cl_bench.evaluation.engines.hflm import EncodePrompts
+
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, the requests answered, and all of them."""
 Pair = tuple[list[int], list[int]]
