@@ -28,6 +28,7 @@ METHODS: dict[str, str] = {
     "mtl": "cl_bench.methods.mtl:MTL",
     "l2sp": "cl_bench.methods.l2sp:L2SP",
     "recadam": "cl_bench.methods.recadam:RecAdam",
+    "das": "cl_bench.methods.das:DAS",
     "der": "cl_bench.methods.der:DER",
     "lwf": "cl_bench.methods.lwf:LwF",
     "kl_base": "cl_bench.methods.kl_base:KLBase",

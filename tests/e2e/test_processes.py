@@ -70,6 +70,7 @@ METHODS = {
         "compose": [
             {"name": "der", "memory": 5, "draw": 3, "top_k": 8},
             "lwf",
+            "das",
             {"file": f"{CONTRACT}/ssr.py"},
             {"name": "ema", "decay": 0.9},
         ],

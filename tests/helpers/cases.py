@@ -11,6 +11,7 @@ import pytest
 from cl_bench.methods.agem import AGEM
 from cl_bench.methods.base import Method
 from cl_bench.methods.compose import Composite
+from cl_bench.methods.das import DAS
 from cl_bench.methods.der import DER
 from cl_bench.methods.ema import EMA
 from cl_bench.methods.ewc import EWC
@@ -64,6 +65,7 @@ CASES: dict[str, Callable[[], Method]] = {
     "gem": GEM,
     "l2sp": L2SP,
     "lwf": LwF,
+    "das": DAS,
     "recadam": RecAdam,
     "der": configured(DER, memory=1, top_k=4),  # what answers take is not counted
     "kl_base": KLBase,
