@@ -119,7 +119,7 @@ class Factors:
 def importances(
     model: Any, batches: Iterable[Batch], loss: Callable[[Batch, Factors], Tensor]
 ) -> dict[str, Tensor]:
-    """For each kind [layers, units], float32: the sum over examples of the derivative's size.
+    """For each kind [layers, units], float64: the sum over examples of the derivative's size.
 
     `loss(batch, factors)` is a sum over the batch's examples, made by the model while the factors
     are watching. The model must be in eval mode; its weights get no gradient.
@@ -127,7 +127,7 @@ def importances(
     factors = Factors(blocks(model))
     device = next(model.parameters()).device
     total = {
-        kind: torch.zeros(len(sizes), sizes[0], device=device)
+        kind: torch.zeros(len(sizes), sizes[0], dtype=torch.float64, device=device)
         for kind, sizes in factors.sizes().items()
     }
     with factors.watching():
@@ -136,7 +136,7 @@ def importances(
             found = torch.autograd.grad(loss(batch, factors), factors.flat())
             for place, gradient in enumerate(found):
                 kind, layer = KINDS[place // len(factors.layers)], place % len(factors.layers)
-                total[kind][layer] += gradient.float().abs().sum((0, 1))
+                total[kind][layer] += gradient.double().abs().sum((0, 1))
     return total
 
 

@@ -52,8 +52,8 @@ class DAS(Method[DASOptions]):
     Readings: L is of answer tokens of the stage's examples. Dropout, which Llama and its relatives
     do not have, is put where BERT's is, on what attention and MLP add. The update is scaled, not
     the gradient as in the paper, because AdamW divides a constant factor of the gradient out again.
-    The official code adds up signed derivatives, has no dropout in its two passes, and masks q, k
-    and v by column. The paper's contrastive loss, which is of sentence vectors, is left out.
+    The official code adds up signed derivatives, seems to make its two passes without dropout, and
+    masks q, k and v by column. The contrastive loss, which is of sentence vectors, is left out.
     """
 
     name = "das"
@@ -83,7 +83,7 @@ class DAS(Method[DASOptions]):
         of_stage = Pass(4 * shapes.products, self.options.score_examples)
         return (
             kept(shapes.entry_bytes * sum(math.prod(shape) for shape in _of(shapes, *MASKED)))
-            + kept(4 * sum(sum(shape) for shape in sides), saved=True)
+            + kept(8 * sum(sum(shape) for shape in sides), saved=True)
             + Cost(work=Work(passes=(general, of_stage)))
         )
 
