@@ -57,6 +57,8 @@ class DAS(Method[DASOptions]):
     """
 
     name = "das"
+    family = "masks"
+    source = "Ke 2023, arXiv 2302.03241"
     keeps = "statistics"
 
     def __init__(self, options: DASOptions | None = None) -> None:
