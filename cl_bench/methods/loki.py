@@ -91,9 +91,14 @@ class LoKI(Method[LoKIOptions]):
         )
 
     def adds(self, shapes: Shapes) -> Cost:
-        """For every layer so many passes forward and back to it, on the other examples."""
+        """For every layer so many passes forward and back to it, on the other examples.
+
+        In the first stage if they are a task's, else in all later ones.
+        """
         from cl_bench.costs.added import Cost, Pass, Work
 
+        if (self.options.task is None) != bool(shapes.earlier):
+            return Cost()
         layers = sum(self._is_meant(name) for name in shapes.parameters)
         per_token = (4 * layers * self.options.steps + 4) * shapes.products
         return Cost(work=Work(passes=(Pass(per_token, self.options.examples),)))
