@@ -47,7 +47,7 @@ class GrADS(Method[GrADSOptions]):
 
     name = "grads"
     family = "selection"
-    source = "in the manner of Liu et al. 2025, arXiv 2511.08620"
+    source = "in the manner of Liu 2025, arXiv 2511.08620"
 
     def adds(self, shapes: Shapes) -> Cost:
         """An epoch and a gradient of each example before training, which sees fewer examples."""

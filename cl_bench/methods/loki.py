@@ -60,7 +60,7 @@ class LoKI(Method[LoKIOptions]):
 
     name = "loki"
     family = "masks"
-    source = "Wang et al. 2026, Nexround/LoKI"
+    source = "Wang 2026, Nexround/LoKI"
     keeps = ("statistics", "examples")
 
     def trains(self, shapes: Shapes) -> Trained | None:

@@ -47,7 +47,7 @@ class OGD(LoRA):
 
     name = "ogd"
     family = "projections"
-    source = "Farajtabar et al. 2020, arXiv 1910.07104, for adapters"
+    source = "Farajtabar 2020, arXiv 1910.07104"
     keeps = "statistics"
     options_type = OGDOptions
     options: OGDOptions

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from cl_bench.config.schema import GeneralEval
 from cl_bench.costs.model_shapes import model_shapes
+from cl_bench.costs.shapes import Shapes
+from cl_bench.errors import UserError
 from cl_bench.experiment.disk import reference_bytes
 from cl_bench.methods.spec import Experiment, RunSpec, StageSpec
 from cl_bench.report.cost_tables import cost_lines, work_text
@@ -57,7 +59,7 @@ def _lines(
     if found.shapes is not None:
         reference = reference_bytes(config.eval, found.shapes)
         workloads = Workloads(config)
-        costs = [stage_costs(run, found.shapes, workloads) for run in runs]
+        costs = _costs(runs, found.shapes, workloads)
     by_label: dict[str, list[list[StageCost]]] = {}
     for run, stages in zip(runs, costs, strict=True):
         by_label.setdefault(run.label, []).append(stages)
@@ -65,6 +67,19 @@ def _lines(
     for run, stages in zip(runs, costs, strict=True):
         yield f"\n{run.label}, seed {run.seed}"
         yield from _run_lines(experiment, run, stages, tflops)
+
+
+def _costs(runs: Sequence[RunSpec], shapes: Shapes, workloads: Workloads) -> list[list[StageCost]]:
+    """Of every run. Raises UserError with all that methods say this model lacks."""
+    costs, faults = [], []
+    for run in runs:
+        try:
+            costs.append(stage_costs(run, shapes, workloads))
+        except UserError as error:
+            faults += [f"methods: {run.label}: {fault}" for fault in error.faults]
+    if faults:
+        raise UserError(list(dict.fromkeys(faults)))
+    return costs
 
 
 def _run_lines(

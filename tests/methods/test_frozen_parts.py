@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch import nn
 
 from cl_bench.costs.shapes import shapes_of
 from cl_bench.errors import UserError
+from cl_bench.experiment.resolve import resolve_file
 from cl_bench.methods.base import Method
 from cl_bench.methods.freeze_layers import FreezeLayers, FreezeLayersOptions
 from cl_bench.methods.hft import HFT, HFTOptions, categories
@@ -19,6 +22,7 @@ from cl_bench.methods.layernorm import LayerNorm
 from cl_bench.methods.sft import SFT
 from cl_bench.methods.static_checks import trained_faults
 from cl_bench.models.places import is_norm, numbered_layers
+from cl_bench.report.plan import plan_text
 from cl_bench.training.update_plan import Frozen
 from tests.helpers.architectures import CONFIGS, tiny
 from tests.helpers.reference import (
@@ -138,6 +142,30 @@ def test_the_run_is_refused_before_it_starts() -> None:
     found: Any = SimpleNamespace(runs=[run, run], skeleton=model64())
     said = "methods: top: freeze_layers: layers: 9: this model has 2"
     assert set(trained_faults(found)) == {said}
+
+
+def test_plan_tells_the_faults_of_all_methods_at_once(tmp_path: Path) -> None:
+    methods = [
+        {"name": "freeze_layers", "layers": 9},
+        {"name": "freeze_layers", "layers": 8, "label": "eight"},
+        "sft",
+    ]
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text(model64().config.to_json_string())
+    file = tmp_path / "x.yaml"
+    values = {
+        "name": "x",
+        "model": {"path": "./m"},
+        "methods": methods,
+        "stages": [{"task": "trace_fomc"}],
+    }
+    file.write_text(json.dumps(values))
+    with pytest.raises(UserError) as caught:
+        plan_text(resolve_file(file, [], []))
+    assert caught.value.faults == [
+        "methods: freeze_layers: freeze_layers: layers: 9: this model has 2",
+        "methods: eight: freeze_layers: layers: 8: this model has 2",
+    ]
 
 
 def test_hft_freezes_half_of_each_category_anew_in_every_stage() -> None:
