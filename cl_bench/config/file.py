@@ -129,11 +129,23 @@ def _absolute_method_file(entry: Any, folder: Path) -> Any:
     entry = dict(entry)
     if isinstance(entry.get("file"), str):
         entry["file"] = str((folder / entry["file"]).resolve())
+    general = entry.get("general")  # replay's file, or several
+    if isinstance(general, str | list):
+        entry["general"] = _data_file(general, folder)
     if isinstance(entry.get("method"), dict):
         entry["method"] = _absolute_method_file(entry["method"], folder)
     if isinstance(entry.get("compose"), list):
         entry["compose"] = [_absolute_method_file(part, folder) for part in entry["compose"]]
     return entry
+
+
+def _data_file(given: Any, folder: Path) -> Any:
+    """A file beside the config; what does not end as one is left as it is."""
+    if isinstance(given, list):
+        return [_data_file(one, folder) for one in given]
+    if not isinstance(given, str) or not given.endswith((".jsonl", ".json")):
+        return given
+    return str((folder / Path(given).expanduser()).resolve())
 
 
 def faults(error: ValidationError, model: type[BaseModel], where: str) -> list[str]:

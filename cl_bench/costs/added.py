@@ -72,8 +72,8 @@ class Work:
     For every token that is trained on: `per_token` FLOPs, `forwards` passes without gradient (a
     teacher's) and `gradients` forward and backward passes. `per_update`: examples of another
     forward and backward pass at every update (a memory), `per_update_each` of every earlier stage.
-    In each epoch: `earlier`, a share of the
-    examples of every earlier stage, and so many other `examples`. `generated`: tokens of a stage
+    In each epoch: `earlier`, a share of the examples of every earlier stage, and so many other
+    `examples`; once in the stage `earlier_once` and `examples_once`. `generated`: tokens of a stage
     that the model generates, with those of their prompts. `passes`: over the stage's examples,
     before or after training.
     """
@@ -85,6 +85,8 @@ class Work:
     per_update_each: int = 0
     earlier: float = 0.0
     examples: int = 0
+    earlier_once: float = 0.0
+    examples_once: int = 0
     generated: int = 0
     passes: tuple[Pass, ...] = ()
 

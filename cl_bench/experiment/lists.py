@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel
@@ -51,11 +52,13 @@ def entries_of(entry: MethodEntry, label: str, classes: Classes) -> list[tuple[s
 
 
 def text_of(value: Any) -> str:
-    """A value as it stands in a label: `0.5`, `1e-5`, `true`, `none`."""
+    """A value as it stands in a label: `0.5`, `1e-5`, `true`, `none`; of a path its last part."""
     if value is None or isinstance(value, bool):
         return {None: "none", True: "true", False: "false"}[value]
-    text = repr(value) if isinstance(value, float) else str(value)
-    return text.replace("e-0", "e-").replace("e+0", "e") if isinstance(value, float) else text
+    if isinstance(value, float):
+        return repr(value).replace("e-0", "e-").replace("e+0", "e")
+    text = str(value)
+    return Path(text).name if Path(text).is_absolute() else text
 
 
 def _listed(entry: MethodEntry, classes: Classes) -> Iterator[_Listed]:

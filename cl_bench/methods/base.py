@@ -87,6 +87,13 @@ class Method(Generic[O_co]):
             raise AttributeError(f"`{name}` is a hook of methods: call the attribute `_{name}`")
         super().__setattr__(name, value)
 
+    def answers(self, hook: str) -> bool:
+        """Whether it has a hook of its own, with these options.
+
+        A composition asks it about `phases`, which only one part may have. Default: its class does.
+        """
+        return overrides(type(self), hook)
+
     def schedule(self, stages: Sequence[StageSpec]) -> list[StageSpec]:
         """Which stages are trained from what; default: as configured, each from the previous.
 

@@ -80,7 +80,7 @@ class Composite(Method):
 
     def phases(self, stage: Stage) -> Iterator[Phase]:
         """Those of the part that has its own; raises UserError if two have, or two have plans."""
-        own = [part for part in self.parts if overrides(type(part), "phases")]
+        own = [part for part in self.parts if part.answers("phases")]
         part: Method | None = _at_most_one([(p.name, p) for p in own], "define training phases")
         if part is None:
             yield from super().phases(stage)

@@ -35,7 +35,9 @@ def composition_fault(classes: Sequence[type[Method]]) -> str | None:
         names = [
             cls.name
             for cls in classes
-            if overrides(cls, hook) and (hook != "plan" or cls.__module__.startswith("cl_bench."))
+            if overrides(cls, hook)
+            and not (hook == "phases" and overrides(cls, "answers"))
+            and (hook != "plan" or cls.__module__.startswith("cl_bench."))
         ]
         if len(names) > 1:
             return f"compose: {' and '.join(names)} both {what}; only one part may"
@@ -68,9 +70,18 @@ def file_faults(found: Checked) -> Iterator[str]:
 
 
 def stage_faults(found: Checked) -> Iterator[str]:
-    """What methods say themselves of the stages that they would train (`Method.refuses`)."""
+    """What methods say themselves of the stages that they would train (`Method.refuses`).
+
+    And two that both define phases, with the options that they have there (`Method.answers`).
+    """
     for run in {run.label: run for run in found.runs}.values():
         for stage in run.stages:
+            both = [p.method.name for p in stage.parts if p.method(p.options).answers("phases")]
+            if len(both) > 1:
+                yield (
+                    f"methods: {run.label}: stage {stage.index}: compose: {' and '.join(both)} "
+                    f"both {ONCE['phases']}; only one part may"
+                )
             for part in stage.parts:
                 for fault in part.method(part.options).refuses(stage):
                     yield f"methods: {run.label}: stage {stage.index}: {part.method.name}: {fault}"

@@ -138,7 +138,10 @@ def _work_row(label: str, runs: Sequence[Sequence[StageCost]], shapes: Shapes) -
 def _again(work: Work) -> str:
     """What an epoch sees besides the stage's own examples: a share of earlier ones, others."""
     share = [f"{100 * work.earlier:g} %"] if work.earlier else []
-    return " + ".join([*share, *([f"{work.examples:,}"] if work.examples else [])]) or "-"
+    found = [*share, *([f"{work.examples:,}"] if work.examples else [])]
+    found += [f"{100 * work.earlier_once:g} % once"] if work.earlier_once else []
+    found += [f"{work.examples_once:,} once"] if work.examples_once else []
+    return " + ".join(found) or "-"
 
 
 def work_text(work: StageWork, tflops: float | None) -> str:

@@ -116,6 +116,10 @@ def _compute(found: Total, shapes: Shapes) -> str:
     words = [_times(found.flops_per_token / everything(shapes).flops_per_token)]
     if work.earlier:
         words.append(f"{100 * work.earlier:g} % of earlier examples again")
+    if work.earlier_once:
+        words.append(f"{100 * work.earlier_once:g} % of earlier examples once again")
+    if work.examples_once:
+        words.append(f"{work.examples_once:,} more examples once")
     if work.examples:
         words.append(f"{work.examples:,} more examples an epoch")
     if work.generated:

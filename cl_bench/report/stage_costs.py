@@ -94,17 +94,24 @@ def _work(
 ) -> StageWork | None:
     """FLOPs, where the number of examples of all that the stage sees is known."""
     added = cost.added.work
-    seen_again = [one for one in earlier if one is not None] if added.earlier else []
-    if load is None or (added.earlier and len(seen_again) < len(earlier)):
+    again = added.earlier or added.earlier_once
+    seen_again = [one for one in earlier if one is not None] if again else []
+    if load is None or (again and len(seen_again) < len(earlier)):
         return None
-    tokens = load.all_tokens + added.examples * load.tokens
-    tokens += sum(math.ceil(added.earlier * one.examples) * one.tokens for one in seen_again)
+
+    def seen(share: float, others: int) -> float:
+        """Tokens of a share of earlier examples, and of so many others."""
+        shared = sum(math.ceil(share * one.examples) * one.tokens for one in seen_again)
+        return others * load.tokens + shared
+
+    tokens = load.all_tokens + seen(added.earlier, added.examples)
+    once = seen(added.earlier_once, added.examples_once)
     scoring = sum(
         one.flops(load.tokens) * min(load.examples, one.examples or load.examples) * load.tokens
         for one in added.passes
     )
     return StageWork(
-        training=stage.epochs * tokens * cost.flops_per_token,
+        training=(stage.epochs * tokens + once) * cost.flops_per_token,
         scoring=scoring,
         generation=cost.generation_flops,
         sft=stage.epochs * load.all_tokens * everything(shapes).flops_per_token,

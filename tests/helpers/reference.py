@@ -139,6 +139,7 @@ def reference_training(
     term: Callable[[Encoded], Tensor] | None = None,
     after_step: Callable[[], None] = lambda: None,
     make_optimiser: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
+    phase: int = 0,
 ) -> list[float]:
     """Train in place; `before_step` may change the gradients (before clipping). Returns losses.
 
@@ -154,7 +155,7 @@ def reference_training(
     lengths = [len(item.input_ids) for item in encoded]
     orders = [
         epoch_batches(lengths, batch_size=train.batch_size, seed=3, stage=index, epoch=epoch)
-        for epoch in range(epochs)
+        for epoch in range(1000 * phase, 1000 * phase + epochs)
     ]
     total, done, losses = sum(len(order) for order in orders), 0, []
     model.train()
