@@ -33,11 +33,12 @@ def compressed(logits: Tensor, top_k: int | None) -> Tables:
 
 def squared_distance(logits: Tensor, stored: Mapping[str, Tensor]) -> Tensor:
     """[N]: the mean square, over what was stored of a token, of the difference to logits [N, V]."""
-    if "tokens" not in stored:
-        return (logits - stored["logits"]).square().mean(1)
-    tokens = stored["tokens"].long()
     wide = torch.promote_types(logits.dtype, torch.float32)
-    largest = (logits.gather(1, tokens) - stored["logits"]).to(wide).square().sum(1)
+    old = stored["logits"].to(wide)
+    if "tokens" not in stored:
+        return (logits.to(wide) - old).square().mean(1)
+    tokens = stored["tokens"].long()
+    largest = (logits.gather(1, tokens).to(wide) - old).square().sum(1)
     rest = (_rest(logits, tokens) - stored["rest"]).square()
     return (largest + rest) / (tokens.shape[1] + 1)
 

@@ -191,6 +191,7 @@ def test_lora_saves_adapters_and_the_next_method_merges_them(bench: Bench) -> No
         (["-o", "stages.0.task=trace_fmc"], "unknown task 'trace_fmc' (did you mean 'trace_fomc'"),
         (["-o", "eval.general.tasks=[pica]"], "unknown task 'pica'"),
         (["-o", "methods=[{compose: [lora, l2sp]}]"], "stage 2: l2sp: anchor: base: the stage"),
+        (["-o", "methods=[{compose: [lora, das]}]"], "das: it masks units of the model's own"),
         (["-o", "methods=[recadam]"], "gamma: lr * weight * gamma is 5, so that a pull"),
         (["--method", "sftt"], "did you mean 'sft'"),
         (["--engine", "vlm"], "--engine vlm"),
