@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from cl_bench.errors import UserError
-from cl_bench.methods.base import Batch, Method, Options, Stage, State
+from cl_bench.methods.base import Method, Options, Stage, State
 from cl_bench.models.places import layer_of
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from cl_bench.costs.added import Cost
     from cl_bench.costs.shapes import Shapes
@@ -157,6 +156,7 @@ class LoKI(Method[LoKIOptions]):
         """Indices [k] of each layer's rows, sorted."""
         import torch
 
+        from cl_bench.importance.contributions import contributions_of
         from cl_bench.models.layouts import layouts
 
         model: Any = stage.model
@@ -165,7 +165,9 @@ class LoKI(Method[LoKIOptions]):
         layers = [model.get_submodule(name.removesuffix(".weight")) for name in names]
         marks: dict[int, Tensor] = {}
         for batch in stage.batches(other):
-            for i, contributions in enumerate(contributions_of(model, batch, layers, self.options)):
+            for i, contributions in enumerate(
+                contributions_of(model, batch, layers, self.options.steps)
+            ):
                 lowest = contributions.argsort(dim=1, stable=True)
                 marks.setdefault(i, torch.zeros_like(contributions[0], dtype=torch.float64))
                 chosen = lowest[:, : self._count(contributions.shape[1])].flatten()
@@ -184,53 +186,3 @@ def _width(layer: Any) -> int:
     from cl_bench.models.layouts import is_conv1d
 
     return int(layer.weight.shape[1 if is_conv1d(layer) else 0])
-
-
-def contributions_of(
-    model: nn.Module, batch: Batch, layers: Sequence[nn.Module], options: LoKIOptions
-) -> Iterator[Tensor]:
-    """For each layer the contributions [B, D] of its outputs at the last position of the prompt."""
-    import torch
-
-    from cl_bench.training.loss import answer_logits
-
-    def first_logits(given: Batch) -> tuple[Tensor, Tensor]:
-        """Logits [B, V] behind the prompts, and where those end [B]."""
-        outputs = answer_logits(model, given)
-        samples = torch.arange(len(given["labels"]), device=outputs.rows.device)
-        first = torch.searchsorted(outputs.rows, samples)
-        return outputs.logits[first], outputs.columns[first]
-
-    def outputs_of(given: Batch) -> tuple[list[Tensor], Tensor, Tensor]:
-        seen: dict[nn.Module, Tensor] = {}
-        hooks = [m.register_forward_hook(lambda m, _, out: seen.update({m: out})) for m in layers]
-        with torch.no_grad():
-            logits, ends = first_logits(given)
-        for hook in hooks:
-            hook.remove()
-        return [seen[layer] for layer in layers], logits, ends
-
-    real, logits, ends = outputs_of(batch)
-    zero, _, _ = outputs_of({**batch, "input_ids": torch.zeros_like(batch["input_ids"])})
-    predicted = logits.argmax(1, keepdim=True)
-    rows = torch.arange(len(ends), device=ends.device)
-    for layer, start, end in zip(layers, zero, real, strict=True):
-        total = torch.zeros_like(end[:, 0], dtype=torch.promote_types(end.dtype, torch.float32))
-        for i in range(options.steps):
-            point = torch.lerp(start, end, i / (options.steps - 1)).requires_grad_()
-            with torch.enable_grad(), _replaced(layer, point):
-                odds = torch.softmax(first_logits(batch)[0].float(), 1).gather(1, predicted)
-            (gradient,) = torch.autograd.grad(odds.sum(), [point])
-            weight = 0.5 if i in (0, options.steps - 1) else 1.0
-            total += weight / (options.steps - 1) * gradient[rows, ends]
-        yield total * (end - start)[rows, ends]
-
-
-@contextmanager
-def _replaced(layer: nn.Module, output: Tensor) -> Iterator[None]:
-    """While open, the layer's output is the given one."""
-    hook = layer.register_forward_hook(lambda *_: output)
-    try:
-        yield
-    finally:
-        hook.remove()

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from cl_bench.costs.shapes import shapes_of
 from cl_bench.errors import UserError
-from cl_bench.methods.loki import LoKI, LoKIOptions, contributions_of
+from cl_bench.importance.contributions import contributions_of
+from cl_bench.methods.loki import LoKI, LoKIOptions
 from cl_bench.methods.sft import SFT
 from tests.helpers.architectures import tiny
 from tests.helpers.reference import (
@@ -79,7 +80,7 @@ def test_contributions_are_those_of_each_prompt_alone() -> None:
     layers = [layer.mlp.down_proj for layer in model.model.layers]
     encoded = encode(OTHER, TRAIN)
     for batch in stage.batches(OTHER):
-        found = list(contributions_of(model, batch, layers, LoKIOptions()))
+        found = list(contributions_of(model, batch, layers, 10))
         for place, number in enumerate(batch["example"].tolist()):
             for ours, theirs in zip(found, one_by_one(model, encoded[number], 10), strict=True):
                 torch.testing.assert_close(ours[place], theirs, rtol=0, atol=1e-9)
