@@ -112,12 +112,17 @@ def masked(
 
 
 def lora_adapters(
-    shapes: Shapes, r: int, targets: str | Sequence[str], dropout: float = 0.0
+    shapes: Shapes,
+    r: int,
+    targets: str | Sequence[str],
+    dropout: float = 0.0,
+    magnitudes: bool = False,
 ) -> Trained:
     """Adapters of rank `r` in the run's dtype on the targeted projections; the base is frozen.
 
     `targets` as PEFT reads them: last parts of module names, a pattern for whole names, or
     `all-linear` (all but the head). Only the adapter is saved. For layers of Linear's layout.
+    `magnitudes`: DoRA's, one for each output unit, too.
     """
     adapted = [n for n, s in shapes.parameters.items() if len(s) == 2 and _targeted(n, targets)]
     if targets == "all-linear":
@@ -129,6 +134,8 @@ def lora_adapters(
             rows, columns = columns, rows  # a lookup: from a token to its vector
         pairs[f"{name}.lora_A"] = (r, columns)
         pairs[f"{name}.lora_B"] = (rows, r)
+        if magnitudes:
+            pairs[f"{name}.lora_magnitude_vector"] = (rows,)
     beside = [name for name in adapted if name in shapes.embeddings]
     found = adapters(shapes, pairs, frozenset(f"{n}.lora_{ab}" for n in beside for ab in "AB"))
     inputs = sum(shapes.parameters[name][1] for name in adapted)

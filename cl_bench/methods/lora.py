@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from cl_bench.errors import UserError
-from cl_bench.methods.base import Method, Options, Stage
+from cl_bench.methods.base import Method, Options, Stage, kept_by
 from cl_bench.models.layouts import patterns
 
 if TYPE_CHECKING:
     from cl_bench.costs.shapes import Shapes
     from cl_bench.costs.trained import Trained
+    from cl_bench.methods.spec import StageSpec
     from cl_bench.training.update_plan import UpdatePlan
 
 
-class LoRAOptions(Options):
-    """Options of LoRA; defaults are TRACE's."""
+class AdapterOptions(Options):
+    """Options of every method that trains low-rank adapters; defaults are TRACE's."""
 
     r: Annotated[int, Field(gt=0)] = Field(8, description="rank")
     lora_alpha: Annotated[float, Field(gt=0)] = Field(32, description="scale is lora_alpha / r")
@@ -30,15 +31,73 @@ class LoRAOptions(Options):
         description="names of linear layers, or all-linear; q_proj and v_proj, else PEFT's choice",
     )
 
+    def of_peft(self, on_meta: bool = False) -> dict[str, Any]:
+        """What PEFT's config has in addition. `on_meta`: for a model without weights."""
+        return {}
 
-class LoRA(Method[LoRAOptions]):
-    """Low-rank adapters (Hu et al. 2021) with fp32 masters; the base model never moves."""
+
+class LoRAOptions(AdapterOptions):
+    """Options of LoRA; defaults are TRACE's."""
+
+    incremental: bool = Field(
+        False, description="true: a new adapter in every stage, merged into the weights at its end"
+    )
+    rslora: bool = Field(False, description="true: the scale is lora_alpha / sqrt(r)")
+    use_dora: bool = Field(
+        False, description="true: DoRA, which also trains the length of every output unit's weights"
+    )
+    init: Literal["kaiming", "gaussian", "orthogonal", "pissa", "olora"] = Field(
+        "kaiming",
+        description="of the adapter, as PEFT has it; pissa and olora take it out of the weights, "
+        "and need incremental: true",
+    )
+
+    @property
+    def moves_weights(self) -> bool:
+        """Whether the adapter begins as a part of the weights, which are then without it."""
+        return self.init in ("pissa", "olora")
+
+    def of_peft(self, on_meta: bool = False) -> dict[str, Any]:
+        """See `AdapterOptions`."""
+        init: bool | str = True if self.init == "kaiming" else self.init
+        return {
+            "use_rslora": self.rslora,
+            "use_dora": self.use_dora,
+            "init_lora_weights": True if on_meta else init,
+        }
+
+
+class LoRA(Method[AdapterOptions]):
+    """Low-rank adapters (Hu et al. 2021) with fp32 masters; the base model never moves.
+
+    `incremental` is IncLoRA: each stage trains a new adapter on weights that have the earlier ones
+    in them, and leaves whole weights. DoRA (Liu et al. 2024), the scale of rsLoRA (Kalajdzievski
+    2023), PiSSA (Meng et al. 2024) and OLoRA (Buyukakyuz 2024) are PEFT's.
+    """
 
     name = "lora"
     family = "adapters"
     source = "Hu 2021, arXiv 2106.09685"
+    options_type: ClassVar[type[Options]] = LoRAOptions
     train_defaults: ClassVar[Mapping[str, Any]] = {"lr": 1e-4}
     adapters = True
+
+    def refuses(self, stage: StageSpec) -> Iterable[str]:
+        """Beginnings that need whole weights saved, and memories of an adapter that is merged."""
+        options = self.options
+        if not isinstance(options, LoRAOptions):
+            return
+        if options.moves_weights and not options.incremental:
+            yield (
+                f"init: {options.init}: takes the adapter out of the weights under it, which would "
+                "be in no checkpoint; give incremental: true"
+            )
+        for part in stage.parts if options.incremental else ():
+            if "statistics" in kept_by([part.method]):
+                yield (
+                    f"incremental: {part.method.name} remembers an adapter, and every stage has "
+                    "another; leave one of them out"
+                )
 
     def prepare(self, stage: Stage) -> None:
         """Wrap the model; from the second stage on it comes with the adapter of the first."""
@@ -54,7 +113,8 @@ class LoRA(Method[LoRAOptions]):
         if self.options.target_modules is None:
             stage.notes["target_modules"] = targets
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(stage.seed, "lora"))
+            own = [stage.index] if self._incremental else []
+            torch.manual_seed(derive_seed(stage.seed, "lora", *own))
             stage.model = adapted(stage.model, self.options, targets)
 
     def plan(self, stage: Stage) -> UpdatePlan:
@@ -74,6 +134,12 @@ class LoRA(Method[LoRAOptions]):
         ]
         if still:
             stage.notes["without_effect"] = patterns(still)
+        if self._incremental:
+            stage.model = stage.model.merge_and_unload()  # type: ignore[operator]
+
+    @property
+    def _incremental(self) -> bool:
+        return isinstance(self.options, LoRAOptions) and self.options.incremental
 
     def trains(self, shapes: Shapes) -> Trained:
         """Frozen weights, and full state for `r * (Din + Dout)` entries of each target."""
@@ -90,10 +156,16 @@ class LoRA(Method[LoRAOptions]):
             beside = frozenset(name for name in added if "lora_embedding_" in name)
             found = adapters(shapes, added, beside)
         else:
-            found = lora_adapters(shapes, options.r, targets, options.dropout)
+            dora = isinstance(options, LoRAOptions) and options.use_dora
+            found = lora_adapters(shapes, options.r, targets, options.dropout, dora)
         if not found.entries:
             raise UserError(f"lora: target_modules: {targets}: no layer of this model is called so")
         if options.target_modules is None and targets != ["q_proj", "v_proj"]:
             said = Cost(remarks=(f"adapts {', '.join(targets)} (target_modules)",))
             found = replace(found, adds=found.adds + said)
+        if isinstance(options, LoRAOptions) and options.use_dora:
+            said = Cost(remarks=("what DoRA computes beside its matrices is not counted",))
+            found = replace(found, adds=found.adds + said)
+        if self._incremental:
+            found = replace(found, checkpoint=shapes.numel * shapes.dtype_bytes)
         return found

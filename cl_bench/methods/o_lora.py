@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from cl_bench.methods.base import Stage, Step
-from cl_bench.methods.lora import LoRA, LoRAOptions
+from cl_bench.methods.lora import AdapterOptions, LoRA
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cl_bench.training.update_plan import UpdatePlan
 
 
-class OLoRAOptions(LoRAOptions):
+class OLoRAOptions(AdapterOptions):
     """Options of O-LoRA; defaults are those of its port in TRACE."""
 
     lambda_1: Annotated[float, Field(ge=0)] = Field(

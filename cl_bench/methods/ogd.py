@@ -9,7 +9,7 @@ from pydantic import Field
 
 from cl_bench.errors import UserError
 from cl_bench.methods.base import Stage, State, Step
-from cl_bench.methods.lora import LoRA, LoRAOptions
+from cl_bench.methods.lora import AdapterOptions, LoRA
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cl_bench.training.loss import AnswerOutputs
 
 
-class OGDOptions(LoRAOptions):
+class OGDOptions(AdapterOptions):
     """Options of OGD; those of the adapter are TRACE's."""
 
     directions: Annotated[int, Field(ge=0)] = Field(

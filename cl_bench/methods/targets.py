@@ -16,7 +16,7 @@ from cl_bench.models.layouts import is_router, patterns
 if TYPE_CHECKING:
     from cl_bench.costs.shapes import Shapes
     from cl_bench.methods.base import Method
-    from cl_bench.methods.lora import LoRAOptions
+    from cl_bench.methods.lora import AdapterOptions
     from cl_bench.methods.spec import Checked, RunSpec, StageSpec
     from cl_bench.models.layouts import Shape
 
@@ -51,7 +51,7 @@ def default_targets(names: Iterable[str], kind: str) -> list[str]:
     return found
 
 
-def targets_of_shapes(options: LoRAOptions, shapes: Shapes) -> Targets:
+def targets_of_shapes(options: AdapterOptions, shapes: Shapes) -> Targets:
     """The targets for a model of which only shapes are known."""
     if options.target_modules is not None:
         return options.target_modules
@@ -59,7 +59,7 @@ def targets_of_shapes(options: LoRAOptions, shapes: Shapes) -> Targets:
     return default_targets(linear, shapes.kind)
 
 
-def targets_of_model(options: LoRAOptions, model: Any) -> Targets:
+def targets_of_model(options: AdapterOptions, model: Any) -> Targets:
     """The targets for a model."""
     if options.target_modules is not None:
         return options.target_modules
@@ -82,7 +82,7 @@ def linear_layers(model: Any) -> list[str]:
     ]
 
 
-def adapted(model: Any, options: LoRAOptions, targets: Targets) -> Any:
+def adapted(model: Any, options: AdapterOptions, targets: Targets) -> Any:
     """`model` wrapped by PEFT with fresh adapters; raises what PEFT raises."""
     import warnings
 
@@ -94,6 +94,7 @@ def adapted(model: Any, options: LoRAOptions, targets: Targets) -> Any:
         lora_alpha=options.lora_alpha,
         lora_dropout=options.dropout,
         target_modules=targets,
+        **options.of_peft(on_meta=next(model.parameters()).is_meta),
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="fan_in_fan_out")  # PEFT sets it for Conv1D
@@ -101,7 +102,7 @@ def adapted(model: Any, options: LoRAOptions, targets: Targets) -> Any:
         return get_peft_model(model, config, autocast_adapter_dtype=False)
 
 
-def adapter_shapes(config: Mapping[str, Any], options: LoRAOptions) -> dict[str, Shape]:
+def adapter_shapes(config: Mapping[str, Any], options: AdapterOptions) -> dict[str, Shape]:
     """Shapes of the adapters that PEFT adds to the model of a config.json.
 
     Raises UserError with the reason where it adds none, or the merged model would be another one.
@@ -111,7 +112,7 @@ def adapter_shapes(config: Mapping[str, Any], options: LoRAOptions) -> dict[str,
     return _try(meta_model(config), options)[0]
 
 
-def _try(model: Any, options: LoRAOptions) -> tuple[dict[str, Shape], list[str]]:
+def _try(model: Any, options: AdapterOptions) -> tuple[dict[str, Shape], list[str]]:
     """Shapes of the adapters, and patterns of layers whose adapter fused kernels would bypass."""
     targets = targets_of_model(options, model)
     read = direct_reads(model)
@@ -261,7 +262,11 @@ def _changed_adapters(run: RunSpec) -> Iterator[str]:
         if issubclass(old.method, OLoRA) and not issubclass(new.method, OLoRA):
             yield f"{goes_on}which {new.method.name} cannot: it is all of {old.method.name}'s"
         values = [part.options.model_dump() for part in (old, new)]
-        if keys := [key for key in LoRAOptions.model_fields if values[0][key] != values[1][key]]:
+        if values[0].get("incremental"):  # it is merged, and the next stage has a new one
+            continue
+        neutral = LoRAOptions().model_dump()
+        given = [{key: each.get(key, neutral[key]) for key in neutral} for each in values]
+        if keys := [key for key in neutral if given[0][key] != given[1][key]]:
             yield f"{goes_on}which cannot have another {', '.join(keys)}; give both stages the same"
 
 

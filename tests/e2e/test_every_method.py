@@ -20,16 +20,17 @@ OPTIONS: dict[str, dict[str, Any]] = {"recadam": {"gamma": 100, "t0": 1}}
 ROWS = {"mtl": [2], "single": [1, 1]}
 """How many tasks are scored after each stage; all others go on from stage to stage."""
 COMPOSED = {"compose": ["fggm", {"name": "replay", "ratio": [0.5, 1]}], "label": "composed"}
+MERGED = {"name": "lora", "incremental": True, "init": "pissa", "label": "merged"}
 STAGES = [{"task": "trace_fomc", "limit": 4}, {"task": "trace_numglue_ds", "limit": 4}]
 
 
 def test_every_method_trains_and_is_scored_once(bench: Bench) -> None:
     entries = [{"name": name, **OPTIONS.get(name, {})} for name in METHODS]
     scored = {"trace": {"limit": 2}, "general": {"after": "never"}}
-    bench.write_config(methods=[*entries, COMPOSED], stages=STAGES, eval=scored)
+    bench.write_config(methods=[*entries, COMPOSED, MERGED], stages=STAGES, eval=scored)
     table = bench.must("run", "tiny.yaml")
     base = _weights(bench.root / "model")
-    for label in (*METHODS, "composed ratio=0.5", "composed ratio=1"):
+    for label in (*METHODS, "composed ratio=0.5", "composed ratio=1", "merged"):
         assert f"| {label} " in table
         folder = bench.results / slug(label) / "seed-1"
         assert (folder / "summary.json").is_file() and (folder / "run.json").is_file()
