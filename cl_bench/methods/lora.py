@@ -39,6 +39,10 @@ class AdapterOptions(Options):
 class LoRAOptions(AdapterOptions):
     """Options of LoRA; defaults are TRACE's."""
 
+    target_parameters: Annotated[list[str], Field(min_length=1)] | None = Field(
+        None,
+        description="stacks of experts that are adapted too, as mlp.experts.down_proj; dropout: 0",
+    )
     incremental: bool = Field(
         False, description="true: a new adapter in every stage, merged into the weights at its end"
     )
@@ -64,6 +68,7 @@ class LoRAOptions(AdapterOptions):
             "use_rslora": self.rslora,
             "use_dora": self.use_dora,
             "init_lora_weights": True if on_meta else init,
+            "target_parameters": self.target_parameters,
         }
 
 
@@ -87,6 +92,10 @@ class LoRA(Method[AdapterOptions]):
         options = self.options
         if not isinstance(options, LoRAOptions):
             return
+        if options.target_parameters and options.dropout:
+            yield "target_parameters: adapters of experts know no dropout; give dropout: 0"
+        if options.target_parameters and (options.use_dora or options.moves_weights):
+            yield "target_parameters: DoRA, pissa and olora are of layers, not of stacks of experts"
         if options.moves_weights and not options.incremental:
             yield (
                 f"init: {options.init}: takes the adapter out of the weights under it, which would "
@@ -147,10 +156,16 @@ class LoRA(Method[AdapterOptions]):
 
         from cl_bench.costs.added import Cost
         from cl_bench.costs.trained import adapters, lora_adapters
-        from cl_bench.methods.targets import adapter_shapes, targets_of_shapes
+        from cl_bench.methods.targets import (
+            adapter_shapes,
+            refuse_unknown_stacks,
+            targets_of_shapes,
+        )
 
         options = self.options
         targets = targets_of_shapes(options, shapes)
+        if isinstance(options, LoRAOptions) and options.target_parameters:
+            refuse_unknown_stacks(options.target_parameters, shapes.parameters)
         if shapes.architecture is None and shapes.config is not None:
             added = adapter_shapes(shapes.config, options)
             beside = frozenset(name for name in added if "lora_embedding_" in name)

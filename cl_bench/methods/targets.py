@@ -124,6 +124,8 @@ def _try(model: Any, options: AdapterOptions) -> tuple[dict[str, Shape], list[st
             f"target_modules: {', '.join(missing)}: not in this model; layers that can be adapted "
             f"are {', '.join(sorted(named))}"
         )
+    if stacks := options.of_peft(on_meta=True).get("target_parameters"):
+        refuse_unknown_stacks(stacks, {n: tuple(p.shape) for n, p in model.named_parameters()})
     head, inputs = model.get_output_embeddings(), model.get_input_embeddings()
     tied = None if head is None or head.weight is not inputs.weight else head.weight
     try:
@@ -179,6 +181,19 @@ def _matching_nothing(model: Any, targets: Targets) -> list[str]:
         return [] if hit else [f"{targets} (a pattern for whole names; write [{targets}])"]
     names = [f".{name}" for name, _ in model.named_modules()]
     return [t for t in targets if not any(name.endswith(f".{t}") for name in names)]
+
+
+def refuse_unknown_stacks(wanted: Iterable[str], shapes: Mapping[str, Shape]) -> None:
+    """Raise UserError for names of `target_parameters` that no stack of experts ends with."""
+    stacks = [name for name, shape in shapes.items() if len(shape) == 3]
+    missing = [t for t in wanted if not any(f".{name}".endswith(f".{t}") for name in stacks)]
+    if missing:
+        last = sorted({".".join(name.split(".")[-3:]) for name in stacks})
+        there = f"has {', '.join(last)}" if last else "has none"
+        raise UserError(
+            f"target_parameters: {', '.join(missing)}: no stack of experts of this model, which "
+            f"{there}"
+        )
 
 
 def _text(targets: Targets) -> str:

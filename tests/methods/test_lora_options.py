@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from cl_bench.config.schema import ExperimentConfig
 from cl_bench.costs.shapes import shapes_of
+from cl_bench.errors import UserError
 from cl_bench.experiment.resolve import resolve
 from cl_bench.methods.lora import LoRA, LoRAOptions
 from cl_bench.methods.static_checks import stage_faults
 from cl_bench.methods.targets import adapter_shapes, continuity_faults
+from tests.helpers.architectures import tiny
 from tests.helpers.reference import (
     NEW,
     OLD,
@@ -142,6 +144,38 @@ def test_an_adapter_that_begins_as_a_part_of_the_weights(init: str) -> None:
     assert moved == {f"model.layers.0.self_attn.{kind}_proj.weight" for kind in "qv"}
 
 
+@pytest.mark.parametrize("arch", ["mixtral", "gpt_oss"])
+def test_stacks_of_experts(arch: str) -> None:
+    base, stacks = tiny(arch), ["mlp.experts.down_proj"]
+    options = {"target_parameters": stacks, "target_modules": ["q_proj"]}
+    expected = wrapped(copy.deepcopy(base), lora(**options))
+    names = adapters(expected)
+    assert len(names) == 8 and sum("experts" in name for name in names) == 4
+    reference_training(expected, NEW[:4], TRAIN, 2, trained=names)
+    stage, batcher = make_stage(copy.deepcopy(base), NEW[:4], TRAIN)
+    run_method(lora(**options), stage, batcher, epochs=2)
+    assert_close(weights(stage.model), weights(expected), 1e-8)  # norms compute in float32
+    ids = torch.arange(9)[None]
+    with torch.no_grad():
+        before = stage.model(input_ids=ids).logits
+        merged = stage.model.merge_and_unload()
+        torch.testing.assert_close(merged(input_ids=ids).logits, before)
+    plain = weights(base)
+    moved = {n for n, v in weights(merged).items() if not torch.equal(v, plain[n])}
+    layers = ("mlp.experts.down_proj", "self_attn.q_proj.weight")
+    assert moved == {f"model.layers.{i}.{name}" for i in (0, 1) for name in layers}
+    counted = lora(**options).trains(shapes_of(base))
+    assert counted.entries == sum(expected.get_parameter(name).numel() for name in names)
+
+
+def test_stacks_that_a_model_lacks_are_refused() -> None:
+    wanted = LoRAOptions(dropout=0, target_parameters=["experts.up_proj"])
+    with pytest.raises(UserError, match=r"experts.up_proj: .* has mlp.experts.down_proj, mlp.exp"):
+        adapter_shapes(tiny("mixtral").config.to_dict(), wanted)
+    with pytest.raises(UserError, match="which has none"):
+        LoRA(wanted).trains(shapes_of(tiny_model()))
+
+
 def runs(entry: Any, **second: Any) -> Any:
     data = {
         "name": "x",
@@ -161,6 +195,11 @@ def runs(entry: Any, **second: Any) -> Any:
     [
         ({"name": "lora", "init": "pissa"}, "init: pissa: takes the adapter out of the weights"),
         ({"compose": ["lora", "ewc"], "incremental": True}, "incremental: ewc remembers"),
+        ({"name": "lora", "target_parameters": ["x"]}, "experts know no dropout"),
+        (
+            {"name": "lora", "target_parameters": ["x"], "dropout": 0, "use_dora": True},
+            "not of stacks of experts",
+        ),
         ({"name": "lora", "init": "pissa", "incremental": True}, None),
         ({"compose": ["lora", "replay"], "incremental": True}, None),
         ({"name": "lora", "init": "gaussian", "use_dora": True, "rslora": True}, None),
