@@ -25,9 +25,9 @@ from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.suite import Suite, load_suite
 from cl_bench.identity.bindings import Contents, contents
 from cl_bench.identity.same import check_same
+from cl_bench.methods.adapter_checks import continuity_faults, target_faults
 from cl_bench.methods.spec import Experiment, RunSpec
 from cl_bench.methods.static_checks import file_faults, stage_faults, trained_faults
-from cl_bench.methods.targets import continuity_faults, target_faults
 from cl_bench.models.kinds import dtype_faults, kind_fault
 from cl_bench.models.load import (
     embedding_rows,

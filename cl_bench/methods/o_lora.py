@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from cl_bench.methods.adapter_options import AdapterOptions
 from cl_bench.methods.base import Stage, Step
-from cl_bench.methods.lora import AdapterOptions, LoRA
+from cl_bench.methods.lora import LoRA
 
 if TYPE_CHECKING:
     from torch import Tensor

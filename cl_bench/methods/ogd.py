@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from cl_bench.errors import UserError
+from cl_bench.methods.adapter_options import AdapterOptions
 from cl_bench.methods.base import Stage, State, Step
-from cl_bench.methods.lora import AdapterOptions, LoRA
+from cl_bench.methods.lora import LoRA
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -251,7 +251,7 @@ def test_what_a_mode_has_no_use_for_is_refused(entry: Any, said: str | None) -> 
 
 
 def test_a_memory_of_another_kind_is_refused() -> None:
-    from cl_bench.methods.targets import continuity_faults
+    from cl_bench.methods.adapter_checks import continuity_faults
 
     def check(**change: Any) -> list[str]:
         data = {

@@ -14,9 +14,10 @@ from cl_bench.config.schema import ExperimentConfig
 from cl_bench.costs.shapes import shapes_of
 from cl_bench.errors import UserError
 from cl_bench.experiment.resolve import resolve
+from cl_bench.methods.adapter_checks import continuity_faults
 from cl_bench.methods.lora import LoRA, LoRAOptions
 from cl_bench.methods.static_checks import stage_faults
-from cl_bench.methods.targets import adapter_shapes, continuity_faults
+from cl_bench.methods.targets import adapter_shapes
 from tests.helpers.architectures import tiny
 from tests.helpers.reference import (
     NEW,

@@ -15,15 +15,10 @@ from cl_bench.costs.shapes import decoder_shapes, shapes_of
 from cl_bench.costs.trained import lora_adapters
 from cl_bench.errors import UserError
 from cl_bench.experiment.resolve import resolve
+from cl_bench.methods.adapter_checks import continuity_faults, target_faults
 from cl_bench.methods.direct_reads import direct_reads
 from cl_bench.methods.lora import LoRA, LoRAOptions
-from cl_bench.methods.targets import (
-    adapted,
-    adapter_shapes,
-    continuity_faults,
-    linear_layers,
-    target_faults,
-)
+from cl_bench.methods.targets import adapted, adapter_shapes, linear_layers
 from tests.helpers.architectures import CONFIGS, tiny
 from tests.helpers.reference import examples, make_stage, run_method
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 from peft import PeftModel
 
+from cl_bench.methods.adapter_checks import target_faults
 from cl_bench.methods.lora import LoRA, LoRAOptions
 from cl_bench.methods.o_lora import OLoRA, OLoRAOptions
-from cl_bench.methods.targets import adapted, target_faults
+from cl_bench.methods.targets import adapted
 from tests.helpers.architectures import CONFIGS
 from tests.helpers.reference import (
     NEW,
