@@ -13,7 +13,8 @@ import typer
 from cl_bench.commands import data
 from cl_bench.commands.diff import diff
 from cl_bench.commands.eval import evaluate
-from cl_bench.commands.inspect import doctor, methods, plan, tasks
+from cl_bench.commands.inspect import inspect
+from cl_bench.commands.overview import doctor, methods, plan, tasks
 from cl_bench.commands.report import report
 from cl_bench.commands.run import run
 from cl_bench.commands.score import score
@@ -36,6 +37,7 @@ app.command("eval")(evaluate)
 app.command("report")(report)
 app.command("diff")(diff)
 app.command("verify")(verify)
+app.command("inspect")(inspect)
 app.command("plan")(plan)
 app.command("score")(score)
 app.command("tasks")(tasks)

@@ -16,6 +16,7 @@ from cl_bench.methods.static_checks import adapter_fault
 from cl_bench.training.cross_entropy import summed_cross_entropy
 from cl_bench.training.loss import answer_logits, answer_loss
 from cl_bench.training.schedule import learning_rate
+from cl_bench.training.selections import selection_tensors
 from cl_bench.training.selective_update import SelectiveUpdate
 from cl_bench.training.update_plan import UpdatePlan
 
@@ -105,7 +106,10 @@ def train_stage(
     method.prepare(stage)
     _refuse_adapters(stage.model, method)
     excluded = _excluded(stage.model)
-    plan = method.plan(stage) or UpdatePlan()
+    chosen = method.plan(stage)
+    plan = chosen or UpdatePlan()
+    if chosen is not None and not hasattr(stage.model, "peft_config"):
+        stage.selection = selection_tensors(plan, stage.selection, stage.model)
     stage.mixture = method.examples(stage, stage.examples)
     total = done = 0
     record: dict[str, Any] = {}
@@ -118,9 +122,9 @@ def train_stage(
         if phase.start is not None:
             stage.load(phase.start)
         stage.model.train()
-        chosen = plan if phase.plan is None else phase.plan
+        part = plan if phase.plan is None else phase.plan
         with (
-            SelectiveUpdate(stage.model, chosen, betas=stage.train.betas) as engine,
+            SelectiveUpdate(stage.model, part, betas=stage.train.betas) as engine,
             model_is_ordinary_by(stage, engine.paused),
         ):
             if done == 0:

@@ -161,6 +161,7 @@ def _train(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -> t
         save_tensors(StageFolder(written).method_state, left.tensors)
         if left.records:
             write_json(StageFolder(written).method_records, left.records)
+        save_tensors(StageFolder(written).selection_file, stage.selection)
         stage.notes.update(lost_ends(stage, batcher.encode))
         write_json(written / "notes.json", stage.notes)
         within = 0.0 if curve is None else curve.seconds

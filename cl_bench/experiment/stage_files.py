@@ -29,8 +29,9 @@ from cl_bench.store.seals import (
 
 STATE_FILES = ("method.safetensors", "method.json")
 """What the method keeps for the next stage."""
-TRAINING_FILES = ("train.jsonl", "curve.jsonl", "notes.json", *STATE_FILES)
-LOGS = ("train.jsonl", "notes.json")
+SELECTION = "selection.safetensors"
+TRAINING_FILES = ("train.jsonl", "curve.jsonl", "notes.json", SELECTION, *STATE_FILES)
+LOGS = ("train.jsonl", "notes.json", SELECTION)
 """No table is made of these: a finished stage may lack them."""
 SMALL = 1 << 20
 """Bytes of a file whose checksum a finished stage's check looks at."""

@@ -128,6 +128,7 @@ class FGGM(Method[FGGMOptions]):
             return None
         found = layouts(stage.model)
         scores = self._scores(stage, found)
+        stage.keep_scores(scores)
         shapes = {name: tuple(stage.model.get_parameter(name).shape) for name in scores}
         rest = Full() if options.embeddings == "full" else Frozen()
         alone = entries_alone({name: found[name] for name in scores}, shapes)

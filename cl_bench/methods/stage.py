@@ -80,6 +80,8 @@ class Stage:
     """While open, the model is an ordinary one; in the middle of a phase it is not."""
     start: str = "previous"
     """`previous` or `base`: which model it began with."""
+    selection: dict[str, Tensor] = field(default_factory=dict)
+    """What `Method.plan` chose and `keep_scores` was given, as it is kept beside the stage."""
     in_phase: bool = False
     """Whether the weights are being trained from copies of higher precision."""
 
@@ -144,6 +146,16 @@ class Stage:
         processes with `all_reduce`.
         """
         return self.share(examples, [self.number(example) for example in examples])
+
+    def keep_scores(self, scores: Mapping[str, Tensor]) -> None:
+        """Keep what a plan ranked parameters by, for `cl-bench inspect`; call it in `plan`.
+
+        By parameter name, in the shape of its rows, columns or entries, higher is more important.
+        Rounded to float16 over the largest of each; of single entries the sums of rows and columns.
+        """
+        from cl_bench.training.selections import small_scores
+
+        self.selection = small_scores(scores, self.model)
 
     def snapshot(self) -> dict[str, Tensor]:
         """A copy on the CPU of the model's weights as they are, for `load` or `Phase.start`."""

@@ -65,6 +65,11 @@ class SavedWeights(Mapping[str, "Tensor"]):
         return self._model
 
 
+def stored_names(folder: Path) -> list[str]:
+    """The names under which a folder's safetensors hold tensors; none where there are none."""
+    return sorted(_files(folder))
+
+
 def _files(folder: Path) -> dict[str, Path]:
     """In which file of a folder each tensor is; empty where there are no safetensors."""
     from safetensors import safe_open

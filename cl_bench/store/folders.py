@@ -232,6 +232,11 @@ class StageFolder:
         return self.path / "method.json"
 
     @property
+    def selection_file(self) -> Path:
+        """What a plan chose to train, and what it ranked by (`training/selections.py`)."""
+        return self.path / "selection.safetensors"
+
+    @property
     def base(self) -> Path:
         """The base model's scores, which all runs of the experiment share."""
         return self.path.parents[2] / "base"

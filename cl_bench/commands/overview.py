@@ -1,0 +1,77 @@
+"""`cl-bench plan`, `tasks`, `methods` and `doctor`: what there is, before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+
+def plan(
+    config: str = typer.Argument(..., help="Experiment YAML, a path or a shipped one."),
+    override: list[str] = typer.Option([], "-o", "--override", help="key=value (repeatable)."),
+    method: list[str] = typer.Option([], help="Only this method, by name or label (repeatable)."),
+    card: list[float] = typer.Option(
+        [], min=0.1, help="Does it fit a card of so many GB (repeatable)? Default: 24, 48, 80."
+    ),
+    tflops: float | None = typer.Option(
+        None, min=1e-6, help="Sustained 10^12 FLOP/s of the machine: print hours too."
+    ),
+    results: Path = typer.Option(Path("results"), help="Folder that experiments are kept in."),
+) -> None:
+    """Print what would run: memory, FLOPs, disk, every stage, where each value comes from.
+
+    What `run` would refuse is refused here too, as far as model and data are on this machine.
+    """
+    from cl_bench.terminal import say
+
+    say(f"{config}: reading config, tasks and data")  # at once, as `run` does
+
+    from cl_bench.checks.of_plan import plan_checks
+    from cl_bench.experiment.resolve import resolve_file
+    from cl_bench.report.plan import plan_text
+
+    experiment = resolve_file(config, override, method)
+    print(plan_text(experiment, card, tflops), flush=True)
+    for line in plan_checks(experiment, results / experiment.config.name):
+        print(line)
+
+
+def tasks(
+    task_path: list[Path] = typer.Option([], help="More folders of task YAMLs (repeatable)."),
+    data_root: Path | None = typer.Option(None, help="Look here for the data."),
+) -> None:
+    """List the tasks that stages and General can name, and whether their data is there."""
+    from cl_bench.report.listing import task_lines
+
+    for line in task_lines([str(path) for path in task_path], data_root):
+        print(line)
+
+
+def methods(
+    name: str | None = typer.Argument(None, help="Only this one, with its options."),
+) -> None:
+    """List the methods, or all about one: options with meaning, default and range, and costs."""
+    from cl_bench.report.method_listing import method_page, method_table
+
+    for line in method_table() if name is None else method_page(name):
+        print(line)
+
+
+def doctor(
+    model: str | None = typer.Option(None, help="Look at this model's tokenizer too."),
+    data_root: Path | None = typer.Option(None, help="Look here for the data."),
+) -> None:
+    """Check that this machine is ready: versions, device, bf16, disk, hub, data, a tokenizer.
+
+    Exit code 1 where a run would fail.
+    """
+    from cl_bench.checks.machine import examine
+    from cl_bench.errors import RunError
+
+    faults = 0
+    for finding in examine(model, data_root):
+        print(f"{finding.kind:<5} {finding.text}", flush=True)
+        faults += finding.kind == "fault"
+    if faults:
+        raise RunError(f"doctor: {faults} fault{'s' if faults > 1 else ''}, marked above")

@@ -1,0 +1,165 @@
+"""What the stages of a run trained: shares by layer and module, and how alike two stages are."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cl_bench.errors import RunError
+from cl_bench.models.checkpoints import load_tensors
+from cl_bench.store.folders import RunFolder, StageFolder, there
+from cl_bench.store.seals import check_files, read_sealed
+from cl_bench.training.selections import Kept, kept_selections
+
+Selections = Mapping[str, Kept]
+"""Of a stage, by parameter."""
+_LAYER = re.compile(r"\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class Alike:
+    """How alike two stages are in one respect, and what chance alone would give; 0 to 1.
+
+    `value` None: nothing to compare. Scores: cosine (`value`, `chance`) and rank correlation, whose
+    chance is 0.
+    """
+
+    value: float | None
+    chance: float | None
+    ranks: float | None = None
+
+
+def selections_of(run: RunFolder) -> dict[str, Selections]:
+    """By stage folder's name, of the stages that kept one. Raises RunError where it is damaged."""
+    found: dict[str, Selections] = {}
+    for stage in run.stages():
+        if there(stage.selection_file):
+            _check(stage)
+            try:
+                found[stage.path.name] = kept_selections(load_tensors(stage.selection_file))
+            except (KeyError, ValueError) as error:
+                raise RunError(f"{stage.selection_file}: not a selection ({error})") from error
+    return found
+
+
+def _check(stage: StageFolder) -> None:
+    if there(stage.training_file):
+        remedy = "restore it from a copy, or delete it: nothing but `cl-bench inspect` reads it"
+        files = read_sealed(stage.training_file, remedy, {"files": dict})["files"]
+        check_files(stage.path, files, [stage.selection_file.name], remedy)
+
+
+def place_of(name: str) -> tuple[str, str]:
+    """Layer and module type of a parameter: (`3`, `mlp.up_proj`); (``, name) outside of layers."""
+    found = _LAYER.search(name)
+    plain = name.removesuffix(".weight")
+    return (found[1], plain[found.end() :]) if found else ("", plain)
+
+
+def shares(selections: Selections, by: int) -> dict[str, float]:
+    """Trained share of the entries of each layer (`by` 0) or module type (1), in model's order."""
+    trained: dict[str, int] = defaultdict(int)
+    entries: dict[str, int] = defaultdict(int)
+    for name, kept in selections.items():
+        place = place_of(name)[by] or "outside of layers"
+        trained[place] += kept.trained
+        entries[place] += kept.entries
+    order = sorted(entries, key=lambda place: (not place.isdecimal(), place.zfill(6)))
+    return {place: trained[place] / max(entries[place], 1) for place in order}
+
+
+def kinds_of(stages: Iterable[Selections]) -> list[str]:
+    """Of rows, columns and entries those that some stage chose among."""
+    used = {kept.kind for stage in stages for kept in stage.values()}
+    return [kind for kind in ("rows", "columns", "entries") if kind in used]
+
+
+def scored_kinds(stages: Iterable[Selections]) -> list[str]:
+    """Of rows, columns and entries those that some stage has scores of."""
+    used = {kind for stage in stages for kept in stage.values() for kind in kept.scores}
+    return [kind for kind in ("rows", "columns", "entries") if kind in used]
+
+
+def masks_alike(first: Selections, second: Selections, kind: str) -> Alike:
+    """Jaccard index of what both chose, over all parameters in which both chose among `kind`.
+
+    Chance: sets of the same sizes in every parameter, drawn blindly; the expected intersection over
+    the union that it leaves.
+    """
+    both = expected = sizes = 0.0
+    for name, one in first.items():
+        other = second.get(name)
+        if other is None or one.kind != kind or other.kind != kind:
+            continue
+        if one.chosen.numel() != other.chosen.numel():
+            continue
+        a, b = int(one.chosen.sum()), int(other.chosen.sum())
+        both += int((one.chosen & other.chosen).sum())
+        expected += a * b / max(one.chosen.numel(), 1)
+        sizes += a + b
+    if not sizes:
+        return Alike(None, None)
+    return Alike(both / (sizes - both), expected / (sizes - expected))
+
+
+def scores_alike(first: Selections, second: Selections, kind: str) -> Alike:
+    """Cosine and rank correlation of two stages' scores: means over parameters, by their units.
+
+    Chance of the cosine: the scores of one stage in any order.
+    """
+    cosine = chance = ranks = weight = 0.0
+    for name, one in first.items():
+        other = second.get(name)
+        a, b = one.scores.get(kind), None if other is None else other.scores.get(kind)
+        if a is None or b is None or len(a) != len(b) or len(a) < 2:
+            continue
+        a, b = a.double(), b.double()
+        norms = float(a.norm() * b.norm())
+        if not norms:
+            continue
+        units = len(a)
+        cosine += units * float(a @ b) / norms
+        chance += units * (units * float(a.mean() * b.mean()) / norms)
+        ranks += units * _correlation(_ranks(a), _ranks(b))
+        weight += units
+    if not weight:
+        return Alike(None, None)
+    return Alike(cosine / weight, chance / weight, ranks / weight)
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """From 0; equal values share the mean of theirs."""
+    _, inverse, counts = np.unique(values.numpy(), return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts + 1) / 2)[inverse.reshape(-1)]
+    return torch.from_numpy(ranks)
+
+
+def _correlation(a: Tensor, b: Tensor) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    norms = float(a.norm() * b.norm())
+    return float(a @ b) / norms if norms and math.isfinite(norms) else 0.0
+
+
+def pairs(stages: Mapping[str, Selections]) -> list[tuple[str, str]]:
+    """Every two stages, in order."""
+    return list(combinations(stages, 2))
+
+
+def grid(values: Mapping[tuple[str, str], float | None], names: list[str]) -> Tensor:
+    """A symmetric matrix of pairs for a figure; 1 on the diagonal, NaN for what is not known."""
+    found = torch.full((len(names), len(names)), float("nan"))
+    for i, one in enumerate(names):
+        found[i, i] = 1.0
+        for j, other in enumerate(names):
+            value = values.get((one, other))
+            if value is not None:
+                found[i, j] = found[j, i] = value
+    return found
