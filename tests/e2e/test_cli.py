@@ -38,7 +38,18 @@ def test_help_imports_no_torch(command: list[str]) -> None:
 
 def test_every_command_has_help(bench: Bench) -> None:
     out = bench.must("--help")
-    for command in ("run", "eval", "report", "plan", "score", "tasks", "methods", "data", "doctor"):
+    for command in (
+        "run",
+        "eval",
+        "report",
+        "plan",
+        "inspect",
+        "score",
+        "tasks",
+        "methods",
+        "data",
+        "doctor",
+    ):
         assert command in out
 
 
