@@ -87,7 +87,7 @@ def rescore(folder: Path, selection: Selection, reporter: Reporter) -> list[Path
         raise UserError(unscorable)
     runs = _runs(folder, selection)
     columns = {
-        run: names for run in runs if (names := _columns(run, original, selection)) is not None
+        run: found for run in runs if (found := _columns(run, original, selection)) is not None
     }
     for run in runs:
         if run not in columns and columns:
@@ -97,13 +97,14 @@ def rescore(folder: Path, selection: Selection, reporter: Reporter) -> list[Path
             [_no_stage(run, selection) for run in runs]
             or f"{folder}: holds no runs, and so no stages: only the base model is scored here"
         )
-    wanted = [name for name in original.columns if any(name in own for own in columns.values())]
+    asked = {name for _, names in columns.values() for name in names}
+    wanted = [name for name in original.columns if name in asked]
     now = _contents(original, suite, wanted)
     others = _other_rows(folder, list(columns), now, selection)
     for line in others:
         reporter.line(f"{line}: scored and recorded as such")
     probes = original.config.eval.probes is not None
-    jobs = (_job(run, suite, names, selection, probes) for run, names in columns.items())
+    jobs = (_job(run, suite, *found, selection, probes) for run, found in columns.items())
     return [_score_run(job, suite, selection, reporter, others) for job in jobs]
 
 
@@ -120,8 +121,10 @@ def _runs(experiment: Path, selection: Selection) -> list[RunFolder]:
     return find_runs(experiment, selection.method, selection.seed)
 
 
-def _columns(run: RunFolder, original: Experiment, selection: Selection) -> list[str] | None:
-    """The stage tasks that are scored: those asked for, else what the stage's model has learned.
+def _columns(
+    run: RunFolder, original: Experiment, selection: Selection
+) -> tuple[Recorded, list[str]] | None:
+    """The stage, and the stage tasks that are scored: those asked for, else what it has learned.
 
     None where the run has no such stage, and never will.
     """
@@ -131,7 +134,7 @@ def _columns(run: RunFolder, original: Experiment, selection: Selection) -> list
         return None
     benchmarks = original.config.eval.general.tasks
     chosen = chosen_tasks(selection.tasks, benchmarks) or learned(stages, position)
-    return [name for name in original.columns if name in chosen]
+    return stages[position], [name for name in original.columns if name in chosen]
 
 
 def _no_stage(run: RunFolder, selection: Selection) -> str:
@@ -244,18 +247,20 @@ class _Job:
 
 
 def _job(
-    run: RunFolder, suite: Suite, stage_names: Sequence[str], selection: Selection, probes: bool
+    run: RunFolder,
+    suite: Suite,
+    stage: Recorded,
+    stage_names: Sequence[str],
+    selection: Selection,
+    probes: bool,
 ) -> _Job:
     """Whose place is fixed by all that its scores depend on. Raises UserError without a model."""
-    folder = next((s for s in run.stages() if stage_number(s.path.name) == selection.stage), None)
-    if folder is None:
+    folder = run.stage(stage.folder)
+    if not folder.path.is_dir():
         raise UserError(_no_stage(run, selection))
     if fault := checkpoint_fault(run, folder):
         raise UserError(fault)
-    resolved = read_run(run.path / "run.json")["config"]
-    stages = {stage["index"]: stage for stage in resolved["stages"]}
-    train = TrainConfig.model_validate(stages[selection.stage]["train"])
-    units = suite.units(stage_names, True, train)
+    units = suite.units(stage_names, True, TrainConfig.model_validate(stage.train))
     settings = {
         "trace": {unit.name: unit.size for unit in units if unit.part == "trace"},
         "general": {unit.name: unit.size for unit in units if unit.part == "general"},
@@ -265,7 +270,8 @@ def _job(
     }
     what = slug("-".join(unit.name for unit in units))[:40]
     place = folder.path / "evals" / f"{what}-{sha256_of(settings)[:8]}"
-    return _Job(run, folder, place, units, settings, resolved["model"]["dtype"])
+    dtype = read_run(run.path / "run.json")["config"]["model"]["dtype"]
+    return _Job(run, folder, place, units, settings, dtype)
 
 
 def _score_run(

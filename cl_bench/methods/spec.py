@@ -19,7 +19,7 @@ from cl_bench.costs.shapes import Shapes
 from cl_bench.costs.total import Total, total
 from cl_bench.methods.base import Method, Options, kept_by
 from cl_bench.methods.compose import Composite
-from cl_bench.scores.sequence import lineage
+from cl_bench.scores.sequence import lineage, stage_folder
 
 TrainingSet = tuple[str, int | None]
 """A task and how many of its training examples are seen, a seeded sample (None: all)."""
@@ -69,8 +69,8 @@ class StageSpec:
 
     @property
     def folder(self) -> str:
-        """`stage-1-trace_cstance`, or `stage-1-joint` for several tasks at once."""
-        return f"stage-{self.index}-{self.name}"
+        """Its folder in that of the run."""
+        return stage_folder(self.index, self.tasks)
 
     @property
     def sets(self) -> tuple[TrainingSet, ...]:

@@ -7,7 +7,7 @@ records. No torch.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from cl_bench.scores.matrix import Setting
@@ -29,6 +29,11 @@ class Teaches(Protocol):
         """`previous` or `base`."""
 
 
+def stage_folder(index: int, tasks: Sequence[str]) -> str:
+    """`stage-1-trace_cstance`, or `stage-1-joint` for several tasks at once."""
+    return f"stage-{index}-{tasks[0] if len(tasks) == 1 else 'joint'}"
+
+
 @dataclass(frozen=True)
 class Recorded:
     """A stage of a `run.json`."""
@@ -36,12 +41,21 @@ class Recorded:
     index: int
     tasks: tuple[str, ...]
     start: str
+    train: Mapping[str, Any] = field(default_factory=dict)
+    """As it was trained: the values of `train:`."""
+
+    @property
+    def folder(self) -> str:
+        """Its folder in that of the run."""
+        return stage_folder(self.index, self.tasks)
 
     @classmethod
     def all_of(cls, config: Mapping[str, Any]) -> list[Recorded]:
         """The stages of the settings that a `run.json` records."""
-        stages = config["stages"]
-        return [cls(stage["index"], tuple(stage["tasks"]), stage["start"]) for stage in stages]
+        return [
+            cls(stage["index"], tuple(stage["tasks"]), stage["start"], stage.get("train", {}))
+            for stage in config["stages"]
+        ]
 
 
 def visits(stages: Iterable[Teaches]) -> dict[str, list[int]]:
