@@ -20,7 +20,7 @@ from cl_bench.data.tasks import (
     task_folders,
     unknown_task,
 )
-from cl_bench.data.templates import keep_compiled_templates
+from cl_bench.data.templates import guard_templates
 from cl_bench.errors import UserError
 
 
@@ -122,7 +122,7 @@ def _manager(
     """
     from lm_eval.tasks import TaskManager
 
-    keep_compiled_templates()
+    guard_templates()
     packaged: list[Path] = []
     while True:
         manager = TaskManager(
