@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import re
 import shutil
+import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from statistics import median
 
@@ -58,6 +60,33 @@ def test_imports_run_downwards() -> None:
         if order[room] > order[own]
     ]
     assert not upwards
+
+
+def test_what_is_imported_is_declared() -> None:
+    """Not left to what other packages happen to need."""
+    project = (REPOSITORY / "pyproject.toml").read_text()
+    listed = project[project.index("\ndependencies = [") : project.index("[project.optional")]
+    declared = set(re.findall(r'^  "([a-z0-9-]+)', listed, re.MULTILINE))
+    owners = packages_distributions()
+    imported = {
+        name.split(".")[0]
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [str(node.module)]
+            if isinstance(node, ast.ImportFrom) and not node.level
+            else []
+        )
+    }
+    foreign = imported - set(sys.stdlib_module_names) - {"cl_bench"}
+    lacking = [
+        name
+        for name in sorted(foreign)
+        if not {owner.lower().replace("_", "-") for owner in owners.get(name, [])} & declared
+    ]
+    assert not lacking
 
 
 def imported_rooms(path: Path) -> list[str]:

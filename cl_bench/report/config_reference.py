@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from cl_bench.config.expected import Expected, ExpectedNumbers
 from cl_bench.config.schema import (
@@ -125,7 +124,7 @@ def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True, validated_data={})
     if isinstance(value, BaseModel):
         return "see below"
-    if value is None or value is PydanticUndefined:
+    if value is None:
         return "none"
     if isinstance(value, float) and (abs(value) < 1e-3 or abs(value) >= 1e6) and value:
         return f"`{value:.1e}`".replace("e-0", "e-").replace("e+0", "e+")
