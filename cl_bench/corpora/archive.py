@@ -260,7 +260,9 @@ def _readable(where: str, read: Callable[[], bytes]) -> Callable[[], bytes]:
             return read()
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
             raise UserError(f"{where}: cannot be read: {error}") from error
-        except (NotImplementedError, RuntimeError) as error:  # zipfile's words for "encrypted"
+        # zipfile raises RuntimeError for an encrypted member, NotImplementedError for one that is
+        # compressed in a way it does not know.
+        except (NotImplementedError, RuntimeError) as error:
             raise UserError(f"{where}: cannot be unpacked: {error}") from error
 
     return reading

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from cl_bench.methods.base import Method, Options, Stage, Step
+from cl_bench.methods.merging import in_place_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,11 +94,8 @@ class EMA(Method[EMAOptions]):
             return
         parameters = self._parameters()
         own = {name: parameters[name].detach().to("cpu", copy=True) for name in self._average}
-        stage.load(self._average)
-        try:
+        with in_place_of(stage, own, self._average):
             yield stage.model
-        finally:
-            stage.load(own)
 
     def _parameters(self) -> dict[str, Tensor]:
         return dict(self._stage.model.named_parameters())

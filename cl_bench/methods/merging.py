@@ -8,6 +8,7 @@ float32 (float64 for float64 models) and rounded once, when the result is writte
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
@@ -43,14 +44,14 @@ class MergeOptions(Options):
 M_co = TypeVar("M_co", bound=MergeOptions, covariant=True, default=MergeOptions)
 
 
-class Merging(Method[M_co]):
+class Merging(Method[M_co], ABC):
     """A method that trains as `sft` does and merges the weights with those of earlier stages."""
 
     keeps = "weights"
 
+    @abstractmethod
     def rule(self, stage: Stage) -> Rule:
-        """How this stage's weights are merged. Subclasses say it."""
-        raise NotImplementedError
+        """How this stage's weights are merged: what a merging method is."""
 
     def refuses(self, stage: StageSpec) -> Iterable[str]:
         """Adapters."""
@@ -76,12 +77,20 @@ class Merging(Method[M_co]):
         if self.options.use == "training":
             yield stage.model
             return
-        own = stage.snapshot()
-        stage.load(merged(stage, self._rule))
-        try:
+        with in_place_of(stage, stage.snapshot(), merged(stage, self._rule)):
             yield stage.model
-        finally:
-            stage.load(own)
+
+
+@contextmanager
+def in_place_of(
+    stage: Stage, own: Mapping[str, Tensor], other: Mapping[str, Tensor]
+) -> Iterator[None]:
+    """While open, the stage's model has the weights `other`; then its `own` again."""
+    stage.load(other)
+    try:
+        yield
+    finally:
+        stage.load(own)
 
 
 class _Merged(Mapping[str, "Tensor"]):

@@ -128,6 +128,7 @@ def tried(model: Any, options: AdapterOptions) -> tuple[dict[str, Shape], list[s
     tied = None if head is None or head.weight is not inputs.weight else head.weight
     try:
         wrapped = adapted(model, options, targets)
+    # Whatever PEFT raises for a kind of layer, or for options that it does not have there.
     except (ValueError, RuntimeError, TypeError, NotImplementedError) as error:
         lines = str(error).strip().splitlines()
         reason = lines[0] if lines else type(error).__name__

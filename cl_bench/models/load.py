@@ -271,6 +271,7 @@ def _device(name: str) -> Any:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
+    # torch's three ways to say that it was built without this device, or that none is here.
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = _first_line(error)
         raise UserError(f"device: '{name}' cannot be used on this machine: {reason}") from error

@@ -12,7 +12,10 @@ from cl_bench.data.loading import load_task_set
 from cl_bench.evaluation.harness import evaluate_tasks
 from tests.e2e.conftest import Bench
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no limits on Windows")
+pytestmark = pytest.mark.skipif(
+    sys.platform == "win32",
+    reason="Windows cannot limit a process, so cl-bench refuses to run programs there",
+)
 
 
 def problem(number: int) -> dict[str, str]:

@@ -26,7 +26,10 @@ from cl_bench.evaluation.code.sandbox import (
     run_program,
 )
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no limits on Windows")
+pytestmark = pytest.mark.skipif(
+    sys.platform == "win32",
+    reason="Windows cannot limit a process, so cl-bench refuses to run programs there",
+)
 LIMITS = SandboxLimits(seconds=1)
 MISSING = list(WANTED) if sys.platform == "win32" else missing_protections()
 
