@@ -140,3 +140,15 @@ def test_the_readmes_method_loads_as_it_stands(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(example)
     assert method_from_file(file).name == "freeze_norms"
+
+
+def test_comments_name_files_that_exist() -> None:
+    names = {path.name for path in SOURCES}
+    theirs = {"my.py", "mine.py", "my_method.py", "module.py", "utils.py"}
+    gone = [
+        f"{path.relative_to(REPOSITORY)}: {name}"
+        for path in SOURCES
+        for name in re.findall(r"\b([a-z_0-9]+\.py)\b", path.read_text())
+        if name not in names | theirs
+    ]
+    assert not gone

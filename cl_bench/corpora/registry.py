@@ -9,7 +9,7 @@ archive; the files come from a public republication of it on GitHub (zjwang21/TR
 - `examples`: of the (prompt, answer) list, whatever the JSON layout (`checksums.examples_digest`).
 - `rows`: counted, or for the unread files TRACE's documented size; empty where nobody states it.
 - `status`: `exact` (published under this very form), `built` (made from published files by a
-  recipe of `general.py`, always to the same bytes), `rebuilt` (recognised, not downloadable).
+  recipe of `recipes.py`, always to the same bytes), `rebuilt` (recognised, not downloadable).
 """
 
 from __future__ import annotations

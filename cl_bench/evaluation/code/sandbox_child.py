@@ -1,6 +1,6 @@
 """The process that runs a program of a model: `sandbox.py` starts it. Standard library only.
 
-    python -I -S jail.py FD < request
+    python -I -S sandbox_child.py FD < request
 
 The request is JSON with `program`, `token` and `limits` (seconds of CPU, bytes of memory and of a
 file, processes, open files). Lines on FD: `active <protection>`, and at the end `<token> passed` or
