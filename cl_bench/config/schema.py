@@ -1,7 +1,7 @@
 """The experiment file: what a YAML may say, with every default.
 
-Reading a file, `extends:` and `-o` are in `file.py`; who wins when several places give the
-same value is in `experiment/resolve.py`. Nothing here imports torch: a wrong config must fail at once.
+Reading a file, `extends:` and `-o` are in `file.py`; who wins when several places give the same
+value is in `experiment/resolve.py`. Nothing here imports torch: a wrong config must fail at once.
 """
 
 from __future__ import annotations

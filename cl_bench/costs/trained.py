@@ -1,8 +1,8 @@
 """What training some of a model's parameters costs, from their shapes alone.
 
 Pure functions of shapes: `cl-bench plan` asks before model or data exist. The figures are those of
-the engine (training/selective_update.py): weights in the run's dtype, and for every trained entry a float32 gradient,
-master and two moments (float64 in float64 models; a fully trained weight of the master's dtype is
+training/selective_update.py: weights in the run's dtype, and for every trained entry a float32
+gradient, master and two moments (float64 in float64 models; a fully trained weight of the master's dtype is
 its own master). Tests compare them with the bytes that are held.
 """
 
