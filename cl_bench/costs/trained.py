@@ -2,8 +2,8 @@
 
 Pure functions of shapes: `cl-bench plan` asks before model or data exist. The figures are those of
 training/selective_update.py: weights in the run's dtype, and for every trained entry a float32
-gradient, master and two moments (float64 in float64 models; a fully trained weight of the master's dtype is
-its own master). Tests compare them with the bytes that are held.
+gradient, master and two moments (float64 in float64 models; a fully trained weight of the master's
+dtype is its own master). Tests compare them with the bytes that are held.
 """
 
 from __future__ import annotations
