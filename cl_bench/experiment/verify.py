@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.errors import RunError
-from cl_bench.experiment.stage_files import check_training, model_to_score, read_failure
+from cl_bench.experiment.stage_files import (
+    LOGS,
+    STATE_FILES,
+    check_training,
+    model_to_score,
+    read_failure,
+)
 from cl_bench.store.experiments import EXPERIMENT, RUN, lost_runs, read_experiment, read_run
 from cl_bench.store.folders import (
     MANIFEST,
@@ -27,6 +33,8 @@ from cl_bench.store.seals import FILES, file_fault, read_scores, read_sealed
 
 DERIVED = ("summary.json", "report.md", "curves.png", "curves.svg", ".lock")
 """Made again by each report, so nothing depends on them."""
+SPARED = (*STATE_FILES, *LOGS)
+"""What a finished stage may lack: deleted to save room."""
 
 
 @dataclass
@@ -111,16 +119,19 @@ def _stage(found: Findings, place: StageFolder) -> None:
         again = train_again(place.checkpoint)
         record = found.ask(lambda: read_sealed(place.training_file, again, {"files": dict}))
         if record is not None:
-            kept = {n: r for n, r in record["files"].items() if there(path / n) or not place.scored}
-            found.compare(path, kept, again)
+            needed = {
+                name: one
+                for name, one in record["files"].items()
+                if there(path / name) or not (place.scored and name in SPARED)
+            }
+            found.compare(path, needed, again)
             found.known |= {path / name for name in record["files"]}
-    if place.trained:
-        for question in (check_training, model_to_score):
-            fault = len(found.faults)
-            if isinstance(line := found.ask(partial(question, place)), str):
-                found.notes.append(line)
-            del found.faults[fault + 1 :]
-    elif place.scored:
+    trained = found.ask(lambda: place.trained)
+    if trained:
+        found.ask(partial(model_to_score, place))
+        if line := found.ask(partial(check_training, place)):
+            found.notes.append(line)
+    elif place.scored and trained is False:
         found.notes.append(f"{place.checkpoint}: deleted after the stage was scored")
     if place.scored:
         _scores(found, path)

@@ -61,3 +61,21 @@ def test_what_was_deleted_to_save_room_is_no_fault_and_strangers_are_told(bench:
     assert (code, faults) == (0, []) and any("not finished" in note for note in notes)
     bench.must("run", "tiny.yaml")
     assert verified(bench)[:2] == (0, [])
+
+
+def test_what_cannot_be_read_hides_nothing_else(bench: Bench) -> None:
+    """A manifest that is no JSON, a curve that is gone, and a prediction that was cut: all told."""
+    bench.write_config(methods=METHODS, eval={"within_stage": "epoch", "trace": {"limit": 3}})
+    bench.must("run", "tiny.yaml", "--method", "pull", "-o", "eval.general.after=never")
+    first, second = (
+        bench.results / "pull/seed-1" / name
+        for name in ("stage-1-trace_fomc", "stage-2-trace_numglue_ds")
+    )
+    (first / "checkpoint" / "manifest.json").write_text("{")
+    (first / "curve.jsonl").unlink()
+    cut = second / "predictions" / "trace_fomc.jsonl"
+    cut.write_text(cut.read_text()[:-5])
+    code, faults, _ = verified(bench)
+    assert code == 1
+    for file in (first / "checkpoint/manifest.json", first / "curve.jsonl", cut):
+        assert any(str(file.relative_to(bench.root)) in fault for fault in faults), file
