@@ -1,13 +1,16 @@
-"""Quantiles of scores, of any number of entries."""
+"""Thresholds: quantiles of scores, of any number of entries."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from cl_bench.costs.quantiles import quantile_place
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from cl_bench.models.layouts import Layout
 
 
 def quantile(values: Tensor, q: float) -> Tensor:
@@ -21,3 +24,25 @@ def quantile(values: Tensor, q: float) -> Tensor:
         return lower
     upper = values.kthvalue(low + 2).values
     return lower + (upper - lower) * further
+
+
+def thresholds(
+    scores: Mapping[str, Tensor], found: Mapping[str, Layout], alpha: float, scope: str
+) -> dict[str, Tensor]:
+    """The `alpha`-quantile of each weight's scores, which it broadcasts over; an expert is a weight.
+
+    `scope`: `tensor`, or `global` for one quantile of all scores together.
+    """
+    import torch
+
+    if scope == "global":
+        pooled = quantile(torch.cat([score.flatten().cpu() for score in scores.values()]), alpha)
+        return {name: pooled.to(score.device) for name, score in scores.items()}
+    by_name = {}
+    for name, score in scores.items():
+        if found[name].stack:
+            own = [quantile(member.flatten(), alpha) for member in score]
+            by_name[name] = torch.stack(own).view(-1, *[1] * (score.dim() - 1))
+        else:
+            by_name[name] = quantile(score.flatten(), alpha)
+    return by_name

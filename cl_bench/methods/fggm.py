@@ -8,15 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
+from cl_bench.importance.threshold import thresholds
 from cl_bench.methods.base import Method, Options, Stage, Step
 from cl_bench.methods.estimates import Estimator, fisher_of
-from cl_bench.methods.masks import (
-    PartialSteps,
-    score_shapes,
-    share_of_step,
-    thresholds,
-    trained_share,
-)
+from cl_bench.methods.masks import PartialSteps, score_shapes, share_of_step, trained_share
 from cl_bench.models.layouts import entries_alone, layouts, patterns
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Quantile masks of scores, and updates of which a share is taken."""
+"""What scores above a threshold select, and updates of which a share is taken."""
 
 from __future__ import annotations
 
@@ -11,27 +11,6 @@ if TYPE_CHECKING:
 
     from cl_bench.models.layouts import Layout
     from cl_bench.training.update_plan import Selection
-
-
-def thresholds(
-    scores: Mapping[str, Tensor], found: Mapping[str, Layout], alpha: float, scope: str
-) -> dict[str, Tensor]:
-    """One for each weight, that broadcasts over its scores; every expert is a weight."""
-    import torch
-
-    from cl_bench.importance.threshold import quantile
-
-    if scope == "global":
-        pooled = quantile(torch.cat([score.flatten().cpu() for score in scores.values()]), alpha)
-        return {name: pooled.to(score.device) for name, score in scores.items()}
-    by_name = {}
-    for name, score in scores.items():
-        if found[name].stack:
-            own = [quantile(member.flatten(), alpha) for member in score]
-            by_name[name] = torch.stack(own).view(-1, *[1] * (score.dim() - 1))
-        else:
-            by_name[name] = quantile(score.flatten(), alpha)
-    return by_name
 
 
 def share_of_step(score: Tensor, threshold: Tensor, soft: bool) -> Tensor:
