@@ -29,7 +29,7 @@ def quantile(values: Tensor, q: float) -> Tensor:
 def thresholds(
     scores: Mapping[str, Tensor], found: Mapping[str, Layout], alpha: float, scope: str
 ) -> dict[str, Tensor]:
-    """The `alpha`-quantile of each weight's scores, which it broadcasts over; an expert is a weight.
+    """The `alpha`-quantile of each weight's scores, to broadcast over them; an expert is a weight.
 
     `scope`: `tensor`, or `global` for one quantile of all scores together.
     """
