@@ -233,6 +233,8 @@ def pad_within(tokenizer: Any, rows: int) -> str | None:
 @contextmanager
 def _loading(path: str | Path) -> Iterator[None]:
     """Turns what transformers raises for a model that cannot be had into one line."""
+    from pickle import UnpicklingError
+
     from safetensors import SafetensorError
 
     try:
@@ -241,6 +243,11 @@ def _loading(path: str | Path) -> Iterator[None]:
         if error.name is None:
             raise UserError(f"model.path: cannot load '{path}': {_first_line(error)}") from error
         raise missing_dependency(f"model.path: '{path}'", error.name) from error
+    except UnpicklingError as error:
+        raise UserError(
+            f"model.path: '{path}': its .bin weights hold more than tensors, which could run code: "
+            "they are not read; save the model as safetensors where you trust it"
+        ) from error
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if "trust_remote_code" in str(error):
             raise UserError(

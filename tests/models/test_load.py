@@ -192,3 +192,19 @@ def test_a_tokenizer_without_eos_is_refused(folder, tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     with pytest.raises(UserError, match="no EOS token"):
         load_model(tmp_path, "float32")
+
+
+def test_weights_that_would_run_code_are_not_read(tmp_path: Path) -> None:
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+
+    class Runs:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "ran",)
+
+    torch.save({**model.state_dict(), "more": Runs()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match="hold more than tensors"):
+        load_model(tmp_path, "float32", "cpu")
+    assert not (tmp_path / "ran").exists()
