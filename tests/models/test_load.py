@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-import transformers
 from peft import LoraConfig, get_peft_model
 
 from cl_bench.config.schema import ModelConfig
@@ -66,22 +66,24 @@ def test_only_hub_models_have_revisions(tmp_path, monkeypatch, path):
 
 def test_the_revision_is_loaded(monkeypatch, folder):
     """Model and tokenizer of `model.revision`, not of the main branch."""
+    # What code imports from: transformers replaces itself there once it is whole.
+    found = sys.modules["transformers"]
     asked = []
     for name in ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer"):
-        auto = getattr(transformers, name)
+        auto = getattr(found, name)
 
         def local(path, auto=auto, revision=None, **options):
             asked.append((path, revision))
             return auto.from_pretrained(folder, **options)
 
-        monkeypatch.setattr(transformers, name, SimpleNamespace(from_pretrained=local))
-    read = transformers.PreTrainedConfig.get_config_dict
+        monkeypatch.setattr(found, name, SimpleNamespace(from_pretrained=local))
+    read = found.PreTrainedConfig.get_config_dict
 
     def values(path, revision=None):
         asked.append((path, revision))
         return read(folder)
 
-    monkeypatch.setattr(transformers, "PreTrainedConfig", SimpleNamespace(get_config_dict=values))
+    monkeypatch.setattr(found, "PreTrainedConfig", SimpleNamespace(get_config_dict=values))
     source = ModelConfig(path="owner/name", revision="refs/pr/1").source
     assert model_path_fault(source) is None
     load_model(resolve_model_path(source), "float32")
