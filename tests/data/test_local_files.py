@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from cl_bench.data.loading import load_task_set
 from cl_bench.errors import UserError
+from tests.helpers.own_task import own_task
 
 Rows = list[dict[str, Any]]
-
-
-def own_task(folder: Path, rows: Rows, **changes: Any) -> Path:
-    """`mine.yaml` in a folder of its own, over `rows.jsonl` beside it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = {
-        "task": "mine",
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"train": "rows.jsonl", "test": "rows.jsonl"}},
-        "training_split": "train",
-        "test_split": "test",
-        "output_type": "generate_until",
-        "doc_to_text": "prompt",
-        "doc_to_target": "answer",
-        "target_delimiter": "",
-        "metric_list": [{"metric": "exact_match"}],
-    }
-    (folder / "mine.yaml").write_text(yaml.safe_dump(config | changes))
-    return folder
 
 
 def load(folder: Path) -> Any:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import jinja2
 import pytest
-import yaml
 from lm_eval import utils
 
 from cl_bench.data.loading import load_task_set, load_tasks
 from cl_bench.errors import UserError
+from tests.helpers.own_task import own_task
 
 
 def test_a_template_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,20 +37,8 @@ def test_a_template_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_template_cannot_leave_the_sandbox(template: str, tmp_path: Path) -> None:
-    rows = [{"q": "a", "a": "b"}, {"q": "c", "a": "d"}]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    task = {
-        "task": "mine",
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"train": "rows.jsonl", "test": "rows.jsonl"}},
-        "training_split": "train",
-        "test_split": "test",
-        "output_type": "generate_until",
-        "doc_to_text": template,
-        "doc_to_target": "a",
-        "metric_list": [{"metric": "exact_match"}],
-    }
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(task))
+    rows = [{"q": "a", "answer": "b"}, {"q": "c", "answer": "d"}]
+    own_task(tmp_path, rows, doc_to_text=template)
     with pytest.raises(
         UserError, match=r"mine: could not be loaded \((SecurityError|OverflowError)"
     ):

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 
 from cl_bench.evaluation.engines.opened import Subject
 from cl_bench.store.folders import locked
 from tests.e2e.conftest import Bench
+from tests.helpers.own_task import own_task
 
 
 def damage_deleted(file: Path) -> None:
@@ -90,25 +90,10 @@ def test_a_document_without_numbers_leaves_its_cell_unmeasured(
 
 
 def test_sampled_answers_do_not_depend_on_what_was_scored_before(bench: Bench) -> None:
-    folder = bench.root / "own"
-    folder.mkdir()
     rows = [{"prompt": f"Q{i}:", "answer": "A"} for i in range(4)]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sampled = {"until": [], "do_sample": True, "temperature": 1.0}
     for name in ("first", "second"):
-        task = {
-            "task": name,
-            "dataset_path": "json",
-            "dataset_kwargs": {"data_files": {"train": "rows.jsonl", "test": "rows.jsonl"}},
-            "training_split": "train",
-            "test_split": "test",
-            "output_type": "generate_until",
-            "doc_to_text": "prompt",
-            "doc_to_target": "answer",
-            "target_delimiter": "",
-            "metric_list": [{"metric": "exact_match"}],
-            "generation_kwargs": {"until": [], "do_sample": True, "temperature": 1.0},
-        }
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(task))
+        own_task(bench.root / "own", rows, name, generation_kwargs=sampled)
     evaluation = {"general": {"after": "never"}, "probes": False}
 
     def answers(experiment: str, *stages: str) -> list[str]:

@@ -64,7 +64,7 @@ class Running:
         return GUESSES if sure and self.held + 1 + GUESSES <= self.longest else 0
 
 
-def generate_greedy(
+def generate_tokens(
     model: PackedModel,
     tokenizer: Any,
     prompts: Sequence[Sequence[int]],
@@ -121,7 +121,7 @@ def _generate(
 
 
 class Decoder:
-    """The state of `generate_greedy`: the trunk, the slots, and who is in them."""
+    """The state of `generate_tokens`: the trunk, the slots, and who is in them."""
 
     def __init__(
         self,

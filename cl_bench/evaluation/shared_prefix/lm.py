@@ -15,7 +15,7 @@ from cl_bench.data.special_tokens import added_tokens
 from cl_bench.errors import UserError
 from cl_bench.evaluation.finite import NotFinite
 from cl_bench.evaluation.shared_prefix.cpu_packed_weights import packed_linears
-from cl_bench.evaluation.shared_prefix.generation import Room, generate_greedy
+from cl_bench.evaluation.shared_prefix.generation import Room, generate_tokens
 from cl_bench.evaluation.shared_prefix.loglikelihoods import score_continuations
 from cl_bench.evaluation.shared_prefix.packed_model import Counters, PackedModel, evaluating
 from cl_bench.evaluation.shared_prefix.packing import PassLimits
@@ -311,7 +311,7 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
             if rules[i].max_new_tokens > 0:
                 groups.setdefault((rules[i], tuple(prompts[i])), []).append(i)
         tokens: dict[int, list[int]] = {}
-        found, bad = generate_greedy(
+        found, bad = generate_tokens(
             self.packed,
             self.tokenizer,
             [prompt for _, prompt in groups],

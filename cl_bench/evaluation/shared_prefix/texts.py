@@ -13,7 +13,7 @@ from lm_eval.api.instance import Instance
 from cl_bench.data.tokens import encode_prompts
 from cl_bench.errors import RunError
 from cl_bench.evaluation.finite import NotFinite
-from cl_bench.evaluation.shared_prefix.generation import Room, generate_greedy
+from cl_bench.evaluation.shared_prefix.generation import Room, generate_tokens
 from cl_bench.evaluation.shared_prefix.lm import CACHE_SHARE, SharedPrefixLM
 from cl_bench.evaluation.shared_prefix.packed_model import evaluating
 from cl_bench.evaluation.shared_prefix.sharing_trial import free_bytes
@@ -91,7 +91,7 @@ def _sampled(
         window = lm._shareable()
         asked = [i for i, ids in enumerate(cut) if len(ids) + rule.max_new_tokens <= window]
         if asked:
-            found, bad = generate_greedy(
+            found, bad = generate_tokens(
                 lm.packed,
                 tokenizer,
                 [cut[i] for i in asked],

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cl_bench.config.schema import TrainConfig
 from cl_bench.data.examples import Example
@@ -18,6 +16,7 @@ from cl_bench.methods.registry import method_class
 from cl_bench.methods.state import State, give_state, handed_on, state_of
 from cl_bench.methods.user_files import method_from_file
 from tests.helpers.reference import examples, make_stage, run_method
+from tests.helpers.sequences import Ended
 from tests.helpers.tiny import tiny_model
 
 TRAIN = TrainConfig(
@@ -39,32 +38,6 @@ def method(name: str, **options: Any) -> Method:
     file = Path(__file__).with_name(f"{name}.py")
     cls = method_from_file(file) if file.is_file() else method_class(name)
     return cls(cls.options_type.model_validate(options))
-
-
-@dataclass
-class Shelf:
-    """A library without an experiment around it."""
-
-    saved: list[Mapping[str, Tensor]] = field(default_factory=list)
-
-    def weights(self, k: int) -> Mapping[str, Tensor]:
-        return self.saved[k]
-
-    def task_examples(self, name: str) -> Sequence[Example]:
-        raise NotImplementedError
-
-    def score(self, example: Example, text: str) -> float:
-        return float(text == example.answer)
-
-
-@dataclass
-class Ended:
-    """What a stage left."""
-
-    model: Any
-    notes: dict[str, Any]
-    state: State
-    records: list[dict[str, Any]]
 
 
 def two_stages(

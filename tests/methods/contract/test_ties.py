@@ -11,7 +11,8 @@ from cl_bench.costs.shapes import shapes_of
 from cl_bench.experiment.resolve import resolve_file
 from tests.helpers.configs import write
 from tests.helpers.reference import assert_close, make_stage, weights
-from tests.methods.contract.helpers import NEW, TRAIN, Shelf, method, model64
+from tests.helpers.sequences import Shelf
+from tests.methods.contract.helpers import NEW, TRAIN, method, model64
 
 
 def merged(base: float, ends: list[float], kept: list[bool]) -> float:
