@@ -39,7 +39,7 @@ class Oracle(LM):
         return [wrong if self.wrong else f" {self.task.doc_to_target(r.doc)}" for r in requests]
 
     def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
-        raise NotImplementedError
+        raise NotImplementedError("no mini task scores whole texts")
 
 
 def score(task: Any, name: str, wrong: bool) -> float:
