@@ -14,7 +14,7 @@ from cl_bench.methods.lora import LoRA
 from cl_bench.methods.registry import method_class
 from tests.helpers.configs import faults_of, write
 from tests.helpers.reference import NEW, TRAIN, make_stage, model64, weights
-from tests.methods.contract.helpers import Shelf
+from tests.helpers.sequences import Shelf
 
 
 def build(name: str, **options: Any) -> Method:

@@ -37,7 +37,7 @@ from tests.helpers.reference import (
     run_method,
     weights,
 )
-from tests.methods.contract.helpers import Shelf
+from tests.helpers.sequences import Shelf
 
 NAMES = ("model.norm.weight", "model.layers.0.self_attn.k_proj.weight", "lm_head.weight")
 Gradients = dict[str, Tensor]
