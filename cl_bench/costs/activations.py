@@ -59,6 +59,7 @@ def activation_bytes(
     units) and every linear layer keeps its input. Raises ValueError where the architecture is not
     known.
     """
+    shapes = cost.base.grown or shapes
     a = shapes.architecture
     if a is None:
         raise ValueError("activations are known for Llama-like architectures only")

@@ -100,6 +100,7 @@ def total(method: Counted, shapes: Shapes, batch_size: int = 1, earlier: int = 0
         base = everything(shapes)
     elif not isinstance(base, Trained):
         raise UserError(_wrong(method, "trains", base, "a Trained (cl_bench/costs/trained.py)"))
+    shapes = base.grown or shapes
     added = method.adds(shapes.adapted(base.adapters) if base.adapters else shapes)
     if not isinstance(added, Cost):
         raise UserError(_wrong(method, "adds", added, "a Cost (cl_bench/costs/added.py)"))

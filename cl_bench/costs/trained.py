@@ -31,7 +31,8 @@ class Trained:
     the head, which sees answers only, are not counted); `forward_flops` of a forward pass without
     gradient. `entries`: how many move. `inputs_kept`: parameters whose gradient needs their layer's
     input, so that activations stay. `adapters`: shapes of what is added to the model, when that
-    alone is trained. `adds`: what choosing this part takes in addition (masks, remarks).
+    alone is trained. `adds`: what choosing this part takes in addition (masks, remarks). `grown`:
+    the shapes of the model that is trained, where it is a larger one than the base model.
     """
 
     weights: int
@@ -44,6 +45,7 @@ class Trained:
     inputs_kept: frozenset[str] = frozenset()
     adapters: Mapping[str, Shape] = field(default_factory=dict)
     adds: Cost = field(default_factory=Cost)
+    grown: Shapes | None = None
 
 
 @dataclass(frozen=True)

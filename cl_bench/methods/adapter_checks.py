@@ -79,6 +79,7 @@ def continuity_faults(found: Checked) -> Iterator[str]:
         yield from _changed_adapters(run)
         yield from _changed_memory(run, EWC)
         yield from _changed_memory(run, OGD)
+        yield from _other_methods_of_grown_models(run)
 
 
 def _changed_adapters(run: RunSpec) -> Iterator[str]:
@@ -135,6 +136,23 @@ def _changed_memory(run: RunSpec, method: type[Method]) -> Iterator[str]:
                 f"stage {last.index}, which cannot have another {keys}; give both stages the same"
             )
         last, broken = stage, not stage.adapters
+
+
+def _other_methods_of_grown_models(run: RunSpec) -> Iterator[str]:
+    """Layers of a grown model have other numbers, by which methods know them, and `plan` counts."""
+    from cl_bench.methods.block_expansion import BlockExpansion
+
+    for before, stage in zip(run.stages, run.stages[1:], strict=False):
+        own = [
+            [part for part in each.parts if issubclass(part.method, BlockExpansion)]
+            for each in (before, stage)
+        ]
+        if own[0] and stage.start != "base" and own[0] != own[1]:
+            yield (
+                f"methods: {run.label}: stage {stage.index} goes on with the layers that "
+                f"block_expansion added in stage {before.index}; give both stages the same method "
+                "and options"
+            )
 
 
 def _memory_options(stage: StageSpec) -> set[tuple[str, object]]:

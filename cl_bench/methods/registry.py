@@ -42,6 +42,7 @@ METHODS: dict[str, str] = {
     "fapm": "cl_bench.methods.fapm:FAPM",
     "neuron_merge": "cl_bench.methods.neuron_merge:NeuronMerge",
     "osft": "cl_bench.methods.osft:OSFT",
+    "block_expansion": "cl_bench.methods.block_expansion:BlockExpansion",
 }
 BASE_ROW = "ori"
 """Accepted in `methods:`; the base model is scored once for every experiment anyway."""

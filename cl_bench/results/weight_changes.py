@@ -14,6 +14,7 @@ from cl_bench.config.schema import ModelConfig
 from cl_bench.costs.model_shapes import model_file
 from cl_bench.errors import RunError, UserError
 from cl_bench.models.checkpoints import adapter_base
+from cl_bench.models.places import numbered_layers
 from cl_bench.models.saved_weights import SavedWeights, stored_names
 from cl_bench.results.selections import place_of
 from cl_bench.store.folders import RunFolder, StageFolder, located
@@ -51,10 +52,16 @@ def run_changes(
         try:
             after = _weights(stage)
             before = _base(run, config) if from_base else _weights(stages[number - 1])
+            if _layers(before) != _layers(after):
+                raise RunError("it has other layers than the one before, and so other numbers")
             found[stage.path.name] = changes(before, after)
         except (RunError, UserError) as error:
             missing.append(f"{stage.path.name}: {str(error).splitlines()[0]}")
     return found, missing
+
+
+def _layers(weights: SavedWeights) -> set[int]:
+    return set(numbered_layers(weights).values())
 
 
 def _weights(stage: StageFolder) -> SavedWeights:

@@ -15,8 +15,11 @@ from cl_bench.methods.registry import METHODS, method_class
 from cl_bench.store.folders import verify_folder
 from tests.e2e.conftest import Bench, fingerprints
 
-OPTIONS: dict[str, dict[str, Any]] = {"recadam": {"gamma": 100, "t0": 1}}
-"""Of methods that with their defaults would do nothing, or much, on a few examples."""
+OPTIONS: dict[str, dict[str, Any]] = {
+    "recadam": {"gamma": 100, "t0": 1},
+    "block_expansion": {"every": 1},
+}
+"""Of methods that with their defaults would do nothing, or much, on a few examples and layers."""
 ROWS = {"mtl": [2], "single": [1, 1]}
 """How many tasks are scored after each stage; all others go on from stage to stage."""
 COMPOSED = {"compose": ["fggm", {"name": "replay", "ratio": [0.5, 1]}], "label": "composed"}

@@ -10,6 +10,7 @@ import pytest
 
 from cl_bench.methods.agem import AGEM
 from cl_bench.methods.base import Method
+from cl_bench.methods.block_expansion import BlockExpansion
 from cl_bench.methods.compose import Composite
 from cl_bench.methods.das import DAS
 from cl_bench.methods.der import DER
@@ -73,6 +74,8 @@ CASES: dict[str, Callable[[], Method]] = {
     **{name: method_class(name) for name in MERGES},
     "osft": OSFT,
     "osft, others": configured(OSFT, unfreeze_rank_ratio=0.7, others="full"),
+    "block_expansion": configured(BlockExpansion, every=1),
+    "block_expansion, new": configured(BlockExpansion, every=1, blocks="new"),
     "o_lora": OLoRA,
     "layernorm": LayerNorm,
     "freeze_layers": configured(FreezeLayers, side="top"),
