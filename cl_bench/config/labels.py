@@ -7,7 +7,10 @@ from collections.abc import Iterable, Sequence
 
 from cl_bench.config.schema import LONGEST_NAME, folder_fault, slug
 
-TAKEN = {"base", "experiment.json", "report.md", "curves.png", "curves.svg", ".lock"}
+TAKEN = {
+    *("base", "experiment.json", "report.md", "curves.png", "curves.svg", ".lock"),
+    *("kl-general.json", "kl-general.png", "kl-general.svg"),
+}
 """What stands beside the runs in an experiment's folder."""
 UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}
 """Unicode's control characters, halves of characters, ends of lines and paragraphs."""

@@ -197,6 +197,9 @@ class ProbesEval(Section):
     kl_texts: Annotated[int, Field(ge=0)] = Field(
         64, description="documents of General on which the model is compared with the base model"
     )
+    kl_task_texts: Annotated[int, Field(ge=0)] = Field(
+        16, description="scored documents of each stage task on whose answers the same is done"
+    )
     kl_positions: PositiveInt = Field(
         8, description="positions of each; base/ keeps 4 bytes x vocabulary for every one"
     )

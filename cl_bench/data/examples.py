@@ -51,7 +51,7 @@ def training_examples(task: Any, limit: int | None, seed: int) -> list[Example]:
     examples: list[Example] = []
     for doc_id in seeded_subset(len(documents), limit, seed, "train", name):
         try:
-            examples.append(_example(task, documents[doc_id], doc_id))
+            examples.append(example_of(task, documents[doc_id], doc_id))
         except _BadDocumentError as error:
             faults.append(f"{name}: training document {doc_id}: {error}")
     if faults:
@@ -143,7 +143,8 @@ def made_of_fields(task: Any) -> bool:
     return type(task) is ConfigurableTask
 
 
-def _example(task: Any, doc: Any, doc_id: int) -> Example:
+def example_of(task: Any, doc: Any, doc_id: int) -> Example:
+    """A document as it is trained; ValueError where it has no prompt or no answer."""
     prompt = own_prompt(task, doc)
     kind: Kind = "generate" if task.config.output_type == "generate_until" else "choice"
     answer = answer_text(task, doc, gold_text(task, doc))

@@ -88,6 +88,9 @@ class Suite:
             for name, members in self.general.items()
         }
         texts = sample_texts(pools, self.probes.kl_texts, DOCUMENT_SEED)
+        for name in self.columns:
+            own = {name: {name: self.documents[name]}}
+            texts |= sample_texts(own, self.probes.kl_task_texts, DOCUMENT_SEED)
         return Reference(folder, Sampled(texts, self.probes.kl_positions, DOCUMENT_SEED))
 
     def score(

@@ -24,13 +24,21 @@ TOKEN_BYTES = 4
 _DEFAULT_NEW_TOKENS = 256  # lm-eval's, where a task's YAML has no max_gen_toks
 
 
-def reference_bytes(evaluation: EvalConfig, shapes: Shapes) -> int:
-    """base/kl/ at most: the base model's distributions in float32; 0 where none are kept."""
-    probes, general = evaluation.probes, evaluation.general
-    if probes is None or general.after == "never" or not general.tasks:
+def reference_bytes(
+    evaluation: EvalConfig, shapes: Shapes, columns: int, general: bool = True
+) -> int:
+    """base/kl/ at most: the base model's distributions in float32; 0 where none are kept.
+
+    On so many stage tasks, and on General unless it is not scored.
+    """
+    probes = evaluation.probes
+    if probes is None:
         return 0
     vocabulary = max((shapes.parameters[name][0] for name in shapes.embeddings), default=0)
-    return 4 * vocabulary * probes.kl_texts * probes.kl_positions
+    texts = columns * probes.kl_task_texts
+    if general and evaluation.general.after != "never" and evaluation.general.tasks:
+        texts += probes.kl_texts
+    return 4 * vocabulary * texts * probes.kl_positions
 
 
 def prediction_bytes(units: Iterable[Unit]) -> int:
@@ -63,8 +71,8 @@ def missing_bytes(experiment: Experiment, suite: Suite, shapes: Shapes, folder: 
     added = [name for name in experiment.base_columns if name not in known]
     general = config.eval.general.after != "never" and not begun
     needed += prediction_bytes(suite.units(added, general, config.train))
-    if not begun and suite.engine.in_memory:
-        needed += reference_bytes(config.eval, shapes)
+    if suite.engine.in_memory:
+        needed += reference_bytes(config.eval, shapes, len(added), general=not begun)
     for run in experiment.chosen:
         place = RunFolder(folder / run.slug / f"seed-{run.seed}")
         again = to_train_again(place, run.stages)

@@ -31,7 +31,10 @@ from cl_bench.store.folders import (
 )
 from cl_bench.store.seals import FILES, file_fault, read_scores, read_sealed
 
-DERIVED = ("summary.json", "report.md", "curves.png", "curves.svg", ".lock")
+DERIVED = (
+    *("summary.json", "report.md", "curves.png", "curves.svg"),
+    *("kl-general.json", "kl-general.png", "kl-general.svg", ".lock"),
+)
 """Made again by each report, so nothing depends on them."""
 SPARED = (*STATE_FILES, *LOGS)
 """What a finished stage may lack: deleted to save room."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cl_bench.config.schema import ProbesEval
 from cl_bench.errors import UserError
 from cl_bench.identity.bindings import (
     Contents,
@@ -118,7 +119,8 @@ def _run_differences(
         settings = run_settings(experiment, spec, folder, len(recorded))
         defaults = _defaults(spec, len(recorded))
     else:  # its method is no longer in the config: what it shares with the others is compared
-        settings, defaults = shared_settings(experiment, _flat(recorded), folder), {}
+        settings = shared_settings(experiment, _flat(recorded), folder)
+        defaults = {"eval": {"probes": ProbesEval().model_dump(mode="json")}}
         before = {key: before[key] for key in ("model", "eval", "unscored") if key in before}
     yield from _setting_texts(before, settings, defaults, folder, kept, now)
 
@@ -139,7 +141,8 @@ def _base_differences(
     if not moved:
         settings["stages"] = settings["stages"][: len(recorded)]
         known = {key: value for key, value in settings.items() if key in before}
-        yield from _setting_texts(_as_config(before), _as_config(known), {}, folder, kept, now)
+        older = {"eval": {"probes": ProbesEval().model_dump(mode="json")}}
+        yield from _setting_texts(_as_config(before), _as_config(known), older, folder, kept, now)
 
 
 def _as_config(base: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,6 +45,7 @@ def cost_lines(
     )
     if reference:
         yield f"base/kl/: at most {_gb(reference)} GB once, the base model for the probe kl."
+        yield "Its texts (eval.probes) are read once more at every scoring, without generating."
 
 
 _MEMORY = (

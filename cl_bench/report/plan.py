@@ -57,7 +57,7 @@ def _lines(
     costs: list[list[StageCost]] = [[] for _ in runs]
     reference = 0
     if found.shapes is not None:
-        reference = reference_bytes(config.eval, found.shapes)
+        reference = reference_bytes(config.eval, found.shapes, len(experiment.base_columns))
         workloads = Workloads(config)
         costs = _costs(runs, found.shapes, workloads)
     by_label: dict[str, list[list[StageCost]]] = {}

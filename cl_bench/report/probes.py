@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.evaluation.probes.records import probe_values
+from cl_bench.report.kl_forgetting import divergence_of, kl_points, kl_section
 from cl_bench.report.tables import Column, interval, percentages, table
 from cl_bench.results.methods import MethodResult, compare_last
 from cl_bench.results.same_documents import left_out_line, pair
@@ -22,6 +23,7 @@ COLUMNS = [
     Column("method", "left"),
     Column("stage", "left"),
     Column("KL to base"),
+    Column("KL, new task"),
     Column("General NLL"),
     Column("Δ"),
     Column("TRACE NLL"),
@@ -33,11 +35,12 @@ COLUMNS = [
 ]
 ABOUT = (
     "NLL: of the gold answers, in nats per token. KL to base: of next-token distributions on "
-    "General text, in nats. Δ: against the base model on the same documents, ± one standard error "
-    "of the paired difference. TRACE columns: the tasks scored after the stage. strict: accuracy "
-    "of tasks with a closed label set; constrained: of their most likely label, whatever was "
-    "written. valid: share of outputs in valid format. strict below constrained is lost format, "
-    "constrained itself falling is lost knowledge. -: not measured."
+    "General text, in nats; KL, new task: the same on gold answers of the stage's own task. Δ: "
+    "against the base model on the same documents, ± one standard error of the paired difference. "
+    "TRACE columns: the tasks scored after the stage. strict: accuracy of tasks with a closed "
+    "label set; constrained: of their most likely label, whatever was written. valid: share of "
+    "outputs in valid format. strict below constrained is lost format, constrained itself falling "
+    "is lost knowledge. -: not measured."
 )
 
 
@@ -64,17 +67,20 @@ def probes_section(experiment: Path, base: Entry, results: Sequence[MethodResult
                     rows.append([result.name(run), str(scores["stage"]), *row])
     yield from table(COLUMNS, rows)
     yield from _comparisons(base, [result for result in results if result.complete])
+    yield from kl_section(*kl_points(base, results), experiment)
 
 
 def _row(scores: Entry, predictions: Path, before: Path | None) -> list[str]:
     """Everything after method and stage; `before` has the base model's documents."""
     probes = scores.get("probes", {})
     trace, general = probes.get("trace", {}), probes.get("general", {})
+    moved = divergence_of(scores, "kl")
     strict = {
         task: scores["trace"][task] for task, entry in trace.items() if "constrained" in entry
     }
     return [
         _nats(probes.get("kl"), digits=4),
+        "-" if moved is None else _with_error(moved.score, moved.stderr, 4),
         _nats(probes.get("general_nll")),
         _change(predictions, before, leaves(scores["general"])),
         _nats(probes.get("trace_nll")),

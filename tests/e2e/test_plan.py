@@ -107,14 +107,17 @@ def test_a_budget_is_named_beside_its_documents(bench: Bench) -> None:
 
 def test_what_is_kept_of_the_base_model_is_shown(bench: Bench) -> None:
     command = ("plan", TRACE, "--method", "sft", "-o")
-    kept = 4 * 151936 * 64 * 8 / 1e9  # float32, Qwen2's vocabulary, 64 texts of 8 positions
-    _, out, _ = bench.run(*command, "eval.probes=true")
-    assert f"base/kl/: at most {kept:.2f} GB once" in out
-    _, out, _ = bench.run(*command, "eval.probes.kl_texts=640")
-    assert f"base/kl/: at most {10 * kept:.2f} GB once" in out
-    for without in ("eval.probes=false", "eval.general.after=never"):
-        _, out, _ = bench.run(*command, without)
-        assert "base/kl/" not in out
+    text = 4 * 151936 * 8 / 1e9  # float32, Qwen2's vocabulary, 8 positions
+    for change, texts in {
+        "eval.probes=true": 64 + 8 * 16,  # of General, of eight stage tasks
+        "eval.probes.kl_texts=640": 640 + 8 * 16,
+        "eval.probes.kl_task_texts=1": 64 + 8,
+        "eval.general.after=never": 8 * 16,
+    }.items():
+        _, out, _ = bench.run(*command, change)
+        assert f"base/kl/: at most {texts * text:.2f} GB once" in out, change
+    _, out, _ = bench.run(*command, "eval.probes=false")
+    assert "base/kl/" not in out
 
 
 def test_an_unknown_model_is_said_and_the_rest_goes_on(bench: Bench) -> None:

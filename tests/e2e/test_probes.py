@@ -12,8 +12,12 @@ from safetensors.torch import load_file
 
 from benchmarks import probes as probes_benchmark
 from cl_bench.scores.uncertainty import mean, standard_error
+from cl_bench.store.experiments import write_run
+from cl_bench.store.folders import sha256_of
+from cl_bench.store.seals import write_sealed
 from tests.e2e.conftest import Bench, fingerprints
 from tests.helpers.read import lines_of, scores_of
+from tests.helpers.tiny import byte_tokenizer
 
 SFT = ("--method", "sft")
 LAST = "sft/seed-1/stage-2-trace_numglue_ds"
@@ -29,8 +33,8 @@ def test_every_scoring_is_probed_and_reported(bench: Bench) -> None:
     for folder in (base, last):
         probes = scores_of(folder)["probes"]
         fomc, numbers = probes["trace"]["trace_fomc"], probes["trace"]["trace_numglue_ds"]
-        assert set(fomc) == {"nll", "constrained", "valid_format"}
-        assert set(numbers) == {"nll", "valid_format"}
+        assert set(fomc) == {"nll", "constrained", "valid_format", "kl", "reverse_kl"}
+        assert set(numbers) == {"nll", "valid_format", "kl", "reverse_kl"}
         assert set(probes["general"]["piqa"]) == {"nll"}
         values = [record["nll"] for record in records_of(folder, "trace_fomc")]
         assert fomc["nll"] == {"mean": mean(values), "stderr": standard_error(values), "n": 6}
@@ -49,6 +53,53 @@ def test_every_scoring_is_probed_and_reported(bench: Bench) -> None:
     assert "| base " in rows and f"{moved['mean']:.4f} ± {moved['stderr']:.4f}" in rows
     for probe in ("KL to base", "General NLL", "TRACE NLL"):
         assert f"| {probe} " in compared
+
+
+def test_the_new_tasks_own_text_stands_beside_the_loss_of_general(bench: Bench) -> None:
+    out = bench.trained()
+    base, last = bench.results / "base", bench.results / LAST
+    numbers = scores_of(last)["probes"]["trace"]["trace_numglue_ds"]
+    records = records_of(last, "trace_numglue_ds")
+    assert all(len(record["kl"]) == len(record["positions"]) <= 8 for record in records)
+    for key in ("kl", "reverse_kl"):
+        assert numbers[key]["mean"] == pytest.approx(mean([mean(r[key]) for r in records]))
+        assert numbers[key]["mean"] > 1e-6 and numbers[key]["n"] == 6
+        assert scores_of(base)["probes"]["trace"]["trace_numglue_ds"][key]["mean"] == 0
+    kept = load_file(base / "kl" / "trace_numglue_ds.safetensors")
+    decode = byte_tokenizer().decode
+    texts = {i: decode(kept[f"{i}.ids"].tolist()) for i in range(12) if f"{i}.ids" in kept}
+    assert texts == {i: f"{i} + 1\nAnswer:{i + 1}" for i in texts} and len(texts) == 6
+    section = out.split("## KL on the new task against the loss of General")[1].split("\n## ")[0]
+    assert "over 4 points" in section
+    assert f"| {numbers['kl']['mean']:.4f} ± {numbers['kl']['stderr']:.4f} |" in section
+    points = json.loads((bench.results / "kl-general.json").read_text())["points"]
+    assert [(p["method"], p["stage"]) for p in points] == [
+        *(("sft", 1), ("sft", 2), ("fggm", 1), ("fggm", 2))
+    ]
+    assert "no record names it" not in bench.must("verify")
+
+
+def test_its_text_can_be_left_out_and_older_runs_without_it_go_on(bench: Bench) -> None:
+    out = bench.must("run", "tiny.yaml", *SFT, "-o", "eval.probes.kl_task_texts=0")
+    assert "kl" not in scores_of(bench.results / LAST)["probes"]["trace"]["trace_fomc"]
+    assert "## KL on the new task" not in out
+    code, _, err = bench.run("run", "tiny.yaml", *SFT)
+    assert code == 2 and "eval.probes.kl_task_texts: was 0, is 16" in err
+    forget_the_key(bench.results / "base" / "scores.json")
+    for file in bench.results.glob("*/seed-*/run.json"):
+        forget_the_key(file)
+    assert "sft" in bench.must("run", "tiny.yaml", *SFT)
+
+
+def forget_the_key(file: Path) -> None:
+    """Make a record like those of a version that did not know `kl_task_texts`."""
+    data = json.loads(file.read_text())
+    if file.name == "run.json":
+        del data["config"]["eval"]["probes"]["kl_task_texts"]
+        write_run(file, {**data, "sha256": sha256_of(data["config"])})
+    else:
+        del data["settings"]["probes"]["kl_task_texts"]
+        write_sealed(file, {key: value for key, value in data.items() if key != "sha256"})
 
 
 def test_the_base_model_is_kept_once_and_serves_a_run_that_goes_on(bench: Bench) -> None:

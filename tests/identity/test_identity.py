@@ -69,6 +69,7 @@ OTHERWISE: dict[str, Any] = {
     "eval.within_stage.tasks": ["mini_fomc"],
     "eval.within_stage.limit": 3,
     "eval.probes.kl_texts": 3,
+    "eval.probes.kl_task_texts": 3,
     "eval.probes.kl_positions": 3,
 }
 """Another value of every key; a new key fails the first test until it has its line here."""

@@ -1,8 +1,13 @@
-"""How far a model has moved from the base model: KL of next-token distributions on General text.
+"""How far a model has moved from the base model: KL of next-token distributions.
 
-The text is the 0-shot prompt of a few documents of every benchmark. The base model's whole
-distributions at fixed positions are kept once; every later model is compared with them exactly,
-over the full vocabulary.
+On General the text is the 0-shot prompt of a few documents of every benchmark. On a stage task it
+is what the stage trains, of documents that it does not see: prompt, gold answer and EOS, compared
+where the tokens of the answer are predicted. KL(base || model) there is what Shenfeld et al. (RL's
+Razor, arXiv 2509.04259) found to predict forgetting. They do not fix the text over which the mean
+is taken; we take gold answers, per token, and keep the other direction beside it.
+
+The base model's whole distributions at fixed positions are kept once; every later model is compared
+with them exactly, over the full vocabulary.
 """
 
 from __future__ import annotations
@@ -16,8 +21,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from cl_bench.data.examples import made_of_fields, own_prompt, seeded_subset
-from cl_bench.data.tokens import encode_prompts
+from cl_bench.config.schema import TrainConfig
+from cl_bench.data.examples import example_of, made_of_fields, own_prompt, seeded_subset
+from cl_bench.data.tokens import encode_examples, encode_prompts
 from cl_bench.evaluation.shared_prefix.packed_model import Counters, PackedModel, evaluating
 from cl_bench.models.checkpoints import save_tensors
 
@@ -35,14 +41,15 @@ class Text:
 
 @dataclass(frozen=True)
 class Divergence:
-    """KL(base || model) in nats after each of a text's positions.
+    """KL(base || model) in nats after each of a text's positions; `reverse`: KL(model || base).
 
-    None where one of them is not finite: a model's logits are no numbers, or it excludes a token
-    that the base model does not.
+    None where one of them is not finite: a model's logits are no numbers, or one model excludes a
+    token that the other does not.
     """
 
     positions: tuple[int, ...]
     kl: tuple[float, ...] | None
+    reverse: tuple[float, ...] | None
 
 
 def sample_texts(
@@ -97,6 +104,48 @@ def read_texts(
     }
 
 
+def read_answers(
+    task: Any,
+    documents: Iterable[int],
+    tokenizer: Any,
+    train: TrainConfig,
+    positions: int,
+    seed: int,
+    most: int,
+) -> dict[int, Text]:
+    """Prompt and gold answer of a stage task's scored documents, with the tokens of training.
+
+    Positions are a seeded sample of `positions` (or all) of those after which a token of the
+    answer, its EOS included, comes next. The last token is no part of the text: nothing follows it.
+
+    Documents without a prompt or a gold answer are left out, those that are longer than `most`
+    tokens, and all of a task that a Python class makes.
+    """
+    if not made_of_fields(task):
+        return {}
+    docs, examples = task.eval_docs, []
+    for doc_id in documents:
+        try:
+            examples.append(example_of(task, docs[doc_id], doc_id))
+        except ValueError:
+            continue
+    encoded = encode_examples(
+        examples, tokenizer, train.max_prompt_tokens, train.max_answer_tokens, train.truncation
+    )
+    found = {}
+    for example, tokens in zip(examples, encoded, strict=True):
+        # As in training, the first token of a sequence has no prediction.
+        first = max(tokens.prompt_length, 1)
+        answer = len(tokens) - first
+        if not answer or len(tokens) - 1 > most:
+            continue
+        chosen = seeded_subset(answer, positions, seed, "kl", task.task_name, example.doc_id)
+        found[example.doc_id] = Text(
+            tuple(tokens.input_ids[:-1]), tuple(first - 1 + i for i in chosen)
+        )
+    return found
+
+
 def log_distributions(model: Any, texts: Iterable[Text]) -> Iterator[Tensor]:
     """log p of the next token, float64 [positions, vocabulary] on the CPU, for one text at a time.
 
@@ -109,15 +158,15 @@ def log_distributions(model: Any, texts: Iterable[Text]) -> Iterator[Tensor]:
             yield torch.log_softmax(logits.cpu().double(), dim=-1)
 
 
-def divergence(base: Tensor, current: Tensor) -> Tensor:
-    """KL(base || current) in nats, float64 [positions], from log-probabilities [positions, V].
+def divergence(one: Tensor, other: Tensor) -> Tensor:
+    """KL(one || other) in nats, float64 [positions], from log-probabilities [positions, V].
 
-    `base` may be float32: it is normalised again, so that its rounding enters squared. Tokens that
-    the base model excludes (log p = -inf) add nothing.
+    Each may be float32: both are normalised again, so that the rounding enters squared. Tokens that
+    `one` excludes (log p = -inf) add nothing.
     """
-    reference = torch.log_softmax(base.double(), dim=-1)
-    weight = reference.exp()
-    parts = torch.where(weight > 0, weight * (reference - current.double()), 0.0)
+    p, q = (torch.log_softmax(each.double(), dim=-1) for each in (one, other))
+    weight = p.exp()
+    parts = torch.where(weight == 0, 0.0, weight * (p - q))
     # Equal distributions can give -1e-17.
     return parts.sum(dim=-1).clamp_min(0.0)
 
@@ -138,7 +187,7 @@ def keep_reference(model: Any, texts: Mapping[int, Text], file: Path) -> dict[in
         tensors[f"{doc_id}.positions"] = torch.tensor(text.positions)
         tensors[f"{doc_id}.log_p"] = log_p.float()
         zeros = None if log_p.isnan().any() else (0.0,) * len(text.positions)
-        found[doc_id] = Divergence(text.positions, zeros)
+        found[doc_id] = Divergence(text.positions, zeros, zeros)
     file.parent.mkdir(parents=True, exist_ok=True)
     save_tensors(file, tensors)
     return found
@@ -160,7 +209,14 @@ def measure(model: Any, file: Path) -> dict[int, Divergence]:
         }
         found = {}
         for i, current in zip(ids, log_distributions(model, texts.values()), strict=True):
-            values = divergence(kept.get_tensor(f"{i}.log_p"), current)
-            finite = bool(values.isfinite().all())
-            found[i] = Divergence(texts[i].positions, tuple(values.tolist()) if finite else None)
+            base = kept.get_tensor(f"{i}.log_p")
+            found[i] = Divergence(
+                texts[i].positions,
+                _finite(divergence(base, current)),
+                _finite(divergence(current, base)),
+            )
     return found
+
+
+def _finite(values: Tensor) -> tuple[float, ...] | None:
+    return tuple(values.tolist()) if bool(values.isfinite().all()) else None

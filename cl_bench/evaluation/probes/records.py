@@ -29,6 +29,8 @@ class DocumentProbe:
     """1.0 when the generated answer has the form the task asks for, else 0.0."""
     kl: tuple[float, ...] | None = None
     """KL(base || this model) in nats of the next-token distributions at `positions`."""
+    reverse_kl: tuple[float, ...] | None = None
+    """KL(this model || base) at the same; of stage tasks alone."""
     positions: tuple[int, ...] | None = None
     not_finite: dict[str, str] | None = None
     """Of the values that the model gives no number, by key, why; their means are not measured."""
@@ -45,7 +47,8 @@ class DocumentProbe:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> DocumentProbe:
         """What `to_json` wrote."""
-        lists = {key: tuple(record[key]) for key in ("kl", "positions") if key in record}
+        known = ("kl", "reverse_kl", "positions")
+        lists = {key: tuple(record[key]) for key in known if key in record}
         return cls(**{**record, **lists})
 
 
@@ -55,12 +58,14 @@ VALUES: Mapping[str, Value] = {
     "constrained": lambda probe: probe.constrained,
     "valid_format": lambda probe: probe.valid_format,
     "kl": lambda probe: mean(probe.kl) if probe.kl else None,
+    "reverse_kl": lambda probe: mean(probe.reverse_kl) if probe.reverse_kl else None,
 }
 """One number a document for each probe. KL: the mean over a text's positions, so that its standard
 error is over texts (positions of one text are not independent)."""
 PROBES = ".probes.jsonl"
 """Files with this ending stand beside the predictions and are none."""
-OF_TASK = ("nll", "constrained", "valid_format")
+OF_GENERAL = ("nll", "constrained", "valid_format")
+OF_STAGE_TASK = (*OF_GENERAL, "kl", "reverse_kl")
 
 Probes = Mapping[str, Sequence[DocumentProbe]]
 """Documents of every task, or of every benchmark with its members' together."""
@@ -70,15 +75,16 @@ def probes_json(stage_tasks: Probes, general: Probes) -> dict[str, Any]:
     """The `probes` part of `scores.json`: `mean`, `stderr` and `n` of everything measured.
 
     `trace` and `general` by task and benchmark: `nll`, `constrained`, `valid_format`, means over
-    documents. `trace_nll` and `general_nll`: unweighted means over tasks and benchmarks. `kl`: the
-    mean over all texts, whichever benchmark they are from. What has no document is left out; what
-    has one without a number is null, with the reason in `not_measured`.
+    documents; of a stage task also `kl` and `reverse_kl`, on its own answers. `trace_nll` and
+    `general_nll`: unweighted means over tasks and benchmarks. `kl`: the mean over all texts of
+    General, whichever benchmark they are from. What has no document is left out; what has one
+    without a number is null, with the reason in `not_measured`.
     """
-    parts = {"trace": stage_tasks, "general": general}
+    parts = {"trace": (stage_tasks, OF_STAGE_TASK), "general": (general, OF_GENERAL)}
     data: dict[str, Any] = {part: {} for part in parts}
-    for part, tasks in parts.items():
+    for part, (tasks, keys) in parts.items():
         for name, documents in tasks.items():
-            found = {key: _mean_json(documents, key) for key in OF_TASK}
+            found = {key: _mean_json(documents, key) for key in keys}
             data[part][name] = {key: cell for key, cell in found.items() if cell is not None}
         known = [cells["nll"] for cells in data[part].values() if "nll" in cells]
         if known:

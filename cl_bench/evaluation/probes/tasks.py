@@ -18,7 +18,7 @@ from cl_bench.store.folders import sha256_of
 
 @dataclass(frozen=True)
 class Sampled:
-    """The General text on which models are compared with the base model."""
+    """The text on which models are compared with the base model."""
 
     documents: Mapping[str, Sequence[int]]
     """Ids by leaf task."""
@@ -29,7 +29,7 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Reference:
-    """The folder with the base model's distributions, a file for each leaf task of General."""
+    """The folder with the base model's distributions, a file for each leaf task."""
 
     folder: Path
     sampled: Sampled | None = None
@@ -47,17 +47,17 @@ def probe_tasks(
     train: TrainConfig | None,
     reference: Reference,
 ) -> dict[str, list[DocumentProbe]]:
-    """The probes of scored leaf tasks. `train` as in `probe_documents`; only General has text."""
+    """The probes of scored leaf tasks. `train` as in `probe_documents`."""
     found = {}
     for leaf, task in tasks.items():
         probes = probe_documents(lm, task, results[leaf], train)
-        moved = {} if train is not None else _divergences(lm, leaf, task, reference)
-        found[leaf] = _with_kl(leaf, probes, moved)
+        moved = _divergences(lm, leaf, task, train, reference)
+        found[leaf] = _with_kl(leaf, probes, moved, both=train is not None)
     return found
 
 
 def _divergences(
-    lm: SharedPrefixLM, leaf: str, task: Any, reference: Reference
+    lm: SharedPrefixLM, leaf: str, task: Any, train: TrainConfig | None, reference: Reference
 ) -> dict[int, kl.Divergence]:
     file = reference.folder / f"{leaf}.safetensors"
     sampled = reference.sampled
@@ -66,13 +66,17 @@ def _divergences(
     # Another sample may have left one here.
     file.unlink(missing_ok=True)
     chosen = sampled.documents.get(leaf, [])
-    most = min(kl.MAX_TOKENS, lm.max_length)
-    texts = kl.read_texts(task, chosen, lm.tokenizer, sampled.positions, sampled.seed, most)
+    rest = (sampled.positions, sampled.seed)
+    if train is None:
+        most = min(kl.MAX_TOKENS, lm.max_length)
+        texts = kl.read_texts(task, chosen, lm.tokenizer, *rest, most)
+    else:
+        texts = kl.read_answers(task, chosen, lm.tokenizer, train, *rest, lm.max_length)
     return kl.keep_reference(lm.model, texts, file) if texts else {}
 
 
 def _with_kl(
-    leaf: str, probes: Sequence[DocumentProbe], moved: Mapping[int, kl.Divergence]
+    leaf: str, probes: Sequence[DocumentProbe], moved: Mapping[int, kl.Divergence], both: bool
 ) -> list[DocumentProbe]:
     """Texts beside the scored documents (another sample is scored again) stand behind them."""
     known = {probe.doc_id for probe in probes}
@@ -82,5 +86,9 @@ def _with_kl(
         if (text := moved.get(probe.doc_id)) is not None:
             probe = replace(probe, kl=text.kl, positions=text.positions)
             probe = probe if text.kl is not None else probe.without_number(leaf, "kl")
+            if both and text.reverse is None:
+                probe = probe.without_number(leaf, "reverse_kl")
+            elif both:
+                probe = replace(probe, reverse_kl=text.reverse)
         found.append(probe)
     return found
