@@ -44,6 +44,14 @@ def general_split(
         if not rows:
             raise UserError(no_rows(path))
         return dataset_of(rows)
+    remedy = "get it with `cl-bench data get general` or name its folder with `-o data_root=...`"
+    return split_of_hub(hub, columns, path, remedy)
+
+
+def split_of_hub(
+    hub: Mapping[str, Any], columns: Sequence[str], missing: Path, remedy: str
+) -> Dataset:
+    """A split of the Hub, its `columns` alone; UserError names the file that would do as well."""
     from datasets import load_dataset
 
     try:
@@ -52,9 +60,8 @@ def general_split(
         reason = str(error).splitlines()[0] if str(error) else "no reason"
         raise UserError(
             Absent(
-                f"{path}: not found, and the Hub's {hub['path']} could not be read "
-                f"({type(error).__name__}: {reason}); get it with `cl-bench data get general` or "
-                "name its folder with `-o data_root=...`"
+                f"{missing}: not found, and the Hub's {hub['path']} could not be read "
+                f"({type(error).__name__}: {reason}); {remedy}"
             )
         ) from error
     return dataset.select_columns(list(columns))

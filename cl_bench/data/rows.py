@@ -62,6 +62,7 @@ Text = Annotated[str, AfterValidator(_whole)]
 
 
 Filled = Annotated[Text, AfterValidator(_filled)]
+Binary = Annotated[int, BeforeValidator(_binary)]
 
 
 class RowModel(BaseModel):
@@ -139,7 +140,7 @@ class PiqaRow(RowModel):
     goal: Text
     sol1: Filled
     sol2: Filled
-    label: Annotated[int, BeforeValidator(_binary)]
+    label: Binary
 
 
 class AcceptedAnswer(RowModel):
