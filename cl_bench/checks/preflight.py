@@ -15,6 +15,7 @@ from cl_bench.checks.found import Examples, Preflight
 from cl_bench.checks.general_answers import check_general
 from cl_bench.checks.gold_answers import check_answers
 from cl_bench.checks.headlines import score_faults
+from cl_bench.checks.in_context import check_in_context
 from cl_bench.checks.model_fits import check_token_ids, check_window
 from cl_bench.config.schema import ExperimentConfig
 from cl_bench.costs.model_shapes import config_here, weights_here
@@ -53,6 +54,7 @@ CHECKS: tuple[Check, ...] = (
     check_general,
     check_token_ids,
     check_window,
+    check_in_context,
     note_forms,
 )
 """In the order in which their faults are listed."""

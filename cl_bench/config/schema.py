@@ -257,6 +257,26 @@ class MethodEntry(Strict):
         return dict(self.model_extra or {})
 
 
+class InContext(Section):
+    """Keys of an entry `{name: ori, shots: 6}`: the base model with worked examples in the prompt.
+
+    A row of its own for every seed, on stage tasks alone; nothing is trained.
+    """
+
+    shots: PositiveInt = Field(description="examples of a prompt; a list: a row for each number")
+    layout: Literal["trace", "plain"] = Field(
+        "trace", description="of the prompt: TRACE's, or whole prompts one after another (lm-eval)"
+    )
+    balanced: bool = Field(
+        True, description="of a closed set of labels, each as often as the others (TRACE)"
+    )
+    max_prompt_tokens: PositiveInt | None = Field(
+        None,
+        description="of a prompt with its examples, of which some are left out where it is longer; "
+        "default: what the model's window leaves beside max_answer_tokens",
+    )
+
+
 class ExperimentConfig(Section):
     """The whole file."""
 

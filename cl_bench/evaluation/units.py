@@ -18,6 +18,7 @@ from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.engines.hflm import EncodePrompts
 from cl_bench.evaluation.engines.opened import Subject, counted, opened, requests_of
 from cl_bench.evaluation.harness import TaskResult, evaluate_tasks, group_json
+from cl_bench.evaluation.in_context import WorkedExamples
 from cl_bench.evaluation.probes.tasks import Reference, probe_tasks
 from cl_bench.evaluation.shared_prefix.lm import Progress, SharedPrefixLM
 from cl_bench.evaluation.untouched import untouched
@@ -44,6 +45,8 @@ class Unit:
     """Document ids by leaf task."""
     train: TrainConfig | None = None
     """How prompts are cut and answers capped; None: as the tasks' YAMLs and lm-eval say."""
+    worked: WorkedExamples | None = None
+    """Examples in front of the prompts of its one task."""
 
     @property
     def size(self) -> int:
@@ -53,7 +56,11 @@ class Unit:
     def entry(self, found: Answer) -> dict[str, Any]:
         """What `scores.json` holds of the results of the leaf tasks."""
         sizes = {leaf: len(task.eval_docs) for leaf, task in self.tasks.items()}
-        return group_json(found.results, sizes) | {"requests": found.requests}
+        entry = group_json(found.results, sizes) | {"requests": found.requests}
+        if self.worked is not None:
+            (result,) = found.results.values()
+            entry["shots"] = self.worked.summary(result.records)
+        return entry
 
     def depends_on(self) -> dict[str, Any]:
         """Checksums of documents, shots and task definitions, and the caps.
@@ -64,7 +71,17 @@ class Unit:
         prompt = None
         if train is not None:
             prompt = [train.max_prompt_tokens, train.max_answer_tokens, train.truncation]
-        return scoring_depends_on(self.tasks, self.documents, prompt)
+        found = scoring_depends_on(self.tasks, self.documents, prompt)
+        return found | ({} if self.worked is None else {"worked": self.worked.depends_on()})
+
+    def answered(self, lm: Any) -> dict[str, TaskResult]:
+        """The results of its tasks, with their worked examples in front where there are some."""
+        cap = None if self.train is None else self.train.max_answer_tokens
+        if self.worked is None:
+            return evaluate_tasks(lm, self.tasks, self.documents, cap)
+        with self.worked.in_front():
+            found = evaluate_tasks(lm, self.tasks, self.documents, cap)
+        return {leaf: self.worked.recorded(result) for leaf, result in found.items()}
 
 
 @contextmanager
@@ -96,8 +113,7 @@ def answering(
             # Sampled answers depend on their unit, not on what was scored before it: a scoring
             # that is interrupted ends like one that is not. `untouched` puts the generators back.
             torch.manual_seed(derive_seed("answers", unit.part, unit.name))
-            cap = None if train is None else train.max_answer_tokens
-            found = evaluate_tasks(lm, unit.tasks, unit.documents, cap)
+            found = unit.answered(lm)
             requests = requests_of(lm, before)
             if prober is not None and reference is not None:
                 probes = probe_tasks(prober, unit.tasks, found, train, reference)
@@ -125,6 +141,8 @@ def _prompt_encoder(tokenizer: Any, unit: Unit) -> EncodePrompts | None:
     def cut(prompts: Sequence[str]) -> list[list[int]]:
         return [added.without_end(tokenizer.encode(prompt))[-min(rooms) :] for prompt in prompts]
 
+    if unit.worked is not None:
+        return unit.worked.encode
     if train is not None:
         return as_in_training
     return cut if rooms else None

@@ -55,7 +55,7 @@ def score_base(
     own = of_base(now, suite.columns, suite.general)
     about = {"settings": settings, "engine": str(suite.engine)}
     if before is not None:
-        own = _with_old(before, own)
+        own = with_old(before, own)
         about["engine"] = _engines(before, str(suite.engine), names)
 
     def rest(_: object) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def _engines(before: Mapping[str, Any], engine: str, names: list[str]) -> str:
     return f"{before['engine']}, for {added} {engine}"
 
 
-def _with_old(record: Mapping[str, Any], now: Contents) -> Contents:
+def with_old(record: Mapping[str, Any], now: Contents) -> Contents:
     """`now` beside what a record has already; of an older version only what that recorded."""
     data = {**record.get("data", {}), **now["data"]}
     if "inputs" not in record:
@@ -130,6 +130,6 @@ def _extend(file: Path, settings: Mapping[str, Any], now: Contents) -> list[str]
         *record.get("appended", []),
         {"from_stage": added[0]["index"], **provenance()},
     ]
-    own = _with_old(record, now)
+    own = with_old(record, now)
     write_run(file, recorded(whole, own) if "model" in own else {**whole, "data": own["data"]})
     return [f"stage {stage['index']} ({' + '.join(stage['tasks'])})" for stage in added]

@@ -73,6 +73,11 @@ def missing_bytes(experiment: Experiment, suite: Suite, shapes: Shapes, folder: 
     needed += prediction_bytes(suite.units(added, general, config.train))
     if suite.engine.in_memory:
         needed += reference_bytes(config.eval, shapes, len(added), general=not begun)
+    for row in experiment.chosen_in_context:
+        own = folder / row.folder
+        known = read_scores(own)["trace"] if there(own / "scores.json") else {}
+        lacking = [name for name in experiment.base_columns if name not in known]
+        needed += prediction_bytes(suite.units(lacking, False, config.train))
     for run in experiment.chosen:
         place = RunFolder(folder / run.slug / f"seed-{run.seed}")
         again = to_train_again(place, run.stages)

@@ -22,6 +22,7 @@ from cl_bench.config.schema import ExperimentConfig, MethodEntry, StageConfig, T
 from cl_bench.data.task_names import name_faults
 from cl_bench.data.tasks import canonical_name
 from cl_bench.errors import UserError, nearest
+from cl_bench.experiment.base_rows import in_context_rows
 from cl_bench.experiment.lists import entries_of
 from cl_bench.experiment.schedule import schedule
 from cl_bench.methods.base import Method
@@ -78,7 +79,10 @@ def resolve(config: ExperimentConfig, only: Sequence[str] = ()) -> Experiment:
             continue
         runs += [RunSpec(label, slug(label), seed, scheduled, order, of) for seed in config.seeds]
     _check_stage_keys(config, entries, problems)
+    rows = in_context_rows(config, problems)
+    problems += label_faults([label for label, _, _ in entries] + [row[0].label for row in rows])
     known = list(dict.fromkeys(name for run in runs for name in (run.label, *run.named)))
+    known += [*(row[0].label for row in rows), *([BASE_ROW] if rows else [])]
     unknown = [name for name in only if slug(name) not in set(map(slug, known))]
     if len({run.order for run in runs}) == len(entries):  # else the fault that hides one is told
         problems += [f"--method {name}: not in methods:{nearest(name, known)}" for name in unknown]
@@ -86,7 +90,15 @@ def resolve(config: ExperimentConfig, only: Sequence[str] = ()) -> Experiment:
         raise UserError(list(dict.fromkeys(problems)))
     wanted = {slug(name) for name in only}
     chosen = [run for run in runs if not wanted or wanted & {run.slug, *map(slug, run.named)}]
-    return replace(experiment, runs=tuple(runs), chosen=tuple(chosen))
+    every = tuple(one for row in rows for one in row)
+    some = tuple(one for one in every if not wanted or wanted & {one.slug, BASE_ROW})
+    return replace(
+        experiment,
+        runs=tuple(runs),
+        chosen=tuple(chosen),
+        in_context=every,
+        chosen_in_context=some,
+    )
 
 
 def resolve_tasks(config: ExperimentConfig) -> tuple[Experiment, list[str]]:
@@ -126,18 +138,12 @@ def _entries(
         label = " then ".join(dict.fromkeys(_default_label(entry) for entry in own))
         problems += label_faults([label])
         return [(label, own, "")]
-    found = [
+    return [
         (label, [one] * len(config.stages), of)
         for entry in config.methods
         if entry.name != BASE_ROW
         for label, one, of in _listed(entry, problems)
     ]
-    for entry in config.methods:
-        if entry.name == BASE_ROW and (entry.label or entry.overrides):
-            given = ["label"] * (entry.label is not None) + list(entry.overrides)
-            problems.append(f"methods: {BASE_ROW}: the base model takes no {', '.join(given)}")
-    problems += label_faults([label for label, _, _ in found])
-    return found
 
 
 def _listed(entry: MethodEntry, problems: list[str]) -> list[tuple[str, MethodEntry, str]]:

@@ -15,6 +15,7 @@ from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.suite import Suite
 from cl_bench.experiment.begun import adopt_runs, score_base
 from cl_bench.experiment.disk import missing_bytes
+from cl_bench.experiment.in_context import score_in_context
 from cl_bench.experiment.processes import join
 from cl_bench.experiment.pruned import announcements
 from cl_bench.experiment.stage import run_stage
@@ -67,6 +68,7 @@ def run_experiment(
         _open_experiment(config, folder, checked.notes)
         try:
             now = score_base(work, experiment, folder, model_path, now)
+            score_in_context(work, experiment, folder, model_path, now)
             _check_reference(suite, runs, folder)
             adopt_runs(experiment, folder, now, reporter.line)
             _run_all(work, runs, folder)

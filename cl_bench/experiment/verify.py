@@ -20,7 +20,14 @@ from cl_bench.experiment.stage_files import (
     model_to_score,
     read_failure,
 )
-from cl_bench.store.experiments import EXPERIMENT, RUN, lost_runs, read_experiment, read_run
+from cl_bench.store.experiments import (
+    EXPERIMENT,
+    RUN,
+    in_context,
+    lost_runs,
+    read_experiment,
+    read_run,
+)
 from cl_bench.store.folders import (
     MANIFEST,
     StageFolder,
@@ -84,6 +91,8 @@ def verify(experiment: Path) -> Findings:
             f"{lost / RUN}: not there, so that nothing says what its stages are; restore it from a "
             f"copy, or delete {lost}"
         )
+    for place in sorted(path for path in experiment.glob("*/seed-*") if in_context(path)):
+        _scores(found, place)
     for file in sorted(experiment.glob(f"*/seed-*/{RUN}")):
         found.known.add(file)
         _run(found, file)
@@ -194,6 +203,6 @@ def _in_work(file: Path, experiment: Path) -> bool:
         place = experiment / folder
         if folder.name.startswith("stage-") or folder.name == "base":
             return not there(place / "scores.json")
-        if folder.parent.name == "evals":
+        if folder.parent.name == "evals" or in_context(place):
             return not there(place / "scores.json")
     return False

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cl_bench.config.schema import ExperimentConfig
     from cl_bench.data.examples import Example
     from cl_bench.evaluation.suite import Suite
-    from cl_bench.methods.spec import Experiment, RunSpec
+    from cl_bench.methods.spec import Experiment, InContextSpec, RunSpec
 
 Contents = dict[str, Any]
 """`model`, `tokenizer`, `tasks` (checksum by task and key), `data` (by leaf task and split)."""
@@ -109,6 +109,13 @@ def base_settings(experiment: Experiment, folder: Path) -> dict[str, Any]:
         "probes": config.eval.probes and config.eval.probes.model_dump(mode="json"),
         "prompt": [train.max_prompt_tokens, train.max_answer_tokens, train.truncation],
     }
+
+
+def in_context_settings(experiment: Experiment, row: InContextSpec, folder: Path) -> dict[str, Any]:
+    """What the scores of a row with worked examples depend on, as its `scores.json` records it."""
+    base = base_settings(experiment, folder)
+    own = {key: base[key] for key in ("model", "stages", "trace_limit", "prompt")}
+    return {**own, "in_context": row.options.model_dump(mode="json"), "seed": row.seed}
 
 
 def portable_model(config: ExperimentConfig, folder: Path) -> dict[str, Any]:

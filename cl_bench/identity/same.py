@@ -16,6 +16,7 @@ from cl_bench.identity.bindings import (
     Contents,
     base_settings,
     examples_checksum,
+    in_context_settings,
     of_record,
     run_settings,
     shared_settings,
@@ -75,7 +76,13 @@ def _compared(
     """(who, its record, what differs) for the base model's scores and every run with results."""
     if there(folder / "base" / "scores.json"):
         record = read_scores(folder / "base")
-        yield "base", record, list(_base_differences(record, experiment, folder, now))
+        settings = base_settings(experiment, folder)
+        yield "base", record, list(_base_differences(record, settings, folder, now))
+    for row in experiment.in_context:
+        if there(folder / row.folder / "scores.json"):
+            record = read_scores(folder / row.folder)
+            settings = in_context_settings(experiment, row, folder)
+            yield row.folder, record, list(_base_differences(record, settings, folder, now))
     specs = {(run.slug, f"seed-{run.seed}"): run for run in experiment.runs}
     for place in sorted(path for path in folder.glob("*/seed-*") if bound(path)):
         who = f"{place.parent.name}/{place.name}"
@@ -130,10 +137,10 @@ def _flat(stages: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _base_differences(
-    record: Mapping[str, Any], experiment: Experiment, folder: Path, now: Contents
+    record: Mapping[str, Any], settings: dict[str, Any], folder: Path, now: Contents
 ) -> Iterator[str]:
-    kept = of_record(record)
-    before, settings = record["settings"], base_settings(experiment, folder)
+    """Of the base model's row, or of one with worked examples."""
+    kept, before = of_record(record), record["settings"]
     recorded, ours = ([[task] for task, _ in each["stages"]] for each in (before, settings))
     moved = stage_differences(recorded, ours)
     yield from moved
@@ -150,6 +157,7 @@ def _as_config(base: Mapping[str, Any]) -> dict[str, Any]:
     prompt = ("max_prompt_tokens", "max_answer_tokens", "truncation")
     evaluation = {key: base[key] for key in ("general", "probes") if key in base}
     return {
+        **{key: base[key] for key in ("in_context", "seed") if key in base},
         "model": base["model"],
         "stages": [{"test_limit": limit} for _, limit in base["stages"]],
         "eval": {**evaluation, "trace": {"limit": base.get("trace_limit")}},

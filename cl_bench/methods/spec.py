@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cl_bench.config.labels import one_name
-from cl_bench.config.schema import ExperimentConfig, TrainConfig
+from cl_bench.config.schema import ExperimentConfig, InContext, TrainConfig
 from cl_bench.costs.added import Cost, Disk
 from cl_bench.costs.shapes import Shapes
 from cl_bench.costs.total import Total, total
@@ -148,6 +148,23 @@ class RunSpec:
 
 
 @dataclass(frozen=True)
+class InContextSpec:
+    """The base model with worked examples in its prompts, drawn with one seed: a row, not a run."""
+
+    label: str
+    slug: str
+    seed: int
+    options: InContext
+    order: int = 0
+    """Position in `methods:`."""
+
+    @property
+    def folder(self) -> str:
+        """Where it is kept below the experiment's folder."""
+        return f"{self.slug}/seed-{self.seed}"
+
+
+@dataclass(frozen=True)
 class TaskSpec:
     """A stage task, whichever stages train on it."""
 
@@ -174,6 +191,10 @@ class Experiment:
     runs: tuple[RunSpec, ...] = ()
     chosen: tuple[RunSpec, ...] = ()
     """Of `runs` those that `--method` leaves."""
+    in_context: tuple[InContextSpec, ...] = ()
+    """All rows of the base model with examples."""
+    chosen_in_context: tuple[InContextSpec, ...] = ()
+    """Of these those that `--method` leaves."""
 
     @property
     def columns(self) -> list[str]:

@@ -126,7 +126,7 @@ def _work_row(label: str, runs: Sequence[Sequence[StageCost]], shapes: Shapes) -
     return [
         label,
         f"{100 * cost.base.entries / shapes.numel:.3g} %",
-        _flops(cost.flops_per_token),
+        flops(cost.flops_per_token),
         f"{cost.flops_per_token / plain:.2f}x",
         " + ".join(passes) or "-",
         _again(work),
@@ -147,18 +147,18 @@ def _again(work: Work) -> str:
 
 def work_text(work: StageWork, tflops: float | None) -> str:
     """FLOPs of a stage or a run, against sft, and hours at a sustained rate if one is given."""
-    text = f"{'' if work.exact else 'at most '}{_flops(work.training)}FLOP training"
+    text = f"{'' if work.exact else 'at most '}{flops(work.training)}FLOP training"
     if work.scoring:
-        text += f" + {_flops(work.scoring)}FLOP scoring pass"
+        text += f" + {flops(work.scoring)}FLOP scoring pass"
     if work.generation:
-        text += f" + {_flops(work.generation)}FLOP generation"
+        text += f" + {flops(work.generation)}FLOP generation"
     text += f", {work.total / work.sft:.2f}x sft"
     if tflops is not None:
         text += f", {work.total / (tflops * 3.6e15):.2g} h at {tflops:g} TFLOP/s"
     return text
 
 
-def _flops(value: float) -> str:
+def flops(value: float) -> str:
     """`9.26 G`: three digits and a prefix."""
     for factor, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G")):
         if value >= 0.9995 * factor:

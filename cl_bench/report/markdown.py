@@ -13,11 +13,13 @@ from cl_bench.report.cells import labels_table, learned_table, short
 from cl_bench.report.curves import curve_lines, load_curves
 from cl_bench.report.expected import expected_section
 from cl_bench.report.general import entries, general_tables, made_with
+from cl_bench.report.in_context import in_context_section
 from cl_bench.report.probes import probes_section
 from cl_bench.report.requests import notes_section, requests_section
 from cl_bench.report.states import states_section
 from cl_bench.report.tables import Column, code, interval, percentages, table
 from cl_bench.report.task_metrics import metrics_section
+from cl_bench.results.in_context import InContextRow, in_context_rows
 from cl_bench.results.methods import MethodResult, compare_last, lacking, load_results
 from cl_bench.results.same_documents import left_out_line, mixed_prompts, other_data
 from cl_bench.results.summary import base_summary, cells, documents
@@ -60,6 +62,7 @@ def _lines(experiment: Path) -> Iterator[str]:
         yield ""
         yield from _comparisons(base_scores, finished)
     yield from probes_section(experiment, base_scores, results)
+    yield from in_context_section(experiment, base_scores, in_context_rows(experiment))
     yield ""
     yield from learned_table(base_scores, results)
     yield from general_tables(base_scores, results)
@@ -174,6 +177,8 @@ def _method_table(
     ]
     general, _, *others = _numbers([base_summary(experiment, tasks, sequence)])
     rows = [["ori (base model)", general, "-", *others]]
+    for row in in_context_rows(experiment):
+        rows.append([row.label + _seeds_of(row), *_numbers(row.summaries(tasks, sequence))])
     for result in results:
         label = result.label
         if len(result.runs) > 1:
@@ -202,6 +207,10 @@ def _method_table(
                 f"{result.label}: all tasks in one stage, so nothing comes before or after "
                 "another: OP is the mean of its only row."
             )
+
+
+def _seeds_of(row: InContextRow) -> str:
+    return f" ({len(row.places)} seeds)" if len(row.places) > 1 else ""
 
 
 def _numbers(summaries: Sequence[Summary]) -> list[str]:

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from cl_bench.config.schema import GeneralEval
 from cl_bench.costs.model_shapes import model_shapes
 from cl_bench.costs.shapes import Shapes
+from cl_bench.costs.trained import everything
+from cl_bench.data.in_context import goes_without
 from cl_bench.errors import UserError
 from cl_bench.experiment.disk import reference_bytes
-from cl_bench.methods.spec import Experiment, RunSpec, StageSpec
-from cl_bench.report.cost_tables import cost_lines, work_text
+from cl_bench.methods.spec import Experiment, InContextSpec, RunSpec, StageSpec
+from cl_bench.report.cost_tables import cost_lines, flops, work_text
 from cl_bench.report.stage_costs import StageCost, stage_costs
 from cl_bench.report.workload import Workloads
 
@@ -54,19 +56,48 @@ def _lines(
         every = "epoch" if within.every == "epoch" else f"{within.every} updates"
         yield f"inside a stage every {every}: {chosen}"
     found = model_shapes(config.model)
+    workloads = Workloads(config)
     costs: list[list[StageCost]] = [[] for _ in runs]
     reference = 0
     if found.shapes is not None:
         reference = reference_bytes(config.eval, found.shapes, len(experiment.base_columns))
-        workloads = Workloads(config)
         costs = _costs(runs, found.shapes, workloads)
     by_label: dict[str, list[list[StageCost]]] = {}
     for run, stages in zip(runs, costs, strict=True):
         by_label.setdefault(run.label, []).append(stages)
     yield from cost_lines(found, by_label, cards, reference)
+    for row in experiment.chosen_in_context:
+        yield from _in_context_lines(experiment, row, workloads, found.shapes)
     for run, stages in zip(runs, costs, strict=True):
         yield f"\n{run.label}, seed {run.seed}"
         yield from _run_lines(experiment, run, stages, tflops)
+
+
+def _in_context_lines(
+    experiment: Experiment, row: InContextSpec, workloads: Workloads, shapes: Shapes | None
+) -> Iterator[str]:
+    """What stands in front of the prompts of a row with worked examples, and what it costs."""
+    config, options = experiment.config, row.options
+    yield f"\n{row.label}, seed {row.seed}: the base model, scored once; nothing is trained"
+    yield from (f"    ori.{key} = {value}" for key, value in options.model_dump().items())
+    for task in experiment.tasks:
+        if not task.scored:
+            continue
+        load = workloads.of([(task.name, experiment.limit_of(task.name))], config.train)
+        if goes_without(options.layout, task.name):
+            yield f"  {task.name}: no examples: TRACE's layout asks it without"
+            continue
+        if load is None:
+            yield f"  {task.name}: {options.shots} examples in front of every prompt"
+            continue
+        tokens = options.shots * load.tokens
+        each = "" if load.exact else ", if each is as long as training lets it be"
+        text = f"  {task.name}: some {tokens:,.0f} tokens of examples before every prompt{each}"
+        documents = task.test_limit or config.eval.trace.limit
+        if shapes is not None and documents is not None:
+            forward = everything(shapes).flops_per_token / 3
+            text += f", {flops(documents * tokens * forward)}FLOP for {documents} documents"
+        yield f"{text} (less where an engine reads them once)"
 
 
 def _costs(runs: Sequence[RunSpec], shapes: Shapes, workloads: Workloads) -> list[list[StageCost]]:

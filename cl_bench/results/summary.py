@@ -48,7 +48,12 @@ def scored_stages(run: RunFolder) -> dict[int, dict[str, Any]]:
 
 def base_summary(experiment: Path, tasks: Sequence[str], sequence: Sequence[str]) -> Summary:
     """The base model's numbers (the row ORI), its cells weighted as those of the sequence."""
-    base = read_scores(experiment / "base")
+    return untrained_summary(experiment / "base", tasks, sequence)
+
+
+def untrained_summary(place: Path, tasks: Sequence[str], sequence: Sequence[str]) -> Summary:
+    """The same of any place that holds the base model's scores, with or without examples."""
+    base = read_scores(place)
     first = {task: sequence.index(task) + 1 for task in tasks if task in sequence}
     return summarise(
         [],

@@ -87,6 +87,11 @@ def find_runs(
         known = sorted(set().union(*called.values()))
         runs = [folder for folder in runs if slug(method) in map(slug, called[folder])]
         if not runs:
+            if any(map(in_context, experiment.glob(f"{slug(method)}/seed-*"))):
+                raise UserError(
+                    f"--method {method}: the base model with examples in its prompts, which has no "
+                    "stages: `cl-bench run` scores it, `cl-bench diff` compares it"
+                )
             raise UserError(
                 f"--method {method}: no such run in {experiment}{nearest(method, known)}"
             )
@@ -98,6 +103,16 @@ def find_runs(
                 f"--seed {seed}: no such run in {experiment}{nearest(str(seed), known)}"
             )
     return [RunFolder(folder) for folder in runs]
+
+
+def in_context(place: Path) -> bool:
+    """Whether a folder below a label's holds no run, but a row of the base model with examples.
+
+    It is no run, because nothing is trained: it has scores, and no stages. One whose scoring is not
+    finished has its parts.
+    """
+    scored = there(place / "scores.json") or (place / "partial").is_dir()
+    return place.name.startswith("seed-") and scored and not there(place / RUN)
 
 
 def lost_runs(experiment: Path) -> list[Path]:

@@ -31,7 +31,7 @@ def test_every_config_of_a_paper_says_what_is_published(config: str) -> None:
     """Of methods that it runs, so that nothing is compared with a row that will never be there."""
     found = resolve_file(str(REPOSITORY / "configs" / config))
     assert found.config.expected
-    labels = {"ori", *(run.label for run in found.runs)}
+    labels = {"ori", *(row.label for row in (*found.runs, *found.in_context))}
     for source in found.config.expected:
         assert labels.issuperset(source.numbers), f"{config}: {source.source}"
 

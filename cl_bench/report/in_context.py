@@ -1,0 +1,96 @@
+"""The base model with worked examples: its rows, and how many examples each prompt had."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cl_bench.report.cells import short
+from cl_bench.report.tables import Column, percentages, table
+from cl_bench.results.in_context import InContextRow
+from cl_bench.results.summary import documents
+from cl_bench.scores.matrix import compare_paired
+from cl_bench.store.seals import read_scores
+
+Entry = Mapping[str, Any]
+
+
+def in_context_section(
+    experiment: Path, base: Entry, rows: Sequence[InContextRow]
+) -> Iterator[str]:
+    """The rows of the matrix, task by task, and what stood in front of the prompts."""
+    if not rows:
+        return
+    tasks = list(base["trace"])
+    named = [(name, place) for row in rows for name, place in _named(row)]
+    yield ""
+    yield "## Examples in the prompt"
+    yield ""
+    yield (
+        "The base model, not trained, with worked examples of a task's training rows in front of "
+        "every prompt of its stage task. General is not asked so. examples: those that a prompt "
+        "had, mean over documents; fewer stand where all of them would not fit. Δ: against the "
+        "same documents without examples, ± one standard error of the paired difference."
+    )
+    yield ""
+    lines = [["ori (base model)", *(_score(base, task) for task in tasks)]]
+    for name, place in named:
+        scores = read_scores(place)
+        lines.append([name, *(_score(scores, task) for task in tasks)])
+    yield from table([Column("row", "left"), *(Column(short(task)) for task in tasks)], lines)
+    yield ""
+    shown = [
+        _line(experiment, name, place, task)
+        for name, place in named
+        for task in tasks
+        if task in read_scores(place)["trace"]
+    ]
+    yield from table(_COLUMNS, shown)
+
+
+_COLUMNS = [
+    Column("row", "left"),
+    Column("task", "left"),
+    Column("Δ"),
+    Column("asked"),
+    Column("examples"),
+    Column("fewest"),
+    Column("documents with fewer"),
+    Column("tokens at most"),
+]
+
+
+def _named(row: InContextRow) -> Iterator[tuple[str, Path]]:
+    """The label, with the seed where there are several."""
+    for place in row.places:
+        yield (f"{row.label} {place.name}" if len(row.places) > 1 else row.label), place
+
+
+def _score(scores: Entry, task: str) -> str:
+    entry = scores["trace"].get(task)
+    return "-" if entry is None else percentages([{**entry, "value": entry["score"]}])
+
+
+def _line(experiment: Path, name: str, place: Path, task: str) -> list[str]:
+    entry = read_scores(place)["trace"][task]
+    shots = entry["shots"]
+    return [
+        name,
+        short(task),
+        _difference(experiment / "base", place, task),
+        str(shots["asked"]),
+        f"{shots['mean']:.3g}",
+        str(shots["fewest"]),
+        f"{shots['documents_with_fewer']} of {entry['n']}",
+        str(shots["max_prompt_tokens"]),
+    ]
+
+
+def _difference(base: Path, place: Path, task: str) -> str:
+    names = {task: [task]}
+    sides = [documents(folder / "predictions", names) for folder in (place, base)]
+    if any(task not in side for side in sides):
+        return "-"
+    compared = compare_paired(*sides)
+    return percentages([{"value": compared.difference, "stderr": compared.stderr}], signed=True)
