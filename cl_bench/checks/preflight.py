@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from cl_bench.checks.asked_alike import note_forms
-from cl_bench.checks.asked_tasks import task_faults
+from cl_bench.checks.asked_data import count_faults, task_faults
 from cl_bench.checks.found import Examples, Preflight
 from cl_bench.checks.general_answers import check_general
 from cl_bench.checks.gold_answers import check_answers
@@ -49,6 +49,7 @@ CHECKS: tuple[Check, ...] = (
     stage_faults,
     trained_faults,
     task_faults,
+    count_faults,
     score_faults,
     check_answers,
     check_general,

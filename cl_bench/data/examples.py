@@ -32,22 +32,25 @@ class _BadDocumentError(ValueError):
     """A document without a text to train on; the message says why."""
 
 
-def training_examples(task: Any, limit: int | None, seed: int) -> list[Example]:
+def training_examples(
+    task: Any, limit: int | None, seed: int, shots: bool = False
+) -> list[Example]:
     """The training split of a `ConfigurableTask` as prompt/answer pairs, in the split's order.
 
     The prompt is the 0-shot context that scoring builds, with description and `gen_prefix`. The
     answer is the gold target, resolved through `doc_to_choice` where it is an index, the first
     where it is a list. `limit` takes a seeded random subset that depends on (seed, task, size of
-    the split) only.
+    the split) only. With `shots` a task without a training split gives the documents that its shots
+    are drawn from (MMLU's `dev`), which are never those that are scored.
 
     Raises UserError when the task has no training split or an empty one, has no text target, or
     when documents have none.
     """
-    faults = training_faults(task)
+    faults = training_faults(task, shots)
     if faults:
         raise UserError(faults)
     name = task.task_name
-    documents = task.training_docs()
+    documents = task.fewshot_docs() if _only_shots(task) else task.training_docs()
     examples: list[Example] = []
     for doc_id in seeded_subset(len(documents), limit, seed, "train", name):
         try:
@@ -78,8 +81,11 @@ def seeded_subset(size: int, limit: int | None, *seed: int | str) -> list[int]:
     return sorted(order)
 
 
-def training_faults(task: Any) -> list[str]:
-    """Why a loaded task cannot be a stage, as messages; empty when it can."""
+def training_faults(task: Any, shots: bool = False) -> list[str]:
+    """Why a loaded task cannot be a stage, as messages; empty when it can.
+
+    With `shots` one whose shots have documents of their own will do.
+    """
     name = task.task_name
     if not made_of_fields(task):
         return [
@@ -93,6 +99,8 @@ def training_faults(task: Any) -> list[str]:
         return [f"{name}: cannot be trained on: its prompts are not text alone"]
     if config.doc_to_target is None and config.use_prompt is None:
         return [f"{name}: cannot be trained on: it has no doc_to_target, so no answers"]
+    if shots and _only_shots(task):
+        return [] if len(task.fewshot_docs()) else [f"{name}: there are no documents of its shots"]
     if not task.has_training_docs():
         return [f"{name}: cannot be trained on: its YAML names no training_split"]
     if config.training_split not in task.dataset:
@@ -100,6 +108,13 @@ def training_faults(task: Any) -> list[str]:
     if len(task.training_docs()) == 0:
         return [f"{name}: its training set is empty"]
     return []
+
+
+def _only_shots(task: Any) -> bool:
+    """Whether a task has no training split, but another than the scored one for its shots."""
+    split, config = task.config.fewshot_split, task.config
+    scored = config.test_split if task.has_test_docs() else config.validation_split
+    return not task.has_training_docs() and split in task.dataset and split != scored
 
 
 def answer_text(task: Any, doc: Any, target: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from cl_bench.config.schema import ExperimentConfig, ProbesEval, TrainConfig
 from cl_bench.data.examples import sample_documents
-from cl_bench.data.loading import load_task_set
+from cl_bench.data.loading import load_task_set, load_tasks
 from cl_bench.data.tasks import canonical_name, general_name
 from cl_bench.errors import UserError, nearest
 from cl_bench.evaluation.answer_limits import limit_faults
@@ -142,6 +142,25 @@ class Suite:
         if self.probes is None:
             return {}
         return {"not_measured": f"engine `{self.engine}` does not answer with the model in memory"}
+
+
+def leaves_named(suite: Suite, config: ExperimentConfig, name: str) -> Mapping[str, Any]:
+    """The leaf tasks of a stage task, benchmark or leaf; a benchmark that is not scored is loaded.
+
+    Raises UserError for a name that the config does not have.
+    """
+    if (own := canonical_name(name)) in suite.stage_tasks:
+        return {own: suite.stage_tasks[own]}
+    if name in suite.general:
+        return suite.general[name]
+    if name in suite.leaves:
+        return {name: suite.leaves[name]}
+    asked = config.eval.general.tasks
+    if name not in asked:
+        known = [*suite.stage_tasks, *asked, *suite.leaves]
+        raise UserError(f"{name}: no task of this config{nearest(name, known)}")
+    task = general_name(name, config.task_paths, config.eval.general.protocol)
+    return load_tasks([task], config.data_root, config.task_paths)
 
 
 def _probes(units: Sequence[Unit], place: Path) -> dict[str, Any]:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from cl_bench.data.examples import Example, gold_text, own_prompt, training_examples
-from cl_bench.data.tasks import canonical_name, general_name
-from cl_bench.errors import RunError, UserError, nearest
+from cl_bench.data.tasks import canonical_name
+from cl_bench.errors import RunError, nearest
+from cl_bench.evaluation.suite import leaves_named
 from cl_bench.experiment.stage_files import SMALL
 from cl_bench.methods.spec import RunSpec
 from cl_bench.models.checkpoints import adapter_base, load_checkpoint
@@ -76,31 +77,11 @@ class RunLibrary:
         work, wanted = self.work, canonical_name(name)
         if wanted in work.experiment.sequence:
             return work.examples[wanted, work.experiment.limit_of(wanted), self.run.seed]
-        config = work.config
-        loaded = {
-            **work.suite.general,
-            **{leaf: {leaf: t} for leaf, t in work.suite.leaves.items()},
-        }
-        if name not in loaded:
-            if name not in config.eval.general.tasks:
-                known = [*work.suite.stage_tasks, *config.eval.general.tasks, *loaded]
-                raise UserError(
-                    f"stage.task_examples: {name}: no task of this config{nearest(name, known)}"
-                )
-            loaded[name] = self._load(name)
         return [
             example
-            for task in loaded[name].values()
-            for example in training_examples(task, None, self.run.seed)
+            for task in leaves_named(work.suite, work.config, name).values()
+            for example in training_examples(task, None, self.run.seed, shots=True)
         ]
-
-    def _load(self, name: str) -> Mapping[str, object]:
-        """The tasks of a benchmark that is never scored, and so was not loaded."""
-        from cl_bench.data.loading import load_tasks
-
-        config = self.work.config
-        task = general_name(name, config.task_paths, config.eval.general.protocol)
-        return load_tasks([task], config.data_root, config.task_paths)
 
     def score(self, example: Example, text: str) -> float:
         """Through the filters of the example's task, its headline metric over its scale."""
@@ -113,7 +94,7 @@ class RunLibrary:
                 f"stage.score: {example.task}: no loaded task of this config"
                 f"{nearest(example.task, self.work.suite.leaves)}"
             )
-        docs = task.training_docs()
+        docs = task.training_docs() or []
         known = 0 <= example.doc_id < len(docs)
         doc = docs[example.doc_id] if known else None
         if not known or own_prompt(task, doc) != example.prompt:

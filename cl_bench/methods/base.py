@@ -129,6 +129,14 @@ class Method(Generic[O_co]):
         """
         return ()
 
+    @property
+    def least_examples(self) -> int:
+        """How many training examples a stage must have, with these options.
+
+        `plan` and `run` refuse one that has fewer.
+        """
+        return 1
+
     def prepare(self, stage: Stage) -> None:
         """Adapters, teachers, hooks: before any batch."""
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from cl_bench.errors import UserError
 from cl_bench.methods.base import Method, Options, Phase, Stage
 from cl_bench.methods.merging import adapters_refused, lerp, merged, slerp
 
@@ -54,15 +53,14 @@ class BranchMerge(Method[BranchMergeOptions]):
         """Adapters."""
         return adapters_refused(stage)
 
+    @property
+    def least_examples(self) -> int:
+        """One for each slice."""
+        return self.options.branches * self.options.rounds
+
     def phases(self, stage: Stage) -> Iterator[Phase]:
         """One for each branch; what is kept beside the model is the start and the mean so far."""
-        options = self.options
-        count = options.branches * options.rounds
-        if count > len(stage.mixture):
-            raise UserError(
-                f"branch_merge: stage {stage.index} has {len(stage.mixture)} examples for {count} "
-                "slices (branches * rounds): give it more, or ask for fewer"
-            )
+        options, count = self.options, self.least_examples
         for first in range(0, count, options.branches):
             start = stage.snapshot() if options.branches > 1 else None
             mean: dict[str, Tensor] = {}

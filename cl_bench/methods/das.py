@@ -67,9 +67,10 @@ class DAS(Method[DASOptions]):
 
     def trains(self, shapes: Shapes) -> Trained | None:
         """Everything. Raises UserError for a model without Llama's layers."""
-        ends = [_of(shapes, *each) for each in (("o_proj",), ("down_proj",), ("gate_proj",))]
-        kinds = {len(shape) for end in ends for shape in end}
-        if kinds != {2} or len({len(end) for end in ends}) > 1 or len(set(ends[1])) > 1:
+        ends = {module: _of(shapes, module) for module in MASKED}
+        kinds = {len(shape) for end in ends.values() for shape in end}
+        counts = {len(end) for end in ends.values()}
+        if kinds != {2} or len(counts) > 1 or len(set(ends["down_proj"])) > 1:
             raise UserError(
                 "das: needs a model whose layers all have attention that ends in o_proj and an MLP "
                 "of gate_proj, up_proj and down_proj, as Llama and Qwen2 have"
@@ -90,9 +91,11 @@ class DAS(Method[DASOptions]):
         )
 
     def refuses(self, stage: StageSpec) -> Iterable[str]:
-        """Adapters have no units."""
+        """Adapters have no units, norms are none."""
         if stage.adapters:
             yield "it masks units of the model's own layers, and the stage trains an adapter"
+        if any(part.method.name == "layernorm" for part in stage.parts):
+            yield "compose: it masks rows of linear layers, and layernorm trains none: use one"
 
     def prepare(self, stage: Stage) -> None:
         """Importance for general knowledge, in the first stage."""

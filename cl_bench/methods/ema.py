@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from cl_bench.methods.base import Method, Options, Stage, Step
-from cl_bench.methods.merging import in_place_of
+from cl_bench.methods.merging import Merging, in_place_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from cl_bench.costs.added import Cost
     from cl_bench.costs.shapes import Shapes
+    from cl_bench.methods.spec import StageSpec
 
 
 class EMAOptions(Options):
@@ -53,6 +54,23 @@ class EMA(Method[EMAOptions]):
         from cl_bench.costs.added import kept
 
         return kept(shapes.entry_bytes * shapes.numel)
+
+    def refuses(self, stage: StageSpec) -> Iterable[str]:
+        """What is merged before the average is written, and phases that begin anew."""
+        place = next(i for i, one in enumerate(stage.parts) if issubclass(one.method, EMA))
+        for i, part in enumerate(stage.parts):
+            name, options = part.method.name, part.options
+            if name in ("branch_merge", "grads"):
+                yield (
+                    f"compose: {name} goes back to the stage's first weights, and the average "
+                    "would hold the updates from before: use one of the two"
+                )
+            merges = issubclass(part.method, Merging) and getattr(options, "use", "") == "training"
+            if merges and i < place and self.options.use == "training":
+                yield (
+                    f"compose: the average is written over what {name} has merged: list ema before "
+                    f"{name}"
+                )
 
     def prepare(self, stage: Stage) -> None:
         """An adapter may still come; the weights are looked up when something is trained."""

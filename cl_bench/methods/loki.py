@@ -26,8 +26,9 @@ class LoKIOptions(Options):
 
     task: str | None = Field(
         None,
-        description="whose use of the rows counts, a task of the config (the paper: MMLU); without "
-        "one the earlier stages, and the first stage is trained fully",
+        description="whose use of the rows counts, a task of the config (the paper: MMLU, here "
+        "the questions that its shots come from); without one the earlier stages, and the first "
+        "stage is trained fully",
     )
     share: Annotated[float, Field(gt=0, le=1)] = Field(
         0.1, description="share of the rows that is trained; the paper advises 0.1 to 0.3"

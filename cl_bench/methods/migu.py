@@ -72,7 +72,13 @@ class MIGU(Method[MIGUOptions]):
         self._padded: Tensor | None = None
 
     def refuses(self, stage: StageSpec) -> Iterable[str]:
-        """An adapter that is put on only after the layers were looked at."""
+        """An adapter that is put on after the layers were looked at, and no rows to mask."""
+        for part in stage.parts:
+            if part.method.name in ("layernorm", "osft"):
+                yield (
+                    f"compose: it masks rows of linear layers, and {part.method.name} trains none: "
+                    "use one of the two"
+                )
         classes = [part.method for part in stage.parts]
         for cls in classes[next(i for i, c in enumerate(classes) if issubclass(c, MIGU)) + 1 :]:
             if cls.adapters:

@@ -94,6 +94,13 @@ class OSFT(Method[OSFTOptions]):
 
     def refuses(self, stage: StageSpec) -> Iterable[str]:
         """Methods that keep or merge what is no parameter after the stage any more."""
+        classes = [part.method for part in stage.parts]
+        after = classes[next(i for i, cls in enumerate(classes) if issubclass(cls, OSFT)) + 1 :]
+        if any(cls.name == "kl_base" for cls in after):
+            yield (
+                "compose: kl_base comes after osft, and would look for its factors in the base "
+                "model: list kl_base before osft"
+            )
         for part in stage.parts:
             method = part.method
             own = {method.keeps} if isinstance(method.keeps, str) else set(method.keeps)

@@ -196,8 +196,9 @@ class Stage:
     def task_examples(self, name: str) -> Sequence[Example]:
         """Training examples of any task of the config, of a stage or of General, trained on or not.
 
-        Those of a stage are the ones it trains on (`limit:`). Raises UserError for a task that the
-        config does not name, or that has nothing to train on.
+        Those of a stage are the ones it trains on (`limit:`); of a benchmark without a training
+        split those that its shots are drawn from. Raises UserError for a task that the config does
+        not name, or that has neither.
         """
         return self._library().task_examples(name)
 

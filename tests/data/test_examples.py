@@ -247,3 +247,17 @@ def test_every_document_without_a_target_is_named(config, reason):
         "training document 1",
     ]
     assert reason in message
+
+
+def test_documents_of_shots_stand_in_for_a_missing_training_split():
+    """But never those that are scored."""
+    task = make_task(training_split=None, fewshot_split="train")
+    with pytest.raises(UserError, match="names no training_split"):
+        training_examples(task, None, 0)
+    found = training_examples(task, None, 0, shots=True)
+    assert [(e.prompt, e.answer) for e in found] == pairs()
+    with pytest.raises(UserError, match="names no training_split"):
+        training_examples(make_task(training_split=None, fewshot_split="test"), None, 0, shots=True)
+    assert training_examples(make_task(fewshot_split="test"), None, 0, shots=True) == (
+        training_examples(make_task(), None, 0)
+    )

@@ -165,3 +165,28 @@ def test_limits_of_nothing_are_refused(bench: Bench, value: str) -> None:
     code, _, err = bench.run("eval", "results/tiny", "--stage", "1", "--limit", value)
     assert code == 2 and "--limit" in err
     assert not bench.results.exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        (
+            {"name": "branch_merge", "branches": 3, "rounds": 3},
+            "methods: branch_merge: stage 1: branch_merge needs 9 examples at least with these "
+            "options, and the stage has 8",
+        ),
+        (
+            {"name": "loki", "task": "piqa"},
+            "methods: loki: task: piqa: general_piqa: cannot be trained on: its YAML names no "
+            "training_split",
+        ),
+    ],
+)
+def test_what_the_data_lacks_is_refused_by_plan_and_run(
+    bench: Bench, method: dict[str, Any], said: str
+) -> None:
+    bench.write_config(methods=[method])
+    for command in ("plan", "run"):
+        code, _, err = bench.run(command, "tiny.yaml")
+        assert code == 2 and said in err
+    assert not bench.results.exists()
