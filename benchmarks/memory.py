@@ -35,6 +35,7 @@ from cl_bench.methods.registry import METHODS, method_class
 from cl_bench.methods.state import parts_of
 from cl_bench.methods.subspaces import SplitLinear
 from cl_bench.models.checkpoints import save_tensors
+from cl_bench.models.function_adapters import adapter_of, save_function_adapter
 from cl_bench.training.cpu import matmul
 from cl_bench.training.loss import answer_loss
 from cl_bench.training.selective_update import SelectiveUpdate
@@ -180,7 +181,10 @@ def written(model: Any, method: Method) -> int:
     if any(isinstance(module, SplitLinear) for module in model.modules()):
         method.finish(SimpleNamespace(model=model))  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
+        if adapter_of(model) is None:
+            model.save_pretrained(folder)
+        else:
+            save_function_adapter(model, Path(folder))
         save_tensors(Path(folder) / "method.safetensors", dict(method.state().tensors))
         return sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
 

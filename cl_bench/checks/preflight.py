@@ -6,7 +6,7 @@ check is a function from `Preflight` to its faults; all faults come in one messa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from cl_bench.checks.asked_alike import note_forms
@@ -27,6 +27,7 @@ from cl_bench.evaluation.suite import Suite, load_suite
 from cl_bench.identity.bindings import Contents, contents
 from cl_bench.identity.same import check_same
 from cl_bench.methods.adapter_checks import continuity_faults, target_faults
+from cl_bench.methods.function_methods import FunctionMethod
 from cl_bench.methods.spec import Experiment, RunSpec
 from cl_bench.methods.static_checks import file_faults, stage_faults, trained_faults
 from cl_bench.models.kinds import dtype_faults, kind_fault
@@ -40,6 +41,24 @@ from cl_bench.models.load import (
     special_token_faults,
 )
 
+
+def engine_faults(found: Preflight) -> Iterator[str]:
+    """An engine in a process of its own loads whole weights, which some methods cannot give it."""
+    engine = found.suite.engine
+    for run in found.runs if not engine.in_memory else ():
+        names = {
+            p.method.name
+            for s in run.stages
+            for p in s.parts
+            if issubclass(p.method, FunctionMethod)
+        }
+        for name in sorted(names):
+            yield (
+                f"--engine {engine}: {run.label}: {name} trains functions beside the model, which "
+                "cannot be merged into weights for it to load; use cl-bench or hf"
+            )
+
+
 WEIGHT_FILES = (".safetensors", ".bin")
 Check = Callable[[Preflight], Iterable[str]]
 CHECKS: tuple[Check, ...] = (
@@ -48,6 +67,7 @@ CHECKS: tuple[Check, ...] = (
     continuity_faults,
     stage_faults,
     trained_faults,
+    engine_faults,
     task_faults,
     count_faults,
     score_faults,

@@ -65,7 +65,7 @@ def activation_bytes(
         raise ValueError("activations are known for Llama-like architectures only")
     count = _Counter(a, shapes.dtype_bytes, cost, batch, on_cpu or widened, widened)
     names = [f"model.layers.{i}." for i in range(a.layers)]
-    layers = [count.layer(name) for name in names]
+    layers = [count.layer(name) if i >= cost.base.lowest else 0 for i, name in enumerate(names)]
     if not checkpointing:
         layers[-1] -= count.left_out(names[-1])
     own = batch.tokens * cost.added.memory.per_token

@@ -32,7 +32,8 @@ class Trained:
     gradient. `entries`: how many move. `inputs_kept`: parameters whose gradient needs their layer's
     input, so that activations stay. `adapters`: shapes of what is added to the model, when that
     alone is trained. `adds`: what choosing this part takes in addition (masks, remarks). `grown`:
-    the shapes of the model that is trained, where it is a larger one than the base model.
+    the shapes of the model that is trained, where it is a larger one than the base model. `lowest`:
+    number of the decoder layer below which nothing is trained, so that no gradient passes.
     """
 
     weights: int
@@ -46,6 +47,7 @@ class Trained:
     adapters: Mapping[str, Shape] = field(default_factory=dict)
     adds: Cost = field(default_factory=Cost)
     grown: Shapes | None = None
+    lowest: int = 0
 
 
 @dataclass(frozen=True)

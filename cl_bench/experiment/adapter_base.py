@@ -43,7 +43,9 @@ def _sums(model: Any) -> dict[str, float]:
     adapter = getattr(getattr(model, "base_model", None), "prefix", None)
     found = {}
     for name, weight in model.named_parameters():
-        if ".modules_to_save." in name or (is_adapter(model) and adapter and adapter in name):
+        if ".modules_to_save." in name or ".function." in name:
+            continue
+        if is_adapter(model) and adapter and adapter in name:
             continue
         plain = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
         plain = plain.replace(".original_module.", ".")

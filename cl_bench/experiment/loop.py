@@ -13,6 +13,7 @@ from cl_bench.experiment.processes import Processes
 from cl_bench.methods.base import Batch, Loss, Method, Phase, Stage, Step
 from cl_bench.methods.penalties import penalty_of
 from cl_bench.methods.static_checks import adapter_fault
+from cl_bench.models.checkpoints import is_adapter
 from cl_bench.training.cross_entropy import summed_cross_entropy
 from cl_bench.training.loss import answer_logits, answer_loss
 from cl_bench.training.schedule import learning_rate
@@ -108,7 +109,7 @@ def train_stage(
     excluded = _excluded(stage.model)
     chosen = method.plan(stage)
     plan = chosen or UpdatePlan()
-    if chosen is not None and not hasattr(stage.model, "peft_config"):
+    if chosen is not None and not is_adapter(stage.model):
         stage.selection = selection_tensors(plan, stage.selection, stage.model)
     stage.mixture = method.examples(stage, stage.examples)
     total = done = 0

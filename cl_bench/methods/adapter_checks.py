@@ -79,7 +79,7 @@ def continuity_faults(found: Checked) -> Iterator[str]:
         yield from _changed_adapters(run)
         yield from _changed_memory(run, EWC)
         yield from _changed_memory(run, OGD)
-        yield from _other_methods_of_grown_models(run)
+        yield from _other_methods_behind(run)
 
 
 def _changed_adapters(run: RunSpec) -> Iterator[str]:
@@ -138,21 +138,33 @@ def _changed_memory(run: RunSpec, method: type[Method]) -> Iterator[str]:
         last, broken = stage, not stage.adapters
 
 
-def _other_methods_of_grown_models(run: RunSpec) -> Iterator[str]:
-    """Layers of a grown model have other numbers, by which methods know them, and `plan` counts."""
+def _other_methods_behind(run: RunSpec) -> Iterator[str]:
+    """Functions cannot be merged; layers of a grown model have other numbers, by which methods know
+    them and `plan` counts."""
     from cl_bench.methods.block_expansion import BlockExpansion
+    from cl_bench.methods.function_methods import FunctionMethod
 
     for before, stage in zip(run.stages, run.stages[1:], strict=False):
-        own = [
-            [part for part in each.parts if issubclass(part.method, BlockExpansion)]
-            for each in (before, stage)
-        ]
-        if own[0] and stage.start != "base" and own[0] != own[1]:
-            yield (
-                f"methods: {run.label}: stage {stage.index} goes on with the layers that "
-                f"block_expansion added in stage {before.index}; give both stages the same method "
-                "and options"
-            )
+        goes_on = f"methods: {run.label}: stage {stage.index} goes on with what "
+        for kind in (BlockExpansion, FunctionMethod):
+            old, new = ([p for p in s.parts if issubclass(p.method, kind)] for s in (before, stage))
+            if stage.start == "base" or old == new:
+                continue
+            if old:
+                yield (
+                    f"{goes_on}{old[0].method.name} added to the model in stage {before.index}; "
+                    "give both stages the same method and options"
+                )
+            elif _left_adapter(before) and new and issubclass(new[0].method, FunctionMethod):
+                yield (
+                    f"{goes_on}is an adapter of stage {before.index}, under which "
+                    f"{new[0].method.name} has no place; give both stages the same method"
+                )
+
+
+def _left_adapter(stage: StageSpec) -> bool:
+    """Whether its checkpoint is an adapter, not whole weights."""
+    return stage.adapters and not any(getattr(p.options, "incremental", False) for p in stage.parts)
 
 
 def _memory_options(stage: StageSpec) -> set[tuple[str, object]]:

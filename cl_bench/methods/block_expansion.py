@@ -49,9 +49,9 @@ class BlockExpansion(Method[BlockExpansionOptions]):
     source = "Wu 2024, arXiv 2401.02415"
 
     def trains(self, shapes: Shapes) -> Trained:
-        """The added layers, in the grown model. Raises UserError where they would be no identity.
+        """The added layers, in the grown model.
 
-        Activations below the lowest of them are counted though they are not kept: an upper bound.
+        Raises UserError where they would be no identity.
         """
         from dataclasses import replace
 
@@ -81,13 +81,14 @@ class BlockExpansion(Method[BlockExpansionOptions]):
         if self.options.blocks == "same":
             trained = added
         found = only(grown, lambda name: layer_number(name) in trained)
-        frozen = range(min(trained))
+        lowest = min(trained)
         below = sum(
             grown.active(name, math.prod(shape))
             for name, shape in grown.parameters.items()
-            if layer_number(name) in frozen
+            if layer_number(name) in range(lowest)
         )
-        return replace(found, flops_per_token=found.flops_per_token - 2 * below, grown=grown)
+        flops = found.flops_per_token - 2 * below
+        return replace(found, flops_per_token=flops, grown=grown, lowest=lowest)
 
     def refuses(self, stage: StageSpec) -> Iterable[str]:
         """What knows layers by their numbers, which change, or looked at the model before."""

@@ -42,6 +42,8 @@ METHODS: dict[str, str] = {
     "fapm": "cl_bench.methods.fapm:FAPM",
     "neuron_merge": "cl_bench.methods.neuron_merge:NeuronMerge",
     "osft": "cl_bench.methods.osft:OSFT",
+    "kan_lora": "cl_bench.methods.kan_lora:KANLoRA",
+    "bottleneck": "cl_bench.methods.bottleneck:BottleneckAdapters",
     "block_expansion": "cl_bench.methods.block_expansion:BlockExpansion",
 }
 BASE_ROW = "ori"

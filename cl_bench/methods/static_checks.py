@@ -90,16 +90,18 @@ def stage_faults(found: Checked) -> Iterator[str]:
 def trained_faults(found: Checked) -> Iterator[str]:
     """What methods say of the model when they count what they would train (`Method.trains`).
 
-    A part that it does not have, more layers than there are. Adapters have a check of their own.
+    A part that it does not have, more layers than there are. LoRA's adapters have a check of their
+    own.
     """
     from cl_bench.costs.shapes import shapes_of
+    from cl_bench.methods.lora import LoRA
 
     if found.skeleton is None:
         return
     shapes = shapes_of(found.skeleton)
     for run in {run.label: run for run in found.runs}.values():
         for part in (part for stage in run.stages for part in stage.parts):
-            if not part.method.adapters:
+            if not issubclass(part.method, LoRA):
                 try:
                     part.method(part.options).trains(shapes)
                 except UserError as error:

@@ -21,9 +21,12 @@ def base_model(stage: Stage) -> Any:
     import torch
 
     from cl_bench.models.checkpoints import is_adapter
+    from cl_bench.models.function_adapters import adapter_of, detach
 
     teacher: Any = copy.deepcopy(stage.model)
-    if is_adapter(teacher):
+    if adapter_of(teacher) is not None:
+        detach(teacher)
+    elif is_adapter(teacher):
         teacher = teacher.merge_and_unload()
     if not stage.first:
         base = stage.weights(0)

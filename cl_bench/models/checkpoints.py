@@ -42,20 +42,25 @@ def save_checkpoint(
 
 
 def write_checkpoint(model: Any, tokenizer: Any, folder: Path, base: str) -> Path:
-    """Write an ordinary Hugging Face folder, or a PEFT adapter and where its base is.
+    """Write an ordinary Hugging Face folder, or an adapter (PEFT's or ours) and where its base is.
 
     Beside `folder`, for `publish_folder` to give it that name; returns where. `base` is the
     config's `model.path`, or the folder of an earlier stage's checkpoint; its checksums are kept
     beside its place. Raises RunError where the disk is full.
     """
+    from cl_bench.models.function_adapters import adapter_of, save_function_adapter
+
     temporary = folder.with_name(f".{folder.name}.tmp")
     if temporary.exists():
         shutil.rmtree(temporary)
     temporary.mkdir(parents=True)
-    if is_adapter(model):
+    if is_adapter(model) and adapter_of(model) is None:
         _sort_sets(model)
     with writing(folder):
-        model.save_pretrained(temporary)
+        if adapter_of(model) is None:
+            model.save_pretrained(temporary)
+        else:
+            save_function_adapter(model, temporary)
         tokenizer.save_pretrained(temporary)
     if is_adapter(model):
         write_json(temporary / BASE, {"base": portable(base, folder), **base_contents(base)})
@@ -74,10 +79,12 @@ def _sort_sets(model: Any) -> None:
 
 
 def is_adapter(model: Any) -> bool:
-    """Whether the model is wrapped by PEFT."""
+    """Whether the model is wrapped by PEFT, or has functions beside its weights."""
     from peft import PeftModel
 
-    return isinstance(model, PeftModel)
+    from cl_bench.models.function_adapters import adapter_of
+
+    return isinstance(model, PeftModel) or adapter_of(model) is not None
 
 
 def base_contents(base: str) -> dict[str, Any]:
@@ -156,8 +163,10 @@ def load_checkpoint(
 ) -> tuple[Any, Any]:
     """Model and tokenizer of a finished stage, checked against its manifest.
 
-    With `adapters` an adapter stays one (trainable); otherwise it is merged into the weights.
+    With `adapters` an adapter stays one (trainable); otherwise it is merged into the weights, and
+    one that cannot be merged raises UserError.
     """
+    from cl_bench.models.function_adapters import is_function_adapter, load_function_adapter
     from cl_bench.models.load import load_model, resolve_model_path
 
     verify_folder(folder)
@@ -166,7 +175,16 @@ def load_checkpoint(
         return load_model(folder, dtype, str(device))
     from peft import PeftModel
 
+    functions = is_function_adapter(folder)
+    if functions and not adapters:
+        raise UserError(
+            f"{folder}: holds functions beside a model (kan_lora, bottleneck), which cannot be "
+            "merged into its weights: only the engines of this process (cl-bench, hf) can score it"
+        )
     model, tokenizer = load_model(resolve_model_path(base), dtype, str(device))
+    if functions:
+        load_function_adapter(model, folder)
+        return model, tokenizer
     wrapped: Any = PeftModel.from_pretrained(
         model, folder, is_trainable=adapters, autocast_adapter_dtype=False
     )

@@ -16,6 +16,8 @@ from cl_bench.models.quickstart import quickstart_model
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+FUNCTION_ADAPTER = "function_adapter.json"
+"""In a checkpoint of functions beside a model (function_adapters.py): what they are."""
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 _HARMLESS = re.compile(
     r"rotary_emb\.inv_freq$|(attn|attention|self_attn)\.(bias|masked_bias)$|\.position_ids$"
@@ -52,6 +54,11 @@ def model_path_fault(path: str) -> str | None:
         return (
             f"model.path: '{path}' is a PEFT adapter, not a whole model: merge it into its base "
             "(merge_and_unload, then save_pretrained) and name that folder"
+        )
+    if (local / FUNCTION_ADAPTER).is_file():
+        return (
+            f"model.path: '{path}' holds functions beside a model (kan_lora, bottleneck), which "
+            "cannot be merged into its weights: no model of transformers has them"
         )
     if path == QUICKSTART_MODEL or (local / "config.json").is_file():
         return None

@@ -11,6 +11,7 @@ import pytest
 from cl_bench.methods.agem import AGEM
 from cl_bench.methods.base import Method
 from cl_bench.methods.block_expansion import BlockExpansion
+from cl_bench.methods.bottleneck import BottleneckAdapters
 from cl_bench.methods.compose import Composite
 from cl_bench.methods.das import DAS
 from cl_bench.methods.der import DER
@@ -21,6 +22,7 @@ from cl_bench.methods.freeze_layers import FreezeLayers
 from cl_bench.methods.gem import GEM
 from cl_bench.methods.grads import GrADS
 from cl_bench.methods.hft import HFT
+from cl_bench.methods.kan_lora import KANLoRA
 from cl_bench.methods.kl_base import KLBase
 from cl_bench.methods.l2sp import L2SP
 from cl_bench.methods.layernorm import LayerNorm
@@ -76,6 +78,9 @@ CASES: dict[str, Callable[[], Method]] = {
     "osft, others": configured(OSFT, unfreeze_rank_ratio=0.7, others="full"),
     "block_expansion": configured(BlockExpansion, every=1),
     "block_expansion, new": configured(BlockExpansion, every=1, blocks="new"),
+    "kan_lora": KANLoRA,
+    "kan_lora everywhere": configured(KANLoRA, last_layers=None),
+    "bottleneck": configured(BottleneckAdapters, size=8),
     "o_lora": OLoRA,
     "layernorm": LayerNorm,
     "freeze_layers": configured(FreezeLayers, side="top"),
