@@ -11,7 +11,6 @@ from cl_bench.methods.base import Options
 from cl_bench.methods.function_methods import FunctionMethod
 
 if TYPE_CHECKING:
-    from cl_bench.models.function_adapters import FunctionAdapter
     from cl_bench.models.layouts import Shape
 
 
@@ -47,15 +46,17 @@ class BottleneckAdapters(FunctionMethod):
     options: BottleneckOptions
     train_defaults: ClassVar[Mapping[str, Any]] = {"lr": 3e-4}
 
-    def _functions(self, layers: int) -> FunctionAdapter:
-        from cl_bench.models.function_adapters import FunctionAdapter
+    def _layers(self, count: int) -> list[str]:
+        ends = ["self_attn.o_proj"] * (self.options.place == "both") + ["mlp.down_proj"]
+        return [f"model.layers.{layer}.{end}" for layer in range(count) for end in ends]
 
+    def _module(self) -> tuple[str, dict[str, Any]]:
         options = self.options
-        ends = ["self_attn.o_proj"] * (options.place == "both") + ["mlp.down_proj"]
-        named = [f"model.layers.{layer}.{end}" for layer in range(layers) for end in ends]
-        settings: dict[str, Any] = {"size": options.size, "activation": options.activation}
-        settings["zero"] = options.init == "zero"
-        return FunctionAdapter("bottleneck", settings, named)
+        return "bottleneck", {
+            "size": options.size,
+            "activation": options.activation,
+            "zero": options.init == "zero",
+        }
 
     def _shapes(self, inputs: int, outputs: int) -> Mapping[str, Shape]:
         size = self.options.size

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from cl_bench.costs.shapes import Shapes
     from cl_bench.costs.trained import Trained
     from cl_bench.methods.spec import StageSpec
-    from cl_bench.models.function_adapters import FunctionAdapter
     from cl_bench.models.layouts import Shape
     from cl_bench.training.update_plan import UpdatePlan
 
@@ -34,8 +33,12 @@ class FunctionMethod(Method):
 
     adapters = True
 
-    def _functions(self, layers: int) -> FunctionAdapter:
-        """Which functions a model of so many layers gets."""
+    def _layers(self, count: int) -> list[str]:
+        """Names of the linear layers that get a function, of a model of `count` decoder layers."""
+        raise NotImplementedError
+
+    def _module(self) -> tuple[str, dict[str, Any]]:
+        """The kind of function, and what its class takes beside the layer."""
         raise NotImplementedError
 
     def _shapes(self, inputs: int, outputs: int) -> Mapping[str, Shape]:
@@ -61,11 +64,12 @@ class FunctionMethod(Method):
         """Attach the functions; from the second stage on the model comes with them."""
         import torch
 
-        from cl_bench.models.function_adapters import adapter_of, attach
+        from cl_bench.models.function_adapters import FunctionAdapter, adapter_of, attach
         from cl_bench.seeds import derive_seed
 
         model: Any = stage.model
-        wanted = self._functions(model.config.num_hidden_layers)
+        layers = self._layers(model.config.num_hidden_layers)
+        wanted = FunctionAdapter(*self._module(), layers)
         if (found := adapter_of(stage.model)) is not None:
             if found != wanted:
                 raise RunError(f"{self.name}: the stage before left other functions: {found}")
@@ -94,7 +98,7 @@ class FunctionMethod(Method):
                 f"{self.name}: the layers it knows are those of {', '.join(DECODERS)}; this model "
                 f"is of type {shapes.kind}"
             )
-        layers, kept = self._functions(shapes.architecture.layers).layers, 0
+        layers, kept = self._layers(shapes.architecture.layers), 0
         added: dict[str, Shape] = {}
         for name in layers:
             outputs, inputs = shapes.parameters[f"{name}.weight"]

@@ -11,7 +11,6 @@ from cl_bench.methods.base import Options
 from cl_bench.methods.function_methods import FunctionMethod, Linear
 
 if TYPE_CHECKING:
-    from cl_bench.models.function_adapters import FunctionAdapter
     from cl_bench.models.layouts import Shape
 
 ORDER = 3
@@ -56,23 +55,22 @@ class KANLoRA(FunctionMethod):
     options: KANLoRAOptions
     train_defaults: ClassVar[Mapping[str, Any]] = {"lr": 2e-3}
 
-    def _functions(self, layers: int) -> FunctionAdapter:
-        from cl_bench.models.function_adapters import FunctionAdapter
-
-        options = self.options
-        first = 0 if options.last_layers is None else max(0, layers - options.last_layers)
-        named = [
+    def _layers(self, count: int) -> list[str]:
+        last = self.options.last_layers
+        return [
             f"model.layers.{layer}.{part(module)}.{module}"
-            for layer in range(first, layers)
-            for module in options.target_modules
+            for layer in range(0 if last is None else max(0, count - last), count)
+            for module in self.options.target_modules
         ]
-        settings = {
+
+    def _module(self) -> tuple[str, dict[str, Any]]:
+        options = self.options
+        return "kan", {
             "r": options.r,
             "alpha": options.lora_alpha,
             "grid": options.grid,
             "zero": options.init == "zero",
         }
-        return FunctionAdapter("kan", settings, named)
 
     def _shapes(self, inputs: int, outputs: int) -> Mapping[str, Shape]:
         r, splines = self.options.r, self.options.grid + ORDER
