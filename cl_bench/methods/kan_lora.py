@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cl_bench.models.layouts import Shape
 
 ORDER = 3
+"""Degree of the splines, as in models/kan.py, which needs torch."""
 
 
 class KANLoRAOptions(Options):
@@ -58,7 +59,7 @@ class KANLoRA(FunctionMethod):
     def _layers(self, count: int) -> list[str]:
         last = self.options.last_layers
         return [
-            f"model.layers.{layer}.{part(module)}.{module}"
+            f"model.layers.{layer}.{_part(module)}.{module}"
             for layer in range(0 if last is None else max(0, count - last), count)
             for module in self.options.target_modules
         ]
@@ -85,6 +86,6 @@ class KANLoRA(FunctionMethod):
         return (2 + self.options.grid + ORDER) * (inputs + self.options.r)
 
 
-def part(module: str) -> str:
+def _part(module: str) -> str:
     """Where a linear layer is in a decoder layer."""
     return "self_attn" if module in ("q_proj", "k_proj", "v_proj", "o_proj") else "mlp"
