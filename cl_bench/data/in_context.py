@@ -5,14 +5,15 @@ task's instruction once, a sentence that announces examples, then prompt and ans
 the instruction, and the question. `plain` is lm-evaluation-harness's few-shot context: the
 description once, whole prompts with their answers, the question.
 
-TRACE's script draws its examples from the test set, shortens each to fit, and asks six. Ours come
-from the training rows, are never shortened, and none of them is a question that is scored.
+TRACE's script draws six examples from the test set and cuts each to a twelfth of the room. Ours
+come from the training rows, none of them is a question that is scored, and none is cut: those that
+are longer than that share are passed over.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -68,8 +69,11 @@ class Layout:
         """The question with these examples in front; without any the question as it is."""
         if not shots:
             return question
-        worked = "".join(self._body(one.prompt) + one.answer + self.between for one in shots)
-        return self.head + self.lead + worked + self._body(question)
+        return self.head + self.lead + "".join(map(self.worked, shots)) + self._body(question)
+
+    def worked(self, one: Example) -> str:
+        """One example as it stands in a prompt."""
+        return self._body(one.prompt) + one.answer + self.between
 
     def _body(self, prompt: str) -> str:
         return self.label + prompt.removeprefix(self.head)
@@ -115,11 +119,13 @@ def choose(
     seed: int,
     scored: Container[str],
     labels: Sequence[str] = (),
+    short: Callable[[Example], bool] = lambda _: True,
 ) -> list[Example]:
     """So many examples in a seeded order, fewer where there are not as many.
 
     None whose prompt is among those of the `scored` documents. With `labels` every label comes at
     most ceil(shots / labels) times, as long as the others suffice: two of each for TRACE's six.
+    What is not `short` is passed over as long as other examples suffice.
     """
     import torch
 
@@ -127,15 +133,20 @@ def choose(
     name = pool[0].task if pool else ""
     generator = torch.Generator().manual_seed(derive_seed(seed, "in context", name))
     order = [pool[i] for i in torch.randperm(len(pool), generator=generator).tolist()]
-    if not labels:
-        return order[:shots]
-    most, seen = -(-shots // len(labels)), dict.fromkeys(labels, 0)
-    even, rest = [], []
+    most = -(-shots // len(labels)) if labels else shots
+    seen: dict[str, int] = {}
+    even: list[Example] = []
+    uneven, long = [], []
     for one in order:
-        label = one.answer.strip()
-        if label in seen and seen[label] < most:
-            seen[label] += 1
+        if len(even) == shots:
+            return even
+        label = one.answer.strip() if labels else ""
+        if (labels and label not in labels) or seen.get(label, 0) == most:
+            uneven.append(one)
+        elif short(one):
+            seen[label] = seen.get(label, 0) + 1
             even.append(one)
         else:
-            rest.append(one)
-    return (even + rest)[:shots]
+            long.append(one)
+    rest = [one for one in uneven if len(even) < shots and short(one)]
+    return [*even, *rest, *long, *(one for one in uneven if one not in rest)][:shots]

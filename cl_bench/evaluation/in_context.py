@@ -164,16 +164,23 @@ def worked_examples(
         labels = labels_of(task, [])
     docs = task.eval_docs
     scored = {question for i in documents if (question := _question(task, docs[i])) is not None}
-    chosen = choose(rows, int(options.shots), seed, scored, labels)
+    room = options.max_prompt_tokens or window - train.max_answer_tokens
+    share = room // (2 * options.shots)
+
+    def short(one: Example) -> bool:
+        (ids,) = encode_answers(tokenizer, [layout.worked(one)])
+        return len(ids) <= share
+
+    chosen = choose(rows, options.shots, seed, scored, labels, short)
     one_token = all(len(ids) == 1 for ids in encode_answers(tokenizer, labels))
     return WorkedExamples(
         task=task,
-        asked=int(options.shots),
+        asked=options.shots,
         examples=() if goes_without(options.layout, task.task_name) else tuple(chosen),
         layout=layout,
         ends=tuple(ends_of(options.layout, task, layout, rows)),
         first_token=bool(habit and habit.first_token and labels and one_token),
         tokenizer=tokenizer,
         train=train,
-        room=options.max_prompt_tokens or window - train.max_answer_tokens,
+        room=room,
     )

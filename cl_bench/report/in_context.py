@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.report.cells import short
-from cl_bench.report.tables import Column, percentages, table
+from cl_bench.report.tables import Column, code, percentages, table
 from cl_bench.results.in_context import InContextRow
 from cl_bench.results.summary import documents
 from cl_bench.scores.matrix import compare_paired
@@ -47,6 +47,7 @@ def in_context_section(
         if task in read_scores(place)["trace"]
     ]
     yield from table(_COLUMNS, shown)
+    yield from _remarks(base, named)
 
 
 _COLUMNS = [
@@ -59,6 +60,22 @@ _COLUMNS = [
     Column("documents with fewer"),
     Column("tokens at most"),
 ]
+
+
+def _remarks(base: Entry, named: Sequence[tuple[str, Path]]) -> Iterator[str]:
+    """What the tables do not show of single rows."""
+    for name, place in named:
+        scores = read_scores(place)
+        lines = [
+            f"{name}, {short(task)}: not measured: {entry['not_measured']}."
+            for task, entry in scores["trace"].items()
+            if "not_measured" in entry
+        ]
+        if scores["engine"] != base["engine"]:
+            lines.append(f"{name}: engine {code(scores['engine'])}.")
+        for line in lines:
+            yield ""
+            yield line
 
 
 def _named(row: InContextRow) -> Iterator[tuple[str, Path]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import inf
 
 from cl_bench.config.schema import GeneralEval
 from cl_bench.costs.model_shapes import model_shapes
@@ -90,7 +91,7 @@ def _in_context_lines(
         if load is None:
             yield f"  {task.name}: {options.shots} examples in front of every prompt"
             continue
-        tokens = options.shots * load.tokens
+        tokens = min(options.shots * load.tokens, (options.max_prompt_tokens or inf) / 2)
         each = "" if load.exact else ", if each is as long as training lets it be"
         text = f"  {task.name}: some {tokens:,.0f} tokens of examples before every prompt{each}"
         documents = task.test_limit or config.eval.trace.limit

@@ -120,6 +120,22 @@ def test_no_example_is_a_question_that_is_scored() -> None:
         }
 
 
+def test_long_rows_are_passed_over_while_others_suffice() -> None:
+    few = {"p3", "p7", "p30", "p31"}
+
+    def short(one: Example) -> bool:
+        return one.prompt in few
+
+    found = [one.prompt for one in choose(ROWS, 6, 1, {"p31"}, short=short)]
+    assert {"p3", "p7", "p30"} == set(found[:3]) and len(set(found)) == 6
+    assert (
+        choose(ROWS, 2, 1, set(), short=short)
+        == [one for one in choose(ROWS, 60, 1, set()) if short(one)][:2]
+    )
+    labelled = choose(ROWS, 3, 1, set(), "ABC", short)  # B and C have none but p7
+    assert labelled[0].prompt in few and len({one.prompt for one in labelled}) == 3
+
+
 def test_every_label_comes_as_often_as_the_others_while_there_are_some() -> None:
     for seed in range(9):
         even = [one.answer for one in choose(ROWS, 6, seed, set(), "ABC")]

@@ -43,6 +43,21 @@ def test_examples_are_left_out_from_the_end_until_the_prompt_fits_and_nothing_is
     assert whole.room == 2048 - 5
 
 
+def test_examples_are_those_that_fit_their_share_of_the_room() -> None:
+    rows = [*TRAIN, *(f"a long answer {'x' * 50} {i}" for i in range(9))]
+    task = task_of(["x", "y"], rows)
+    examples, documents = training_examples(task, None, 1), range(len(task.eval_docs))
+    for seed in range(6):
+        for room, fitting in ((6 * 50, 3), (6 * 150, 18)):
+            options = InContext(shots=3, max_prompt_tokens=room)
+            found = worked_examples(
+                task, examples, documents, options, seed, byte_tokenizer(), CUT, 2048
+            )
+            sizes = [len(one.prompt + one.answer) + 2 for one in found.examples]
+            assert len(sizes) == 3 and (fitting == 18 or max(sizes) <= room / 6)
+            assert found.prompt("Where?") == found.layout.prompt(found.examples, "Where?")
+
+
 def test_a_document_is_asked_behind_its_examples_and_known_by_its_question() -> None:
     """The engine is given what a plain loop over examples writes down, token by token."""
     found = worked()
