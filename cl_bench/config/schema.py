@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from cl_bench.config.budgets import Budget, documents_of
 from cl_bench.config.expected import Expected
+from cl_bench.config.intervals import Interval
 from cl_bench.config.strict import Strict
 from cl_bench.errors import nearest
 
@@ -297,6 +298,10 @@ class ExperimentConfig(Section):
     stages: list[StageConfig] = Field(min_length=1, description="the tasks, in order")
     train: TrainConfig = Field(TrainConfig(), description="for every stage of every method")
     eval: EvalConfig = Field(EvalConfig(), description="what is scored, and when")
+    save_every: Interval = Field(
+        "10 min",
+        description="in the middle of stages: a time, `500 updates`, or never; docs/runs.md",
+    )
     allow_unreachable: bool = Field(False, description="as in a stage, for all of them")
     expected: list[Expected] = Field(
         default_factory=list, description="numbers to compare with; reports show them apart"

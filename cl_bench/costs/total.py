@@ -70,6 +70,15 @@ class Total:
         return self.base.checkpoint + state + disk.models * self.base.weights
 
     @property
+    def midway(self) -> int:
+        """Bytes on disk of what an interrupted training goes on from: engine and methods.
+
+        Twice as much while one save replaces another.
+        """
+        memory = self.added.memory
+        return 3 * self.base.gradients + memory.held + memory.held_each * self.earlier
+
+    @property
     def flops_per_token(self) -> int:
         """FLOPs of a token that is trained on; passes and generation are not among them."""
         base, work = self.base, self.added.work

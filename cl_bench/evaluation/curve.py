@@ -40,15 +40,20 @@ class Curve:
     """Whether this is the first process; the others go through the same motions."""
     seconds: float = 0.0
     """Spent so far."""
+    scored: int = -1
+    """The last point's update: what an interrupted stage has is not scored again."""
 
     def due(self, step: int, total: int, ends_epoch: bool) -> bool:
         """Before the first update, after each epoch or so many updates, and after the last."""
+        if step <= self.scored:
+            return False
         if step in (0, total):
             return True
         return ends_epoch if self.every == "epoch" else step % self.every == 0
 
     def score(self, record: Mapping[str, Any], model: Any) -> None:
         """Append the point after the update of this record, of the first process alone."""
+        self.scored = record["step"]
         if not self.writes:
             return
         began = time.perf_counter()

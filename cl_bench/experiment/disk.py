@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cl_bench.config.intervals import NEVER
 from cl_bench.config.schema import EvalConfig
 from cl_bench.costs.shapes import Shapes
 from cl_bench.evaluation.answer_limits import own_limit
@@ -78,15 +79,18 @@ def missing_bytes(experiment: Experiment, suite: Suite, shapes: Shapes, folder: 
         known = read_scores(own)["trace"] if there(own / "scores.json") else {}
         lacking = [name for name in experiment.base_columns if name not in known]
         needed += prediction_bytes(suite.units(lacking, False, config.train))
+    midway = [0]
     for run in experiment.chosen:
         place = RunFolder(folder / run.slug / f"seed-{run.seed}")
         again = to_train_again(place, run.stages)
         for position, stage in enumerate(run.stages):
             stage_folder = place.stage(stage.folder)
             if position in again or not (stage_folder.trained or stage_folder.scored):
-                needed += stage.cost(shapes, position).checkpoint
+                cost = stage.cost(shapes, position)
+                needed += cost.checkpoint
+                midway.append(0 if config.save_every == NEVER else 2 * cost.midway)
             if not stage_folder.scored:
                 scored = stage.scored
                 units = suite.units(scored.columns, scored.general, stage.train)
                 needed += prediction_bytes(units)
-    return needed
+    return needed + max(midway)

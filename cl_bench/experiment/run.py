@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
+from cl_bench.checks.found import Preflight
 from cl_bench.checks.preflight import check_folder, contents_of_run, preflight
 from cl_bench.config.schema import ExperimentConfig
 from cl_bench.costs.model_shapes import model_shapes
@@ -42,8 +43,7 @@ def run_experiment(
 
     Everything that can be wrong with the input is found before the first batch (UserError).
     """
-    config, runs = experiment.config, experiment.chosen
-    folder = results / config.name
+    folder = results / experiment.config.name
     processes, device = join()
     reporter.enabled = processes.first
     if processes.first:
@@ -52,10 +52,19 @@ def run_experiment(
         reporter.line(f"{processes.world} processes on {device.type}")
     with processes.first_goes_first():
         checked = preflight(experiment, engine, allow_code, reporter.line)
-    suite, examples, model_path = checked.suite, checked.examples, checked.model_path
+    suite, examples = checked.suite, checked.examples
     if device.type == "cpu":
         keep_freed_memory()
     work = Workplace(experiment, suite, examples, device, processes, reporter)
+    work.stops.speaks = processes.first
+    with work.stops.listening():
+        return _run(work, checked, folder)
+
+
+def _run(work: Workplace, checked: Preflight, folder: Path) -> Path:
+    """The part that writes."""
+    experiment, config, runs = work.experiment, work.config, work.experiment.chosen
+    suite, processes, reporter = work.suite, work.processes, work.reporter
     if not processes.first:
         _run_all(work, runs, folder)
         return folder
@@ -67,8 +76,8 @@ def run_experiment(
             reporter.line(line)
         _open_experiment(config, folder, checked.notes)
         try:
-            now = score_base(work, experiment, folder, model_path, now)
-            score_in_context(work, experiment, folder, model_path, now)
+            now = score_base(work, experiment, folder, checked.model_path, now)
+            score_in_context(work, experiment, folder, checked.model_path, now)
             _check_reference(suite, runs, folder)
             adopt_runs(experiment, folder, now, reporter.line)
             _run_all(work, runs, folder)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,11 @@ from cl_bench.errors import DivergedError, RunError
 from cl_bench.evaluation.curve import stage_curve
 from cl_bench.evaluation.engines.opened import Subject, scored_form
 from cl_bench.experiment.adapter_base import BaseWeights
-from cl_bench.experiment.loop import not_finite, train_stage
-from cl_bench.experiment.peak_memory import peak_memory_mb
+from cl_bench.experiment.finite import not_finite
+from cl_bench.experiment.loop import train_stage
+from cl_bench.experiment.midway.held import NotSavedError
+from cl_bench.experiment.midway.opened import curve_goes_on, open_saves
+from cl_bench.experiment.midway.places import drop_midway
 from cl_bench.experiment.processes import Processes
 from cl_bench.experiment.pruned import AGAIN, base_position, finish_again
 from cl_bench.experiment.scoring import Scoring, score_into
@@ -72,11 +75,14 @@ def run_stage(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -
         if work.first_process:
             check_done(place)
             drop_partial(place.path)
+            drop_midway(place.path)
         return
     if work.processes.agreed(there(place.failure_file)):
         failure = read_failure(place)
         raise DivergedError(f"stage {spec.index} ({spec.name})", failure["what"])
     if trained:
+        if work.first_process:
+            drop_midway(place.path)
         _check_training(work, place)
         _restore_base(work, run, folder, position)
     else:
@@ -105,16 +111,30 @@ def _label(run: RunSpec, position: int) -> str:
 
 def _train(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -> tuple[Any, Any]:
     """Train a stage; one that was trained before, whose checkpoint is gone, beside what it left."""
-    spec, label = run.stages[position], _label(run, position)
+    spec = run.stages[position]
     place = folder.stage(spec.folder)
     if position and spec.start != "base":
         _restore(work, run, folder, position - 1)
     beside = work.processes.agreed(place.worth_keeping) == 1
     written = place.path / AGAIN if beside else place.path
+    try:
+        return _train_in(written, work, run, folder, position)
+    except NotSavedError as error:
+        work.reporter.line(f"{_label(run, position)}: {error}: the stage begins again")
     if work.first_process:
-        StageFolder(written).restart()
+        drop_midway(written)
     work.processes.wait()
-    began = time.perf_counter()
+    return _train_in(written, work, run, folder, position)
+
+
+def _train_in(
+    written: Path, work: Workplace, run: RunSpec, folder: RunFolder, position: int
+) -> tuple[Any, Any]:
+    """Raises NotSavedError where what an interrupted training saved cannot be used."""
+    spec, label = run.stages[position], _label(run, position)
+    place = folder.stage(spec.folder)
+    beside = written != place.path
+    saves, logged = open_saves(work, run, folder, position, written)
     method = spec.build_method()
     model, tokenizer, base, state = _start(work, run, folder, position)
     give_state(method, state)
@@ -126,18 +146,22 @@ def _train(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -> t
         *(work.config.eval.within_stage, work.suite, spec, written, tokenizer, work.reporter),
         writes=work.first_process,
     )
+    curve_goes_on(work, curve, written)
+    saves.apart, stage.passed = curve, saves.passed
     work.reporter.begin(label)
 
     def on_step(record: dict[str, Any], total: int) -> None:
-        if work.first_process:
+        if work.first_process and record["step"] > logged:
             append_line(written / "train.jsonl", record)
         work.reporter.step(record, total)
 
     try:
-        train_stage(stage, method, batcher, on_step, curve)
+        train_stage(stage, method, batcher, on_step, curve, saves)
         own = state_of(method)
         _check_state(stage, method, own)
     except DivergedError as error:
+        if work.first_process:
+            drop_midway(written)
         if work.first_process and not beside:
             record_failure(place, spec.index, list(spec.tasks), error)
         raise
@@ -145,7 +169,7 @@ def _train(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -> t
         work.reporter.line(f"{label}: {stage.notes['dead']}")
     if spec.train.gradient_checkpointing:
         model.gradient_checkpointing_disable()
-    trained = time.perf_counter()
+    trained = saves.spent()
     under.check(stage.model)
     # Written before `scored` may put other weights into the model, named when all else is there.
     temporary = (
@@ -166,9 +190,9 @@ def _train(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -> t
         write_json(written / "notes.json", stage.notes)
         within = 0.0 if curve is None else curve.seconds
         timing = {
-            "train_seconds": round(trained - began - within, 2),
+            "train_seconds": round(trained - within, 2),
             "curve_seconds": round(within, 2),
-            "peak_memory_mb": peak_memory_mb(),
+            "peak_memory_mb": saves.peak(),
             "processes": work.processes.world,
         }
         write_sealed(written / "timing.json", timing)
@@ -181,6 +205,7 @@ def _train(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -> t
                 work.reporter.line(f"{label}: {fault}")
 
         publish_folder(temporary, place.checkpoint, ready)
+        drop_midway(written)
     work.processes.wait()
     return stage.model, tokenizer
 

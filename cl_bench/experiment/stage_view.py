@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from cl_bench.data.examples import Example
 from cl_bench.data.tokens import encode_examples, pad_id, padding
 from cl_bench.evaluation.shared_prefix.texts import generate_texts
+from cl_bench.experiment.batcher import Batcher
 from cl_bench.experiment.library import RunLibrary
-from cl_bench.experiment.loop import Batcher
 from cl_bench.methods.base import Stage
 from cl_bench.methods.spec import RunSpec
 from cl_bench.models.checkpoints import is_adapter

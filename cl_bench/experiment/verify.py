@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.errors import RunError
+from cl_bench.experiment.midway.places import MIDWAY
 from cl_bench.experiment.stage_files import (
     LOGS,
     STATE_FILES,
@@ -124,6 +125,7 @@ def _stage(found: Findings, place: StageFolder) -> None:
         return
     for folder in (place.checkpoint, place.scored_model):
         _published(found, folder)
+    _midway(found, path)
     for name in ("timing.json", "retrained.json"):
         if there(path / name):
             found.ask(partial(read_sealed, path / name, f"delete {path / name}"))
@@ -151,6 +153,17 @@ def _stage(found: Findings, place: StageFolder) -> None:
         found.notes.append(f"{path}: not finished; `cl-bench run` goes on")
     for evaluation in sorted(path.glob("evals/*/")):
         _scores(found, evaluation)
+
+
+def _midway(found: Findings, stage: Path) -> None:
+    """What an interrupted training goes on from; damaged, it costs the updates since the start."""
+    for folder in sorted((stage / MIDWAY).glob("*/")):
+        if there(folder / MANIFEST):
+            found.known.add(folder / MANIFEST)
+            manifest = found.ask(partial(read_manifest, folder))
+            remedy = "`cl-bench run` does not use it and trains what is missing again"
+            found.compare(folder, manifest or {}, remedy)
+            found.notes.append(f"{folder}: saved in training; `cl-bench run` goes on from it")
 
 
 def _published(found: Findings, folder: Path) -> None:

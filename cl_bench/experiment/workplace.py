@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from cl_bench.config.schema import ExperimentConfig
 from cl_bench.data.examples import Example
 from cl_bench.evaluation.suite import Suite
+from cl_bench.experiment.midway.stops import Stops
 from cl_bench.experiment.processes import Processes
 from cl_bench.methods.spec import Experiment
 from cl_bench.progress import Reporter
@@ -26,6 +27,7 @@ class Workplace:
     device: torch.device
     processes: Processes
     reporter: Reporter
+    stops: Stops = field(default_factory=Stops)
 
     @property
     def config(self) -> ExperimentConfig:

@@ -34,6 +34,7 @@ IRRELEVANT: Mapping[str, str] = {
     "model.revision": "which commit is loaded; its weights are compared (without them, the name)",
     "allow_unreachable": "whether a run starts at all; none of its numbers depends on it",
     "stages.1.allow_unreachable": "as for all stages",
+    "save_every": "when something is saved; what comes of it is the same",
     "expected": "numbers to compare with; none of the run's depends on them",
     "eval.general.budget": "a word for limits; the limits are compared",
 }

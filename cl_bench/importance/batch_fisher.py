@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_bench.importance.fisher import (
+    Remaining,
     scored_parameters,
     targets_of,
     undisturbed,
@@ -31,12 +32,13 @@ def batch_scores(
     all_reduce: Callable[[Tensor], None],
     granularity: Granularity = "rows",
     modules: Sequence[str] | None = None,
+    remaining: Remaining | None = None,
 ) -> dict[str, Tensor]:
     """Sum over groups of the squared gradient of each, in the shapes of `fisher_scores`.
 
     `groups`: for each its padded batches, this process's share; `all_reduce` sums over processes,
     so every process has the result. Takes the memory of a whole gradient in the masters' dtype. The
-    model is run in eval mode and comes back as it was.
+    model is run in eval mode and comes back as it was. `remaining`: as `fisher_scores` takes it.
     """
     targets = scored_parameters(model) if modules is None else targets_of(model, modules)
     found = layouts(model)
@@ -44,7 +46,7 @@ def batch_scores(
     with undisturbed(model), cpu_attention(model):
         for parameter in targets.values():
             parameter.requires_grad_(True)
-        for group in groups:
+        for group in groups if remaining is None else remaining(scores, groups):
             for name, gradient in _gradient(model, targets, group, all_reduce).items():
                 scores[name].add_(found[name].total(gradient.square_(), granularity))
     return scores

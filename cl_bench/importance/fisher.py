@@ -6,8 +6,9 @@ data. Samples stay apart inside a batch (products.py), so any batch size gives t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,9 @@ from cl_bench.importance.recorder import Granularity
 from cl_bench.importance.scorer import Scorer
 from cl_bench.models.layouts import Layout, layouts
 from cl_bench.training.cpu.attention import cpu_attention
+
+Remaining = Callable[[Mapping[str, Tensor], Iterable[Any]], Iterable[Any]]
+"""The batches that are still to be added to sums."""
 
 
 def scored_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -46,6 +50,7 @@ def fisher_scores(
     batches: Iterable[Mapping[str, Tensor]],
     granularity: Granularity = "rows",
     modules: Sequence[str] | None = None,
+    remaining: Remaining | None = None,
 ) -> dict[str, Tensor]:
     """Unnormalised Fisher scores by parameter name, float32 (float64 for float64 models).
 
@@ -57,7 +62,8 @@ def fisher_scores(
     `modules`: names of parameters, or of modules for all their parameters, full or by their last
     parts ("q_proj", "mlp.up_proj"); default `scored_parameters`. A tied head or embedding that is
     asked for has the gradient of both uses. The model is run in eval mode, its weights take no
-    gradient, and it comes back as it was. Raises UserError for an unknown name.
+    gradient, and it comes back as it was. `remaining(scores, batches)`: the batches that are not in
+    the scores yet (`Stage.remaining`). Raises UserError for an unknown name.
 
     Layers that mix samples (mixture-of-experts routing) or that are unknown make the pass fall back
     to one sample at a time, where every gradient is a per-sample one.
@@ -69,7 +75,7 @@ def fisher_scores(
     with undisturbed(plain), cpu_attention(plain):
         scorer = Scorer(plain, targets, scores, granularity)
         with scorer.patched():
-            for batch in batches:
+            for batch in batches if remaining is None else remaining(scores, batches):
                 scorer.add(batch)
     return scores
 

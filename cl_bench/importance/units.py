@@ -117,12 +117,16 @@ class Factors:
 
 
 def importances(
-    model: Any, batches: Iterable[Batch], loss: Callable[[Batch, Factors], Tensor]
+    model: Any,
+    batches: Iterable[Batch],
+    loss: Callable[[Batch, Factors], Tensor],
+    remaining: Callable[[Mapping[str, Tensor], Iterable[Batch]], Iterable[Batch]],
 ) -> dict[str, Tensor]:
     """For each kind [layers, units], float64: the sum over examples of the derivative's size.
 
     `loss(batch, factors)` is a sum over the batch's examples, made by the model while the factors
-    are watching. The model must be in eval mode; its weights get no gradient.
+    are watching. The model must be in eval mode; its weights get no gradient. `remaining`: the
+    batches that are not in the sums yet (`Stage.remaining`).
     """
     factors = Factors(blocks(model))
     device = next(model.parameters()).device
@@ -131,7 +135,7 @@ def importances(
         for kind, sizes in factors.sizes().items()
     }
     with factors.watching():
-        for batch in batches:
+        for batch in remaining(total, batches):
             factors.begin(len(batch["input_ids"]), next(model.parameters()))
             found = torch.autograd.grad(loss(batch, factors), factors.flat())
             for place, gradient in enumerate(found):

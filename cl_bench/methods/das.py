@@ -146,7 +146,8 @@ class DAS(Method[DASOptions]):
         from cl_bench.importance.units import importances, normalised
 
         count = self.options.score_examples or len(stage.examples)
-        new = importances(stage.model, stage.batches(stage.sample(count, "das")), loss)
+        batches = stage.batches(stage.sample(count, "das"))
+        new = importances(stage.model, batches, loss, stage.remaining)
         for kind, value in new.items():
             stage.all_reduce(value)
             own = normalised(value)

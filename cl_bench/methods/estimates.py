@@ -40,7 +40,9 @@ def fisher_of(
         order = torch.randperm(len(examples), generator=stage.generator(method))
         examples = [examples[i] for i in order[:limit].tolist()]
     if estimator == "per_sample":
-        scores = fisher_scores(stage.model, stage.batches(examples), granularity, modules)
+        scores = fisher_scores(
+            stage.model, stage.batches(examples), granularity, modules, stage.remaining
+        )
         for score in scores.values():
             stage.all_reduce(score)
         return scores, len(examples)
@@ -49,4 +51,7 @@ def fisher_of(
     parts = (drawn[begin : begin + size] for begin in range(0, len(drawn), size))
     groups = [[examples[i] for i in part] for part in parts]
     shares = (stage.batches(group) for group in groups)
-    return batch_scores(stage.model, shares, stage.all_reduce, granularity, modules), len(groups)
+    scores = batch_scores(
+        stage.model, shares, stage.all_reduce, granularity, modules, stage.remaining
+    )
+    return scores, len(groups)

@@ -76,7 +76,8 @@ class GrADS(Method[GrADSOptions]):
         places: dict[int, list[int]] = {}
         for i, example in enumerate(stage.mixture):
             places.setdefault(stage.number(example), []).append(i)
-        for batch in stage.batches([stage.mixture[own[0]] for own in places.values()]):
+        one_each = [stage.mixture[own[0]] for own in places.values()]
+        for batch in stage.remaining({"sizes": sizes}, stage.batches(one_each)):
             for row, number in enumerate(batch["example"].tolist()):
                 one = {key: value[row : row + 1] for key, value in batch.items()}
                 sizes[places[number]] = self._size(stage.model, one)

@@ -164,21 +164,20 @@ class LoKI(Method[LoKIOptions]):
         linear = {name for name, layout in layouts(model).items() if layout.linear}
         names = [n for n, _ in model.named_parameters() if self._is_meant(n) and n in linear]
         layers = [model.get_submodule(name.removesuffix(".weight")) for name in names]
-        marks: dict[int, Tensor] = {}
-        for batch in stage.batches(other):
-            for i, contributions in enumerate(
-                contributions_of(model, batch, layers, self.options.steps)
-            ):
+        marks = {
+            name: torch.zeros(_width(layer), dtype=torch.float64, device=stage.device)
+            for name, layer in zip(names, layers, strict=True)
+        }
+        for batch in stage.remaining(marks, stage.batches(other)):
+            found = contributions_of(model, batch, layers, self.options.steps)
+            for own, contributions in zip(marks.values(), found, strict=True):
                 lowest = contributions.argsort(dim=1, stable=True)
-                marks.setdefault(i, torch.zeros_like(contributions[0], dtype=torch.float64))
                 chosen = lowest[:, : self._count(contributions.shape[1])].flatten()
-                marks[i] += torch.bincount(chosen, minlength=len(marks[i]))
+                own += torch.bincount(chosen, minlength=len(own))
         rows = {}
-        for i, name in enumerate(names):
-            width = _width(layers[i])
-            own = marks.get(i, torch.zeros(width, dtype=torch.float64, device=stage.device))
+        for name, own in marks.items():
             stage.all_reduce(own)
-            most = own.argsort(descending=True, stable=True)[: self._count(width)]
+            most = own.argsort(descending=True, stable=True)[: self._count(len(own))]
             rows[name] = most.sort().values.cpu()
         return rows
 

@@ -20,6 +20,10 @@ class Numbering:
         self._numbers: dict[Example, int] = {}
         self._examples: list[Example] = []
 
+    def __len__(self) -> int:
+        """How many have one so far."""
+        return len(self._examples)
+
     def number(self, example: Example) -> int:
         """Its number; a new one for an example that is met for the first time."""
         self._begin()

@@ -103,8 +103,10 @@ class PIECE(Method[PIECEOptions]):
         limit = options.score_examples
         examples = stage.examples if limit is None else stage.sample(limit, "piece")
         order = torch.randperm(len(examples), generator=stage.generator("piece")).tolist()
-        for start in range(0, len(order), options.score_batch):
-            batch = [examples[i] for i in order[start : start + options.score_batch]]
+        size = options.score_batch
+        batches = ([examples[i] for i in order[k : k + size]] for k in range(0, len(order), size))
+        both = {**squares, **{f"{name} (sum)": value for name, value in sums.items()}}
+        for batch in stage.remaining(both, batches):
             for name, gradient in gradient_on(stage, batch, scored).items():
                 squares[name].addcmul_(gradient, gradient)
                 if self._signed:

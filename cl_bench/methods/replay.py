@@ -191,7 +191,7 @@ def _losses(stage: Stage) -> list[float]:
     sums = torch.zeros(len(stage.examples), 2, dtype=torch.float64, device=stage.device)
     numbers = torch.tensor([stage.number(example) for example in stage.examples])
     with torch.no_grad():
-        for batch in stage.batches(stage.examples):
+        for batch in stage.remaining({"sums": sums}, stage.batches(stage.examples)):
             outputs = answer_logits(stage.model, batch)
             wide = outputs.logits.to(torch.promote_types(outputs.logits.dtype, torch.float32))
             losses = torch.nn.functional.cross_entropy(wide, outputs.labels, reduction="none")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from cl_bench.errors import RunError
 from cl_bench.methods.numbering import Numbering
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cl_bench.training.loss import AnswerOutputs
     from cl_bench.training.update_plan import UpdatePlan
 
+T = TypeVar("T")
 Batch = Mapping[str, "Tensor"]
 """`input_ids`, `attention_mask`, `labels` [B, T], padded, and `example` [B], all int64.
 
@@ -80,6 +81,8 @@ class Stage:
     """While open, the model is an ordinary one; in the middle of a phase it is not."""
     start: str = "previous"
     """`previous` or `base`: which model it began with."""
+    passed: Callable[[Mapping[str, Tensor], Iterable[Any]], Iterable[Any]] | None = None
+    """`experiment.midway.saves.Saves.passed`, which `remaining` asks."""
     selection: dict[str, Tensor] = field(default_factory=dict)
     """What `Method.plan` chose and `keep_scores` was given, as it is kept beside the stage."""
     in_phase: bool = False
@@ -156,6 +159,20 @@ class Stage:
         from cl_bench.training.selections import small_scores
 
         self.selection = small_scores(scores, self.model)
+
+    def remaining(self, sums: Mapping[str, Tensor], batches: Iterable[T]) -> Iterable[T]:
+        """The batches of a pass that are still to be added to `sums`, which begin as zeros.
+
+        For long passes over data in `prepare`, `plan`, `phases` and `finish`: all of `batches`, or
+        where an interrupted run had done a part of them the others, and `sums` hold that part. Only
+        `sums` may change with a batch, in place. Within updates it is all of them.
+        """
+        return batches if self.passed is None or self.in_phase else self.passed(sums, batches)
+
+    @property
+    def numbered(self) -> int:
+        """How many examples have a number so far."""
+        return len(self._numbers)
 
     def snapshot(self) -> dict[str, Tensor]:
         """A copy on the CPU of the model's weights as they are, for `load` or `Phase.start`."""

@@ -68,7 +68,7 @@ def stored_logits(
     none = compressed(head.weight.detach()[:, :1].T[:0], top_k)
     whole = {key: like.new_zeros(begins[-1], *like.shape[1:]) for key, like in none.items()}
     with torch.no_grad():
-        for batch in stage.batches(chosen):
+        for batch in stage.remaining(whole, stage.batches(chosen)):
             own = [place[number] for number in batch["example"].tolist()]
             rows = torch.cat([torch.arange(begins[i], begins[i + 1]) for i in own])
             logits = answer_logits(stage.model, batch).logits

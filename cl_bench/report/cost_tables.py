@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from cl_bench.config.intervals import NEVER
 from cl_bench.costs.added import Work
 from cl_bench.costs.model_shapes import ModelShapes
 from cl_bench.costs.shapes import Shapes
@@ -17,11 +18,12 @@ Costs = Mapping[str, Sequence[Sequence[StageCost]]]
 
 
 def cost_lines(
-    found: ModelShapes, costs: Costs, cards: Sequence[float], reference: int = 0
+    found: ModelShapes, costs: Costs, cards: Sequence[float], save_every: str, reference: int = 0
 ) -> Iterator[str]:
     """Both tables with what must be known to read them; one line where no shapes are known.
 
-    `reference`: bytes of the base model's distributions, which all runs share.
+    `save_every`: as in the config. `reference`: bytes of the base model's distributions, which all
+    runs share.
     """
     shapes = found.shapes
     if shapes is None:
@@ -43,6 +45,12 @@ def cost_lines(
         f"predictions/: on top, some {RECORD_BYTES} bytes a document and {TOKEN_BYTES} a generated "
         "token at every scoring."
     )
+    if save_every != NEVER:
+        midway = max(one.cost.midway for runs in costs.values() for one in runs[0])
+        yield (
+            f"midway/: up to {_gb(midway)} GB while a stage is trained, for a moment twice that, "
+            f"so that it goes on where it is interrupted (save_every: {save_every})."
+        )
     if reference:
         yield f"base/kl/: at most {_gb(reference)} GB once, the base model for the probe kl."
         yield "Its texts (eval.probes) are read once more at every scoring, without generating."

@@ -66,7 +66,7 @@ def _lines(
     by_label: dict[str, list[list[StageCost]]] = {}
     for run, stages in zip(runs, costs, strict=True):
         by_label.setdefault(run.label, []).append(stages)
-    yield from cost_lines(found, by_label, cards, reference)
+    yield from cost_lines(found, by_label, cards, config.save_every, reference)
     for row in experiment.chosen_in_context:
         yield from _in_context_lines(experiment, row, workloads, found.shapes)
     for run, stages in zip(runs, costs, strict=True):

@@ -245,12 +245,6 @@ class StageFolder:
         """Checksum of the checkpoint's manifest, and so of all of its files."""
         return sha256_file(self.checkpoint / MANIFEST)
 
-    def restart(self) -> None:
-        """Remove what an interrupted training left, so that nothing half-written is trusted."""
-        if self.path.exists():
-            shutil.rmtree(self.path)
-        self.path.mkdir(parents=True)
-
 
 @dataclass(frozen=True)
 class RunFolder:

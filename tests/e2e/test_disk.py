@@ -12,7 +12,11 @@ from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.suite import load_suite
 from cl_bench.experiment.disk import missing_bytes, prediction_bytes, reference_bytes
 from cl_bench.experiment.resolve import resolve_file
+from cl_bench.progress import Reporter
 from tests.e2e.conftest import Bench
+
+GENERATORS = 7560
+"""Bytes of the states of the global random generators, which every save holds."""
 
 
 def size(folder: Path, pattern: str) -> int:
@@ -64,4 +68,25 @@ def test_what_is_counted_is_what_is_written(bench: Bench, monkeypatch: pytest.Mo
     (stage / "scores.json").unlink()
     assert missing() == prediction_bytes(base)  # the last row of the matrix has every column
     shutil.rmtree(stage)
-    assert missing() == prediction_bytes(base) + runs[1].stages[1].cost(shapes).checkpoint
+    cost = runs[1].stages[1].cost(shapes)
+    assert missing() == prediction_bytes(base) + cost.checkpoint + 2 * cost.midway
+
+
+@pytest.mark.parametrize("method", ["sft", "fggm", "ewc", "lora"])
+def test_what_is_saved_in_the_middle_of_a_stage(bench: Bench, method: str) -> None:
+    bench.write_config(methods=[method], save_every="2 updates")
+    experiment = resolve_file(str(bench.config))
+    shapes = model_shapes(experiment.config.model).shapes
+    assert shapes is not None
+    seen: list[int] = []
+
+    def look(reporter: Reporter, record: object, total: int) -> None:
+        for folder in bench.results.glob("*/*/stage-2*/midway/update-*"):
+            seen.append(size(folder, "*.safetensors"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Reporter, "step", look)
+        bench.must("run", "tiny.yaml")
+    assert seen and not list(bench.results.rglob("midway"))
+    counted = experiment.runs[0].stages[1].cost(shapes, 1).midway
+    assert counted == pytest.approx(max(seen) - GENERATORS, rel=0.1)

@@ -16,7 +16,8 @@ from cl_bench.data.batches import epoch_batches
 from cl_bench.data.examples import Example
 from cl_bench.data.tokens import Encoded, encode_examples, pad_id
 from cl_bench.evaluation.shared_prefix.texts import generate_texts
-from cl_bench.experiment.loop import Batcher, train_stage
+from cl_bench.experiment.batcher import Batcher
+from cl_bench.experiment.loop import train_stage
 from cl_bench.experiment.processes import Processes
 from cl_bench.methods.base import Method, Stage
 from tests.helpers.tiny import byte_tokenizer, tiny_model

@@ -1,0 +1,65 @@
+"""Examples as padded batches: each process's share, micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cl_bench.data.batches import collate, for_process, micro_batches
+from cl_bench.experiment.processes import Processes
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from cl_bench.config.schema import TrainConfig
+    from cl_bench.data.examples import Example
+    from cl_bench.data.tokens import Encoded
+
+
+@dataclass(frozen=True)
+class Batcher:
+    """Turns examples into padded batches on the device, the same way for everything."""
+
+    encode: Callable[[Sequence[Example]], list[Encoded]]
+    pad_id: int
+    padding: Mapping[str, Any]
+    device: torch.device
+    processes: Processes
+    group: Callable[[int], int] | None = None
+    """Numbers the lengths: unequal ones never share a micro-batch (`positions.LengthRule`)."""
+
+    def collate(
+        self, encoded: Sequence[Encoded], numbers: Sequence[int] | None = None
+    ) -> dict[str, Tensor]:
+        """Padded `input_ids`, `attention_mask`, `labels` [B, T]; with numbers `example` [B]."""
+        import torch
+
+        batch: dict[str, Any] = dict(collate(encoded, self.pad_id, **self.padding))
+        if numbers is not None:
+            batch["example"] = torch.tensor(numbers, dtype=torch.int64)
+        return {
+            name: value.to(self.device)
+            for name, value in batch.items()
+            if isinstance(value, torch.Tensor)
+        }
+
+    def share(
+        self, train: TrainConfig, examples: Sequence[Example], numbers: Sequence[int]
+    ) -> Iterator[dict[str, Tensor]]:
+        """This process's part of `examples`, every example once, short ones together."""
+        encoded = self.encode(examples)
+        lengths = [len(item.input_ids) for item in encoded]
+        order = sorted(range(len(encoded)), key=lambda i: (lengths[i], i))
+        for micro in self.micro(train, order, lengths):
+            yield self.collate([encoded[i] for i in micro], [numbers[i] for i in micro])
+
+    def micro(
+        self, train: TrainConfig, batch: Sequence[int], lengths: Sequence[int]
+    ) -> list[list[int]]:
+        """The micro-batches of `batch` that belong to this process."""
+        parts = micro_batches(
+            batch, lengths, train.micro_batch_size, train.micro_batch_tokens, self.group
+        )
+        return for_process(parts, self.processes.rank, self.processes.world)

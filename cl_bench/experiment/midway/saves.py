@@ -1,0 +1,395 @@
+"""An interrupted stage is taken up: what is saved on the way, when, and how it is put back.
+
+The hooks of the method run again from the stage's start, with what was saved in place of the work
+that it took: sums of passes, ends of phases, the last saved update. What was not saved is done
+again and gives the same bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from cl_bench.experiment.midway.course import Course
+from cl_bench.experiment.midway.generators import generators, set_generators
+from cl_bench.experiment.midway.held import Held, Living, NotSavedError, held, put_back
+from cl_bench.experiment.midway.places import Places
+from cl_bench.experiment.midway.stops import StoppedError, Stops
+from cl_bench.experiment.peak_memory import peak_memory_mb
+from cl_bench.methods.base import Method, Stage
+from cl_bench.models.checkpoints import load_tensors, save_tensors
+from cl_bench.training.selective_update import SelectiveUpdate
+from cl_bench.training.update_plan import UpdatePlan
+
+T = TypeVar("T")
+LONG = 5.0
+"""Seconds of work that is worth saving when it ends: a pass, a phase."""
+SHARE = 50
+"""Times its own duration that passes between two saves at least: at most 2 % of the time."""
+
+
+@dataclass(frozen=True)
+class Every:
+    """When a save is due: after so many seconds, after so many updates; neither: never."""
+
+    seconds: float | None = None
+    updates: int | None = None
+
+
+class Clock(Protocol):
+    """Something that takes time within the training, which is counted apart."""
+
+    seconds: float
+
+
+@dataclass
+class _Now:
+    """The phase that is trained."""
+
+    stage: Stage
+    method: Method
+    engine: SelectiveUpdate
+    course: Course
+    plan: str
+    """Checksum of what is trained."""
+    living: Living
+    files: list[tuple[str, int, int]]
+    """Of `stage.folder`, as the phase began."""
+
+
+@dataclass
+class Saves:
+    """What one stage saves on its way."""
+
+    places: Places
+    belongs: Mapping[str, Any]
+    every: Every
+    stops: Stops
+    device: torch.device
+    apart: Clock | None = None
+    seconds: float = 0.0
+    """Of the work that earlier sessions saved."""
+    peak_mb: int = 0
+    """The largest of earlier sessions."""
+    _began: float = field(default_factory=time.monotonic)
+    _last: float = field(default_factory=time.monotonic)
+    _took: float = 0.0
+    _phase_began: float = 0.0
+    _passes: int = 0
+    _now: _Now | None = None
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is saved."""
+        return self.every != Every()
+
+    def spent(self) -> float:
+        """Seconds of the stage so far, in all sessions."""
+        return self.seconds + time.monotonic() - self._began
+
+    def peak(self) -> int | None:
+        """MB at the fullest moment of all sessions."""
+        now = peak_memory_mb()
+        return None if now is None else max(now, self.peak_mb)
+
+    # --- Passes over data
+
+    def passed(self, sums: Mapping[str, Tensor], batches: Iterable[T]) -> Iterator[T]:
+        """The batches that are still to be added to `sums`, which get what was saved.
+
+        Of several processes each has its own share, and they wait for each other inside: there a
+        pass that is interrupted begins again.
+        """
+        self._passes += 1
+        if not self.on or self.places.processes.world > 1:
+            yield from batches
+            return
+        place, began = self.places.folder / f"pass-{self._passes}", time.monotonic()
+        done = self._pass_done(place, sums)
+        if done is None:
+            return
+        with self.stops.saved_for():
+            for number, batch in enumerate(batches, 1):
+                if number <= done:
+                    continue
+                yield batch
+                stops = self.stops.asked
+                if stops or self._time_is_up():
+                    self._save_pass(place, sums, number)
+                if stops:
+                    raise StoppedError
+        if time.monotonic() - began > LONG:
+            self._save_pass(place, sums, None)
+
+    def _pass_done(self, place: Path, sums: Mapping[str, Tensor]) -> int | None:
+        """How many of its batches are; None: all. Puts the saved sums in."""
+        found = self.places.read(place)
+        if found is None:
+            return 0
+        tensors, done = load_tensors(place / "sums.safetensors"), found["batches"]
+        if {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in sums.items()}:
+            raise NotSavedError("a pass over data sums up something else this time")
+        for name, value in sums.items():
+            value.copy_(tensors[name])
+        drawn = load_tensors(place / "generators.safetensors")
+        set_generators(found["generators"], drawn, self.device)
+        return None if done is None else int(done)
+
+    def _save_pass(self, place: Path, sums: Mapping[str, Tensor], batches: int | None) -> None:
+        values, drawn = generators(self.device)
+
+        def write(folder: Path) -> None:
+            save_tensors(folder / "sums.safetensors", dict(sums))
+            save_tensors(folder / "generators.safetensors", drawn)
+
+        self._publish(place, write, {"batches": batches, "generators": values})
+
+    # --- Phases and updates
+
+    def ended(self, stage: Stage, method: Method, course: Course) -> bool:
+        """Whether this phase was trained to its end; then the model and the method are as then."""
+        self._phase_began = time.monotonic()
+        place = self.places.folder / f"phase-{course.phase + 1}"
+        found = self.places.told(place) if self.on else None
+        if found is None:
+            return False
+        weights, own = load_tensors(place / "weights.safetensors"), _weights(stage)
+        with torch.no_grad():
+            for name, value in weights.items():
+                own[name].copy_(value)
+        self._restore(place, found, stage, method, Living(own), course)
+        return True
+
+    @contextmanager
+    def in_phase(
+        self,
+        stage: Stage,
+        method: Method,
+        engine: SelectiveUpdate,
+        plan: UpdatePlan,
+        course: Course,
+    ) -> Iterator[None]:
+        """While open, updates can be saved; begins where the phase was, if it was saved.
+
+        Raises NotSavedError where what was saved does not fit what the hooks gave.
+        """
+        if not self.on:
+            yield
+            return
+        files = _files(stage.scratch)
+        living = _living(stage, engine)
+        self._now = _Now(stage, method, engine, course, _checksum(plan), living, files)
+        place = self._last_update(course.phase)
+        found = None if place is None else self.places.told(place)
+        if place is not None and found is not None:
+            if found["plan"] != self._now.plan:
+                raise NotSavedError("what is trained was chosen otherwise this time")
+            try:
+                engine.load_state_dict(load_tensors(place / "engine.safetensors"))
+            except ValueError as error:
+                raise NotSavedError(str(error)) from error
+            self._restore(place, found, stage, method, living, course)
+        try:
+            with self.stops.saved_for():
+                yield
+        finally:
+            self._now = None
+
+    def after_update(self) -> None:
+        """Save if it is time or the run is to stop; raises StoppedError then."""
+        if self._now is None:
+            return
+        due = self.every.updates and self._now.course.done % self.every.updates == 0
+        wanted = 2 if self.stops.asked else int(bool(due) or self._time_is_up())
+        wanted = self.places.processes.agreed(wanted)
+        if wanted:
+            self._save_update()
+        if wanted == 2:
+            raise StoppedError
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """For something long between two updates: when it is interrupted, they are saved."""
+        try:
+            with self.stops.ended_at_once():
+                yield
+        except KeyboardInterrupt:
+            if self.places.processes.world == 1:
+                self._save_update()
+            raise
+
+    def after_phase(
+        self, stage: Stage, method: Method, engine: SelectiveUpdate, course: Course
+    ) -> None:
+        """Save the end of a phase that others may follow, or of a long one before `finish`.
+
+        No update of it is needed then. The engine is closed, and the model an ordinary one.
+        """
+        long = time.monotonic() - self._phase_began > max(LONG, SHARE * self._took)
+        wanted = method.answers("phases") or (method.answers("finish") and long)
+        if not self.on or not self.places.processes.agreed(int(wanted)):
+            return
+        own = _weights(stage)
+
+        def write(folder: Path) -> None:
+            trained = {name: own[name].data for name in engine.masters}
+            save_tensors(folder / "weights.safetensors", trained)
+
+        place = self.places.folder / f"phase-{course.phase + 1}"
+        self._save(place, write, {}, stage, method, Living(own), course)
+
+    # --- Inside
+
+    def _save_update(self) -> None:
+        """All that the next update depends on."""
+        now = self._now
+        if now is None or not self.on:
+            return
+
+        def write(folder: Path) -> None:
+            save_tensors(folder / "engine.safetensors", now.engine.state_dict())
+
+        if _files(now.stage.scratch) != now.files:
+            error = NotSavedError("files in stage.folder change with the updates")
+            self._give_up(now.stage, now.method, error)
+            return
+        place = self.places.folder / f"update-{now.course.done}"
+        about = {"plan": now.plan}
+        self._save(place, write, about, now.stage, now.method, now.living, now.course)
+
+    def _give_up(self, stage: Stage, method: Method, error: NotSavedError) -> None:
+        self.every = Every()
+        self.places.warn(
+            f"stage {stage.index} ({stage.task}): cannot be saved before it is trained, so that "
+            f"one that is interrupted begins again: method {method.name}: {error}"
+        )
+
+    def _save(
+        self,
+        place: Path,
+        write: Callable[[Path], None],
+        about: Mapping[str, Any],
+        stage: Stage,
+        method: Method,
+        living: Living,
+        course: Course,
+    ) -> None:
+        """Each process writes what it holds, the first the rest; earlier updates are removed."""
+        processes = self.places.processes
+        try:
+            own = held(method, living)
+        except NotSavedError as error:
+            self._give_up(stage, method, error)
+            return
+        values, drawn = generators(self.device)
+        before = self.places.updates()
+
+        def all_of_it(folder: Path) -> None:
+            if processes.first:
+                write(folder)
+            tensors = {f"method/{name}": value for name, value in own.tensors.items()}
+            tensors |= {f"generators/{name}": value for name, value in drawn.items()}
+            save_tensors(folder / f"process-{processes.rank}.safetensors", tensors)
+            mine = {"generators": values, "method": own.tree, "notes": stage.notes}
+            (folder / f"process-{processes.rank}.json").write_text(json.dumps(mine))
+
+        whole = {
+            **about,
+            "course": asdict(course),
+            "numbered": stage.numbered,
+            "seconds": self.spent(),
+            "apart": 0.0 if self.apart is None else self.apart.seconds,
+            "peak_mb": max(self.peak_mb, peak_memory_mb() or 0),
+        }
+        self._publish(place, all_of_it, whole)
+        for old in before if processes.first else ():
+            if old != place:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def _restore(
+        self,
+        place: Path,
+        found: Mapping[str, Any],
+        stage: Stage,
+        method: Method,
+        living: Living,
+        course: Course,
+    ) -> None:
+        if found["numbered"] != stage.numbered:
+            raise NotSavedError("the method looks at other examples this time")
+        rank = self.places.processes.rank
+        tensors = load_tensors(place / f"process-{rank}.safetensors")
+        mine = json.loads((place / f"process-{rank}.json").read_text())
+        put_back(method, Held(mine["method"], _under(tensors, "method/")), living)
+        stage.notes.clear()
+        stage.notes.update(mine["notes"])
+        for key, value in found["course"].items():
+            setattr(course, key, value)
+        self.seconds, self._began = float(found["seconds"]), time.monotonic()
+        self.peak_mb = int(found["peak_mb"])
+        if self.apart is not None:
+            self.apart.seconds = float(found["apart"])
+        set_generators(mine["generators"], _under(tensors, "generators/"), self.device)
+
+    def _publish(
+        self, place: Path, write: Callable[[Path], None], about: Mapping[str, Any]
+    ) -> None:
+        self._took = self.places.publish(place, self.belongs, write, about)
+        self._last = time.monotonic()
+
+    def _time_is_up(self) -> bool:
+        seconds = self.every.seconds
+        if seconds is None:
+            return False
+        return time.monotonic() - self._last > max(seconds, SHARE * self._took)
+
+    def _last_update(self, phase: int) -> Path | None:
+        """The last update that was saved, if it is of this phase; as the first process sees it."""
+        number = -1
+        for path in self.places.updates() if self.places.processes.first else ():
+            found = self.places.read(path)
+            if found is not None and found["course"]["phase"] == phase:
+                number = int(path.name[7:])
+        number = self.places.processes.agreed(number + 1) - 1
+        return None if number < 0 else self.places.folder / f"update-{number}"
+
+
+def _weights(stage: Stage) -> dict[str, Tensor]:
+    return dict(stage.model.named_parameters())
+
+
+def _living(stage: Stage, engine: SelectiveUpdate) -> Living:
+    named: dict[str, Tensor] = dict(_weights(stage))
+    named |= {f"{name} (state)": value for name, value in engine.state_dict().items()}
+    named |= {f"{name} (gradient)": value for name, value in engine.grads.items()}
+    return Living(named)
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+def _checksum(plan: UpdatePlan) -> str:
+    digest = hashlib.sha256()
+    for name, content in sorted(plan.tensors().items()):
+        digest.update(name.encode())
+        digest.update(content.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _files(folder: Path | None) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of a folder's files."""
+    if folder is None or not folder.is_dir():
+        return []
+    found = [(path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file()]
+    return [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in found]

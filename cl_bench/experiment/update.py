@@ -1,0 +1,109 @@
+"""One optimiser update: the gradient of a batch, what the method makes of it, the step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from cl_bench.errors import RunError
+from cl_bench.experiment.batcher import Batcher
+from cl_bench.methods.base import Batch, Loss, Method, Stage, Step
+from cl_bench.methods.penalties import penalty_of
+from cl_bench.training.cross_entropy import summed_cross_entropy
+from cl_bench.training.loss import answer_logits, answer_loss
+from cl_bench.training.selective_update import SelectiveUpdate
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cl_bench.config.schema import TrainConfig
+
+
+def accumulate(
+    stage: Stage,
+    method: Method,
+    engine: SelectiveUpdate,
+    batches: Iterable[dict[str, Tensor]],
+    tokens: int,
+    batcher: Batcher,
+) -> float:
+    """Backward over this process's micro-batches; returns the loss of the whole update.
+
+    The mean is over the answer tokens of the effective batch, so the split does not matter.
+    """
+    import torch
+
+    total = torch.zeros((), dtype=torch.float64, device=batcher.device)
+    for batch in batches:
+        loss, outputs = answer_loss(stage.model, batch, tokens)
+        total += loss.detach()
+        penalty = penalty_of(method, batch, outputs)
+        if penalty is not None:
+            loss = loss + penalty * (outputs.labels.numel() / tokens)
+        loss.backward()  # type: ignore[no-untyped-call]
+        method.after_micro_batch(engine.grads)
+    batcher.processes.all_reduce(total)
+    return float(total)
+
+
+def update(
+    stage: Stage,
+    method: Method,
+    engine: SelectiveUpdate,
+    train: TrainConfig,
+    lr: float,
+    number: int,
+    batcher: Batcher,
+) -> float:
+    """One optimiser update; returns the gradient norm before clipping (and after masking)."""
+    engine.all_reduce(batcher.processes.all_reduce)
+
+    def gradients(batches: Iterable[Batch], loss: Loss | None) -> Mapping[str, Tensor]:
+        return _gradient_of(stage.model, engine, batches, loss, batcher)
+
+    method.before_step(Step(number, lr, engine.grads, engine.masters, engine.compact, gradients))
+    norm = engine.clip(train.max_grad_norm)
+    engine.step(lr)
+    if method.after_step(engine.masters):
+        engine.write_back()
+    engine.zero_grad()
+    return float(norm)
+
+
+def _gradient_of(
+    model: Any,
+    engine: SelectiveUpdate,
+    batches: Iterable[Batch],
+    loss: Loss | None,
+    batcher: Batcher,
+) -> dict[str, Tensor]:
+    """Gradient of a mean over the answer tokens of other batches; `grads` is put back."""
+    import torch
+
+    kept = {name: grad.clone() for name, grad in engine.grads.items()}
+    engine.zero_grad()
+    batches = list(batches)
+    tokens = torch.zeros((), dtype=torch.float64, device=batcher.device)
+    for batch in batches:
+        tokens += (batch["labels"][:, 1:] != -100).sum()
+    batcher.processes.all_reduce(tokens)
+    for batch in batches:
+        outputs = answer_logits(model, batch)
+        if not outputs.labels.numel():
+            continue
+        if loss is None:
+            value = summed_cross_entropy(outputs.logits, outputs.labels) / float(tokens)
+        else:
+            value = loss(batch, outputs)
+            if not isinstance(value, torch.Tensor) or not value.requires_grad:
+                raise RunError(
+                    "step.gradient_of: the loss has no gradient: build it from the outputs"
+                )
+            value = value * (outputs.labels.numel() / float(tokens))
+        value.backward()  # type: ignore[no-untyped-call]
+    engine.all_reduce(batcher.processes.all_reduce)
+    result = {name: grad.clone() for name, grad in engine.grads.items()}
+    engine.zero_grad()
+    for name, grad in kept.items():
+        engine.grads[name].copy_(grad)
+    return result

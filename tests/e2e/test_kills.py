@@ -1,0 +1,129 @@
+"""A run that is killed again and again, anywhere, ends with the bytes of one that was not.
+
+Each session is a process that ends itself with SIGKILL before its n-th change of a file, or after
+its n-th look at whether it should stop (updates and batches of passes), or by a signal from
+outside. Every session begins where the last one was killed, so that all of a run is gone through.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cl_bench.cli import run_command
+from cl_bench.experiment.midway.stops import Stops
+from tests.e2e.conftest import Bench, fingerprints
+from tests.helpers.forked import watched
+
+METHODS = [
+    {"name": "fggm", "alpha": 0.5, "refresh": 2},
+    {"compose": ["ewc", {"name": "replay", "ratio": 0.5}], "label": "ewc replay"},
+    {"name": "lora", "label": "lora"},
+]
+SETTINGS: dict[str, Any] = {
+    "methods": METHODS,
+    "stages": [{"task": "FOMC", "limit": 8}, {"task": "trace_numglue_ds", "epochs": 2}],
+    "eval": {
+        "trace": {"limit": 2},
+        "general": {"tasks": ["piqa"], "limit": 2},
+        "within_stage": {"every": 2, "tasks": ["FOMC"]},
+    },
+    "save_every": "1 updates",
+}
+COMMAND = ["run", "tiny.yaml"]
+CHANGES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree")
+
+
+def kill_at_change(number: int) -> None:
+    """Of this process: SIGKILL before its n-th change of a file in the results folder."""
+    left = [number]
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event not in CHANGES or "results" not in str(arguments[0]):
+            return
+        if event == "open":
+            mode, flags = arguments[1], arguments[2]
+            if not (flags & (os.O_WRONLY | os.O_RDWR)) and not set(mode or "") & set("wax+"):
+                return
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
+def kill_at_look(number: int) -> None:
+    """Of this process: SIGKILL when it looks for the n-th time whether it should stop."""
+    left = [number]
+
+    class Killing(Stops):
+        def __getattribute__(self, name: str) -> Any:
+            if name == "asked":
+                left[0] -= 1
+                if left[0] == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return super().__getattribute__(name)
+
+    Stops.__getattribute__ = Killing.__getattribute__  # type: ignore[method-assign]
+
+
+def session(prepare: Callable[[], None]) -> int:
+    """One start of the run; its exit code, -9 where it was killed."""
+
+    def work() -> int:
+        prepare()
+        return run_command(COMMAND)
+
+    process, said = watched(work)
+    lines = list(said)
+    said.close()
+    code = process.wait()
+    assert "Traceback" not in "".join(lines), "".join(lines)
+    assert code in (0, -signal.SIGKILL), "".join(lines)
+    return code
+
+
+def killed_until_done(kills: list[Callable[[int], None]], seed: int, most: int) -> int:
+    """How many sessions were killed before one came to the end."""
+    draw = random.Random(seed)
+    for count in range(1000):
+        kind, number = draw.choice(kills), draw.randint(1, most)
+        if session(lambda kind=kind, number=number: kind(number)) == 0:  # type: ignore[misc]
+            return count
+    raise AssertionError("it does not get on")
+
+
+@pytest.fixture
+def whole(bench: Bench) -> dict[str, str]:
+    """What the run leaves that is not killed; its folder is gone."""
+    bench.write_config(**SETTINGS)
+    assert session(lambda: None) == 0
+    found = fingerprints(bench.results)
+    shutil.rmtree(bench.root / "results")
+    return found
+
+
+def leaves_nothing(results: Path) -> bool:
+    """No file of a session that was killed is left."""
+    odd = [p for p in results.rglob("*") if p.name in ("midway", "partial") or ".tmp" in p.name]
+    return not odd
+
+
+def test_killed_at_changes_of_files(bench: Bench, whole: dict[str, str]) -> None:
+    kills = killed_until_done([kill_at_change], seed=1, most=40)
+    assert kills >= 30
+    assert fingerprints(bench.results) == whole and leaves_nothing(bench.results)
+
+
+def test_killed_in_the_middle_of_stages(bench: Bench, whole: dict[str, str]) -> None:
+    kills = killed_until_done([kill_at_look], seed=2, most=9)
+    assert kills >= 30
+    assert fingerprints(bench.results) == whole and leaves_nothing(bench.results)
