@@ -64,15 +64,14 @@ def kill_at_look(number: int) -> None:
     """Of this process: SIGKILL when it looks for the n-th time whether it should stop."""
     left = [number]
 
-    class Killing(Stops):
-        def __getattribute__(self, name: str) -> Any:
-            if name == "asked":
-                left[0] -= 1
-                if left[0] == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-            return super().__getattribute__(name)
+    def looked(stops: Stops, name: str) -> Any:
+        if name == "asked":
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return object.__getattribute__(stops, name)
 
-    Stops.__getattribute__ = Killing.__getattribute__  # type: ignore[method-assign]
+    Stops.__getattribute__ = looked  # type: ignore[assignment,method-assign]
 
 
 def session(prepare: Callable[[], None]) -> int:
@@ -117,13 +116,16 @@ def leaves_nothing(results: Path) -> bool:
     return not odd
 
 
-def test_killed_at_changes_of_files(bench: Bench, whole: dict[str, str]) -> None:
-    kills = killed_until_done([kill_at_change], seed=1, most=40)
-    assert kills >= 30
+KILLS = [kill_at_change, kill_at_look]
+
+
+def test_killed_again_and_again(bench: Bench, whole: dict[str, str]) -> None:
+    assert killed_until_done(KILLS, seed=1, most=45) >= 40
     assert fingerprints(bench.results) == whole and leaves_nothing(bench.results)
 
 
-def test_killed_in_the_middle_of_stages(bench: Bench, whole: dict[str, str]) -> None:
-    kills = killed_until_done([kill_at_look], seed=2, most=9)
-    assert kills >= 30
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2, 7))
+def test_killed_hundreds_of_times(bench: Bench, whole: dict[str, str], seed: int) -> None:
+    assert killed_until_done(KILLS, seed, most=25) >= 60
     assert fingerprints(bench.results) == whole and leaves_nothing(bench.results)
