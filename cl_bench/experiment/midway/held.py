@@ -9,6 +9,7 @@ the hooks made them.
 from __future__ import annotations
 
 import random
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -126,7 +127,8 @@ class _Finder:
         if isinstance(value, np.generic):
             return ["scalar", value.dtype.str, value.item()]
         if isinstance(value, np.ndarray):
-            return ["array", self._store(torch.from_numpy(value.copy())), list(value.shape)]
+            raw = torch.from_numpy(np.ascontiguousarray(value).copy())
+            return ["array", self._store(raw), value.dtype.str, list(value.shape)]
         if isinstance(value, _LEFT):
             return ["left"]
         if type(value).__name__ in _LISTS and type(value) is _LISTS[type(value).__name__]:
@@ -160,6 +162,8 @@ class _Finder:
         return ["object", number, f"{own}:{type(value).__qualname__}", parts]
 
     def _tensor(self, value: Tensor, where: str) -> Node:
+        if value.layout != torch.strided:
+            raise NotSavedError(f"{where} is a tensor without strides")
         number = self._number(value)
         view = [list(value.shape), list(value.stride()), value.storage_offset()]
         dtype = str(value.dtype).removeprefix("torch.")
@@ -167,8 +171,6 @@ class _Finder:
             return ["living", number, name, dtype, *view]
         if value.grad_fn is not None:
             raise NotSavedError(f"{where} is a tensor with a gradient's graph")
-        if value.layout != torch.strided:
-            raise NotSavedError(f"{where} is a tensor without strides")
         device = str(value.device)
         return ["tensor", number, self._store(value), dtype, device, *view, value.requires_grad]
 
@@ -198,13 +200,16 @@ _PLAIN = (bool, int, str)
 
 def put_back(thing: object, found: Held, living: Living) -> None:
     """Write what was `held` over the method that its hooks rebuilt. Raises NotSavedError."""
-    _Writer(found.tensors, living).value(found.tree, thing, type(thing).__name__)
+    _Writer(found.tensors, living, type(thing).__module__).value(
+        found.tree, thing, type(thing).__name__
+    )
 
 
 @dataclass
 class _Writer:
     stored: Mapping[str, Tensor]
     living: Living
+    module: str
     _made: dict[int, Any] = field(default_factory=dict)
     _storages: dict[str, Tensor] = field(default_factory=dict)
 
@@ -226,7 +231,11 @@ class _Writer:
         if kind == "scalar":
             return np.dtype(rest[0]).type(rest[1])
         if kind == "array":
-            return self.stored[rest[0]].numpy().copy().reshape(rest[1])
+            return (
+                np.frombuffer(self.stored[rest[0]].numpy().tobytes(), rest[1])
+                .reshape(rest[2])
+                .copy()
+            )
         if kind == "tensor":
             return self._tensor(rest, now)
         if kind == "living":
@@ -292,22 +301,22 @@ class _Writer:
 
     def _list(self, kind: str, rest: list[Any], now: Any, where: str) -> Any:
         number, parts = rest
-        before = list(now) if type(now) is _LISTS[kind] and kind not in _UNORDERED else []
+        own, same = _LISTS[kind], type(now) is _LISTS[kind]
+        before = list(now) if same and kind not in _UNORDERED else []
         before += [_MISSING] * (len(parts) - len(before))
-        in_place = kind in ("list", "deque") and type(now) is _LISTS[kind]
-        if in_place:
-            self._keep(number, now)
+        grows = kind in _GROWING
+        found = self._keep(number, (now if same else own([])) if grows else None)
         made = [self.value(node, before[i], f"{where}[{i}]") for i, node in enumerate(parts)]
-        if not in_place:
-            return self._keep(number, _LISTS[kind](made))
-        now.clear()
-        now.extend(made)
-        return now
+        if not grows:
+            return self._keep(number, own(made))
+        found.clear()
+        found.extend(made)
+        return found
 
     def _object(self, rest: list[Any], now: Any, where: str) -> Any:
         number, name, parts = rest
         if now is _MISSING or f"{type(now).__module__}:{type(now).__qualname__}" != name:
-            now = _made_of(name, where)
+            now = _made_of(name, where, self.module)
         self._keep(number, now)
         before, found = dict(vars(now)), vars(now)
         for attribute in before.keys() - {attribute for attribute, _ in parts}:
@@ -319,19 +328,23 @@ class _Writer:
 
 
 _UNORDERED = ("set", "frozenset")
+_GROWING = ("list", "deque")
 
 
-def _made_of(name: str, where: str) -> Any:
-    """An empty object of one of cl-bench's classes; of others none is made by a name in a file."""
-    from importlib import import_module
+def _made_of(name: str, where: str, own: str) -> Any:
+    """An empty object of a class of cl-bench's or of the method's own module, which is loaded.
 
+    Of others none is made by a name in a file.
+    """
     module, _, path = name.partition(":")
-    if not module.startswith("cl_bench."):
+    found: Any = sys.modules.get(module)
+    if not (module == own or module.startswith("cl_bench.")) or found is None:
         raise NotSavedError(f"{where} is not there again")
-    found: Any = import_module(module)
     for part in path.split("."):
-        found = getattr(found, part)
-    return found.__new__(found)
+        found = getattr(found, part, None)
+    if not isinstance(found, type):
+        raise NotSavedError(f"{where} is not there again")
+    return object.__new__(found)
 
 
 def _view(storage: Tensor, dtype: str, shape: list[int], stride: list[int], offset: int) -> Tensor:
