@@ -167,7 +167,7 @@ class Elsewhere:
         ([b"bytes"], "Thing.value[0] is a builtins.bytes"),
         (complex(1), "complex"),
     ],
-    ids=str,
+    ids=["iterator", "generator", "function", "module", "graph", "sparse", "bytes", "complex"],
 )
 def test_refused(value: Any, word: str | None) -> None:
     if word is None:
