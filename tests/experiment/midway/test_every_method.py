@@ -18,11 +18,12 @@ from tests.helpers.tiny import tiny_model
 
 OWN: dict[str, Callable[[], Method]] = {
     **CASES,
-    **{name: method_class(name) for name in METHODS},
+    **{name: method_class(name) for name in METHODS if name not in CASES},
     "loki": configured(method_class("loki"), share=0.5, steps=2),
     "das": configured(method_class("das"), score_examples=3),
     "replay posthoc": configured(method_class("replay"), mode="posthoc", selection="nll", ratio=1),
     "ewc per task": configured(method_class("ewc"), mode="per_task", estimator="batch"),
+    "block_expansion": configured(method_class("block_expansion"), every=1),
     "recadam": configured(method_class("recadam"), gamma=100, t0=1),
     "branch_merge": configured(method_class("branch_merge"), branches=2, rounds=2),
     "fggm renewed + replay": lambda: Composite(
