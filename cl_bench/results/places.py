@@ -88,8 +88,12 @@ def find_places(first: str, second: str, results: Path) -> tuple[Place, Place]:
 def _find(text: str, homes: list[Path]) -> Path | None:
     for home in homes:
         path, rest = _walk(home, text)
-        if not rest and (path / "predictions").is_dir():
-            return path
+        if not rest:
+            # A row of the base model with examples lies right below its seed.
+            found = [path, *path.glob("seed-*")]
+            scored = [place for place in found if (place / "predictions").is_dir()]
+            if len(scored) == 1:
+                return scored[0]
     return None
 
 

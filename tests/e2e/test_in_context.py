@@ -82,6 +82,8 @@ def test_a_task_that_is_appended_is_added_to_the_row(bench: Bench) -> None:
     bench.trained()
     place = bench.results / "with-examples" / "seed-1"
     before = scores_of(place)["trace"]
+    compared = bench.must("diff", "base", "with-examples", "--task", "mini_numglue_cm")
+    assert "| mini_numglue_cm |" in compared and "with-examples/seed-1" in compared
     bench.write_config(stages=[*MINI["stages"], {"task": "mini_numglue_ds", "limit": 24}])
     bench.must("run", "tiny.yaml")
     after = scores_of(place)["trace"]
