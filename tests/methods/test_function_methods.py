@@ -80,7 +80,7 @@ def test_a_layer_is_the_sum_over_its_curves() -> None:
         for j in range(2):
             total = 0.0
             for i in range(3):
-                value = float(x[token, i])
+                value = float(x.detach()[token, i])
                 total += float(layer.base[j, i]) * value / (1 + math.exp(-value))
                 for g in range(7):
                     curve = float(spline[j, i, g]) * float(basis[token, i, g])
