@@ -15,6 +15,7 @@ from cl_bench.commands.diff import diff
 from cl_bench.commands.eval import evaluate
 from cl_bench.commands.inspect import inspect
 from cl_bench.commands.overview import doctor, methods, plan, tasks
+from cl_bench.commands.plot import plot
 from cl_bench.commands.report import report
 from cl_bench.commands.run import run
 from cl_bench.commands.score import score
@@ -38,6 +39,7 @@ app.command("report")(report)
 app.command("diff")(diff)
 app.command("verify")(verify)
 app.command("inspect")(inspect)
+app.command("plot")(plot)
 app.command("plan")(plan)
 app.command("score")(score)
 app.command("tasks")(tasks)

@@ -21,12 +21,12 @@ from cl_bench.results.selections import (
 Panel = tuple[str, Mapping[tuple[str, str], float | None]]
 
 
-def check_figure(file: Path) -> None:
+def check_figure(file: Path, option: str = "--plot") -> None:
     """Raises UserError for a file that no figure can be written to."""
     if file.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise UserError(f"--plot {file}: a figure ends in .png, .svg or .pdf")
+        raise UserError(f"{option} {file}: a figure ends in .png, .svg or .pdf")
     if not file.resolve().parent.is_dir():
-        raise UserError(f"--plot {file}: {file.resolve().parent} is no folder")
+        raise UserError(f"{option} {file}: {file.resolve().parent} is no folder")
 
 
 def draw_likeness(runs: Sequence[tuple[str, Mapping[str, Selections]]], file: Path) -> None:
