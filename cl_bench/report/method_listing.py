@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from dataclasses import replace
 
 from cl_bench.costs.model_shapes import known_models
 from cl_bench.costs.shapes import Shapes, decoder_shapes
@@ -20,6 +21,7 @@ from cl_bench.report.tables import Column, table
 
 EXAMPLE = "Qwen/Qwen2-1.5B"
 """The model whose shapes costs are told of; in bfloat16, `batch_size: 128`."""
+_EACH = "for each earlier stage"
 _COLUMNS = [
     Column(title, "left")
     for title in ("method", "family", "old data", "trains", "memory", "compute", "follows")
@@ -28,7 +30,8 @@ _UNITS = (
     f"Costs: with default options and the shapes of {EXAMPLE} in bfloat16, batches of 128.",
     "memory: beside weights, gradients and optimiser; 1x are the model's weights. saved: on disk,",
     "for the next stage. compute: of a token that is trained on, 1x is sft's (attention and head",
-    "aside), and what comes on top. `cl-bench plan CONFIG` counts both for a config.",
+    "aside), and what comes on top. What grows with the stages is said for each that came before;",
+    "`cl-bench plan CONFIG` counts all of it for a config.",
 )
 
 
@@ -97,8 +100,12 @@ def _memory(found: Total, shapes: Shapes) -> str:
     words = []
     if memory.held:
         words.append(_times(memory.held / plain))
+    if memory.held_each:
+        words.append(f"{_times(memory.held_each / plain)} {_EACH}")
     if memory.gradients:
         words.append(_count(memory.gradients, "more gradient"))
+    if memory.gradients_each:
+        words.append(f"{_count(memory.gradients_each, 'gradient')} {_EACH}")
     if memory.per_token:
         words.append("its layers' activations")
     held = max((one.held for one in found.added.work.passes), default=0)
@@ -106,6 +113,8 @@ def _memory(found: Total, shapes: Shapes) -> str:
         words.append(f"{_times(held / plain)} in its pass")
     if found.added.disk.state:
         words.append(f"{_times(found.added.disk.state / plain)} saved")
+    if found.added.disk.state_each:
+        words.append(f"{_times(found.added.disk.state_each / plain)} saved {_EACH}")
     if found.added.disk.models:
         words.append(f"{_count(found.added.disk.models, 'more model')} saved")
     return ", ".join(words) or "-"
@@ -113,7 +122,11 @@ def _memory(found: Total, shapes: Shapes) -> str:
 
 def _compute(found: Total, shapes: Shapes) -> str:
     work = found.added.work
-    words = [_times(found.flops_per_token / everything(shapes).flops_per_token)]
+    plain = everything(shapes).flops_per_token
+    words = [_times(found.flops_per_token / plain)]
+    grown = replace(found, earlier=found.earlier + 1).flops_per_token - found.flops_per_token
+    if grown:
+        words.append(f"{_times(grown / plain)} {_EACH}")
     if work.earlier:
         words.append(f"{100 * work.earlier:g} % of earlier examples again")
     if work.earlier_once:

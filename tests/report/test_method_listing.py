@@ -37,6 +37,9 @@ def test_costs_are_those_of_the_records() -> None:
     # A Fisher in float32 and an anchor in bfloat16: (4 + 2) / 2; the Fisher alone is saved.
     assert row_of("ewc")[4] == "3.00x, 4.00x in its pass, 2.00x saved"
     assert row_of("replay")[5] == "1.00x, 10 % of earlier examples again"
+    # 64 examples of every earlier task beside the 128 of a batch, and their gradients all at once.
+    assert row_of("gem")[4] == "1 more gradient, 1 gradient for each earlier stage"
+    assert row_of("gem")[5] == "1.00x, 0.50x for each earlier stage"
 
 
 class Greedy(Method):
@@ -53,9 +56,9 @@ class Greedy(Method):
         )
         passes = (Pass(1), Pass(1))
         return Cost(
-            Memory(held=3 * shapes.model_bytes, gradients=2, per_token=1),
-            work + Work(passes=passes),
-            Disk(models=1),
+            Memory(3 * shapes.model_bytes, 2 * shapes.model_bytes, 2, 3, per_token=1),
+            work + Work(per_update_each=32, passes=passes),
+            Disk(models=1, state_each=shapes.model_bytes),
         )
 
 
@@ -63,11 +66,15 @@ def test_every_kind_of_cost_has_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "METHODS", {"greedy": f"{__name__}:Greedy"})
     page = list(method_page("greedy"))
     assert page[0] == "greedy: Costs everything there is."
-    assert "memory    3.00x, 2 more gradients, its layers' activations, 1 more model saved" in page
+    assert (
+        "memory    3.00x, 2.00x for each earlier stage, 2 more gradients, 3 gradients for each "
+        "earlier stage, its layers' activations, 1.00x saved for each earlier stage, 1 more model "
+        "saved"
+    ) in page
     ratio = 1 + 1 + 64 / 128 + 1 / 3  # its own, another, half a batch more, a forward pass
     assert math.isclose(ratio, 2.8333, abs_tol=1e-3)
     assert (
-        "compute   2.83x, 50 % of earlier examples again, 1,000 more examples an epoch, 2,000 "
+        "compute   2.83x, 0.25x for each earlier stage, 50 % of earlier examples again, 1,000 more examples an epoch, 2,000 "
         "tokens generated, 2 passes over the examples"
     ) in page
 
