@@ -38,6 +38,7 @@ from cl_bench.models.checkpoints import save_tensors
 from cl_bench.models.function_adapters import adapter_of, save_function_adapter
 from cl_bench.training.cpu import matmul
 from cl_bench.training.loss import answer_loss
+from cl_bench.training.selections import selection_tensors
 from cl_bench.training.selective_update import SelectiveUpdate
 from cl_bench.training.update_plan import UpdatePlan
 
@@ -48,13 +49,15 @@ Batch = Mapping[str, Tensor]
 class Held:
     """A method in the middle of its second stage. `nbytes`: the engine's own count.
 
-    `live`: bytes of all tensors made since the model was built, the model's among them.
+    `live`: bytes of all tensors made since the model was built, the model's among them, but for
+    what is kept for `cl-bench inspect`, which is on the CPU wherever the model is.
     """
 
     model: nn.Module
     method: Method
     nbytes: Mapping[str, int]
     live: int
+    stage: Stage
 
 
 @contextmanager
@@ -73,7 +76,10 @@ def second_stage(
         method = make()
         method.load_state(state)
         method.prepare(stage)
-        plan = method.plan(stage) or UpdatePlan()
+        chosen = method.plan(stage)
+        plan = chosen or UpdatePlan()
+        if chosen is not None and not hasattr(stage.model, "peft_config"):
+            stage.selection = selection_tensors(plan, stage.selection, stage.model)
         stage.model.train()
         with SelectiveUpdate(stage.model, plan) as engine:
             for part in parts_of(method):
@@ -81,7 +87,8 @@ def second_stage(
                     part.before_step(_step(engine))
             gc.collect()
             live = sum(size for size, _ in live_storages().values())
-            yield Held(stage.model, method, engine.nbytes(), live)
+            live -= sum(value.nbytes for value in stage.selection.values())
+            yield Held(stage.model, method, engine.nbytes(), live, stage)
     finally:
         gc.unfreeze()
 
@@ -176,9 +183,11 @@ def kept_for_backward(model: nn.Module, batch: Batch) -> int:
     return new + outputs.logits.nbytes
 
 
-def written(model: Any, method: Method) -> int:
-    """Bytes of the safetensors files that a stage leaves: weights or adapter, method's state."""
-    if any(isinstance(module, SplitLinear) for module in model.modules()):
+def written(held: Held) -> int:
+    """Bytes of the safetensors files that a stage leaves: weights or adapter, state, selection."""
+    model: Any = held.model
+    method = held.method
+    if finished := any(isinstance(module, SplitLinear) for module in model.modules()):
         method.finish(SimpleNamespace(model=model))  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as folder:
         if adapter_of(model) is None:
@@ -186,6 +195,9 @@ def written(model: Any, method: Method) -> int:
         else:
             save_function_adapter(model, Path(folder))
         save_tensors(Path(folder) / "method.safetensors", dict(method.state().tensors))
+        if not finished:
+            method.finish(held.stage)
+        save_tensors(Path(folder) / "selection.safetensors", held.stage.selection)
         return sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
 
 
@@ -215,7 +227,7 @@ def measure(name: str, build: Callable[[], nn.Module], batch: Batch) -> list[str
                 activation_bytes(shapes, cost, micro, on_cpu=True, widened=widened),
                 kept_for_backward(held.model, batch),
             ),
-            (cost.checkpoint, written(held.model, held.method)),
+            (cost.checkpoint, written(held)),
         ]
     cells = [[f"{a / 1e6:.1f}", f"{b / 1e6:.1f}", f"{a / b:.3f}"] for a, b in pairs]
     return [name, *(cell for three in cells for cell in three)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, fields, replace
 
+from cl_bench.costs.kept_selection import score_memory
 from cl_bench.costs.shapes import Shapes
 
 MASK_BYTES = 1
@@ -102,18 +103,21 @@ class Disk:
 
     `state`: bytes that it keeps for the next stage, `state_each` so many more for every earlier
     stage. `models`: further models with all weights; the one of the hook `scored` is counted
-    without being said.
+    without being said. `selection`: bytes of what it chose and of the scores behind that, for
+    `cl-bench inspect`.
     """
 
     state: int = 0
     models: int = 0
     state_each: int = 0
+    selection: int = 0
 
     def __add__(self, other: Disk) -> Disk:
         return Disk(
             self.state + other.state,
             self.models + other.models,
             self.state_each + other.state_each,
+            self.selection + other.selection,
         )
 
 
@@ -171,17 +175,19 @@ def fisher_pass(shapes: Shapes, granularity: str, examples: int | None) -> Pass:
 
     With the gradient of every matrix, or for rows and columns by Gram matrices of the positions:
     lower blocks of 128 (importance/products.py), none shared between layers, which is an upper
-    bound. Scores of single entries and the masks made of them are held.
+    bound. Scores of single entries and the masks made of them are held, and what is kept of scores.
     """
     whole = 4 * shapes.products + 2 * (shapes.products - shapes.backbone)
+    small = score_memory(shapes, granularity, shapes.is_product)
     if granularity == "elements":
         scored = sum(math.prod(s) for n, s in shapes.parameters.items() if shapes.is_product(n))
         held = (shapes.entry_bytes + MASK_BYTES) * (scored + shapes.backbone)
-        return Pass(whole, examples, held=held)
+        return Pass(whole, examples, held=held + small)
     if any(not layout.selective for layout in shapes.layouts.values()):
-        return Pass(whole, examples)  # layers that are scored one sample at a time
+        return Pass(whole, examples, held=small)  # layers that are scored one sample at a time
     sides = sum(sum(s) for name, s in shapes.parameters.items() if shapes.is_product(name))
-    return Pass(whole, examples, by_length=(4 * shapes.products + 128 * sides, sides))
+    gram = (4 * shapes.products + 128 * sides, sides)
+    return Pass(whole, examples, held=small, by_length=gram)
 
 
 def batch_fisher_pass(shapes: Shapes, granularity: str, examples: int | None) -> Pass:
@@ -189,4 +195,4 @@ def batch_fisher_pass(shapes: Shapes, granularity: str, examples: int | None) ->
     one_by_one = fisher_pass(shapes, "elements", examples)
     entries = sum(math.prod(s) for n, s in shapes.parameters.items() if n not in shapes.embeddings)
     held = (shapes.entry_bytes + shapes.dtype_bytes) * entries
-    return replace(one_by_one, held=held + (one_by_one.held if granularity == "elements" else 0))
+    return replace(one_by_one, held=held + one_by_one.held)

@@ -67,7 +67,8 @@ class Total:
         """Bytes that the stage leaves on disk, without tokenizer files."""
         disk = self.added.disk
         state = disk.state + disk.state_each * self.earlier
-        return self.base.checkpoint + state + disk.models * self.base.weights
+        models = disk.models * self.base.weights
+        return self.base.checkpoint + state + models + disk.selection
 
     @property
     def midway(self) -> int:

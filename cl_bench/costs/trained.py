@@ -13,7 +13,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from cl_bench.costs.added import MASK_BYTES, Cost, Memory
+from cl_bench.costs.added import MASK_BYTES, Cost, Disk, Memory
+from cl_bench.costs.kept_selection import choice_bytes
 from cl_bench.costs.quantiles import above_quantile
 from cl_bench.costs.shapes import Shapes
 from cl_bench.models.layouts import Shape, patterns
@@ -73,7 +74,8 @@ def everything(shapes: Shapes) -> Trained:
 
 def only(shapes: Shapes, trained: Callable[[str], bool]) -> Trained:
     """Some parameters trained fully, the others not at all."""
-    return _trained(shapes, lambda name, shape: _all(name, shape) if trained(name) else _NOTHING)
+    found = _trained(shapes, lambda name, shape: _all(name, shape) if trained(name) else _NOTHING)
+    return replace(found, adds=Cost(disk=Disk(selection=choice_bytes(shapes, lambda *_: 0))))
 
 
 def masked(
@@ -90,7 +92,7 @@ def masked(
     entries need their layer's whole weight gradient, so they save no FLOPs; their masks are held.
     Nor do layers save FLOPs that are not linear ones (experts, convolutions, routers).
     """
-    masks = 0
+    masks, choices = 0, dict[str, int]()
 
     def part(name: str, shape: Shape) -> _Part:
         nonlocal masks
@@ -100,6 +102,7 @@ def masked(
         if not entries:
             return _NOTHING
         scores = math.prod(layout.score_shape(shape, granularity))
+        choices[name] = scores
         stacked = shape[0] if layout.stack else 1
         count = stacked * above_quantile(scores // stacked, alpha)
         if layout.is_matrix and granularity != "elements":
@@ -109,7 +112,8 @@ def masked(
         return _Part(count, _ELEMENT_INDEX * count)
 
     found = _trained(shapes, part)
-    found = replace(found, adds=Cost(Memory(held=masks), remarks=_dense_remark(shapes)))
+    kept = Disk(selection=choice_bytes(shapes, lambda name, _: choices.get(name, 0)))
+    found = replace(found, adds=Cost(Memory(held=masks), disk=kept, remarks=_dense_remark(shapes)))
     if granularity == "elements":
         return replace(found, flops_per_token=6 * shapes.products)
     return found

@@ -33,16 +33,18 @@ def batch_scores(
     granularity: Granularity = "rows",
     modules: Sequence[str] | None = None,
     remaining: Remaining | None = None,
+    onto: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Sum over groups of the squared gradient of each, in the shapes of `fisher_scores`.
 
     `groups`: for each its padded batches, this process's share; `all_reduce` sums over processes,
     so every process has the result. Takes the memory of a whole gradient in the masters' dtype. The
-    model is run in eval mode and comes back as it was. `remaining`: as `fisher_scores` takes it.
+    model is run in eval mode and comes back as it was. `remaining`, `onto`: as `fisher_scores`
+    takes them.
     """
     targets = scored_parameters(model) if modules is None else targets_of(model, modules)
     found = layouts(model)
-    scores = {name: zero_scores(p, found[name], granularity) for name, p in targets.items()}
+    scores = onto or {n: zero_scores(p, found[n], granularity) for n, p in targets.items()}
     with undisturbed(model), cpu_attention(model):
         for parameter in targets.values():
             parameter.requires_grad_(True)

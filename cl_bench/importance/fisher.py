@@ -51,6 +51,7 @@ def fisher_scores(
     granularity: Granularity = "rows",
     modules: Sequence[str] | None = None,
     remaining: Remaining | None = None,
+    onto: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Unnormalised Fisher scores by parameter name, float32 (float64 for float64 models).
 
@@ -63,7 +64,8 @@ def fisher_scores(
     parts ("q_proj", "mlp.up_proj"); default `scored_parameters`. A tied head or embedding that is
     asked for has the gradient of both uses. The model is run in eval mode, its weights take no
     gradient, and it comes back as it was. `remaining(scores, batches)`: the batches that are not in
-    the scores yet (`Stage.remaining`). Raises UserError for an unknown name.
+    the scores yet (`Stage.remaining`). `onto`: scores of other batches, which these are added to,
+    in place. Raises UserError for an unknown name.
 
     Layers that mix samples (mixture-of-experts routing) or that are unknown make the pass fall back
     to one sample at a time, where every gradient is a per-sample one.
@@ -71,7 +73,7 @@ def fisher_scores(
     targets = scored_parameters(model) if modules is None else targets_of(model, modules)
     plain = getattr(model, "_orig_mod", model)
     found = layouts(model)
-    scores = {name: zero_scores(p, found[name], granularity) for name, p in targets.items()}
+    scores = onto or {n: zero_scores(p, found[n], granularity) for n, p in targets.items()}
     with undisturbed(plain), cpu_attention(plain):
         scorer = Scorer(plain, targets, scores, granularity)
         with scorer.patched():

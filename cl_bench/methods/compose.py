@@ -54,11 +54,19 @@ class Composite(Method):
         return max(found, key=lambda given: alone(given).memory, default=None)
 
     def adds(self, shapes: Shapes) -> Cost:
-        """The sum of what all parts add; a part that chooses what is trained comes first."""
+        """The sum of what all parts add; a part that chooses what is trained comes first.
+
+        The scores of one part alone are kept, of that one.
+        """
+        from dataclasses import replace
+
         from cl_bench.costs.added import Cost
 
         choosing_first = sorted(self.parts, key=lambda part: not overrides(type(part), "trains"))
-        return sum((part.adds(shapes) for part in choosing_first), Cost())
+        added = [part.adds(shapes) for part in choosing_first]
+        kept = next((one.disk.selection for one in added if one.disk.selection), 0)
+        whole = sum(added, Cost())
+        return replace(whole, disk=replace(whole.disk, selection=kept))
 
     def prepare(self, stage: Stage) -> None:
         """In order; a part that wraps the model shows the wrapped one to the next."""

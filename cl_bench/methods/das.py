@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -79,15 +79,18 @@ class DAS(Method[DASOptions]):
 
     def adds(self, shapes: Shapes) -> Cost:
         """Masters before an update, two passes of importance, and importance as state."""
-        from cl_bench.costs.added import Cost, Pass, Work, kept
+        from cl_bench.costs.added import Cost, Disk, Pass, Work, kept
+        from cl_bench.costs.kept_selection import score_bytes
 
         sides = _of(shapes, "down_proj")
         general = Pass(8 * shapes.products, self.options.score_examples)
         of_stage = Pass(4 * shapes.products, self.options.score_examples)
+        ends = tuple(f".{module}.weight" for module in MASKED)
+        scores = score_bytes(shapes, "rows", lambda name: name.endswith(ends))
         return (
             kept(shapes.entry_bytes * sum(math.prod(shape) for shape in _of(shapes, *MASKED)))
             + kept(8 * sum(sum(shape) for shape in sides), saved=True)
-            + Cost(work=Work(passes=(general, of_stage)))
+            + Cost(work=Work(passes=(general, of_stage)), disk=Disk(selection=scores))
         )
 
     def refuses(self, stage: StageSpec) -> Iterable[str]:
@@ -133,26 +136,40 @@ class DAS(Method[DASOptions]):
         return self._steps.end(masters)
 
     def finish(self, stage: Stage) -> None:
-        """Importance for the stage that was trained."""
+        """Importance for the stage that was trained, kept as scores of rows and columns."""
+        from cl_bench.importance.units import normalised, shares
         from cl_bench.training.loss import answer_loss
 
         if self.options.strength:
-            self._remember(stage, lambda batch, _: answer_loss(stage.model, batch, 1.0)[0])
+            parts = self._remember(stage, lambda batch, _: answer_loss(stage.model, batch, 1.0)[0])
+            scores = []
+            for part in [_sum(parts), *parts] if len(parts) > 1 else parts:
+                own = shares(stage.model, {kind: normalised(value) for kind, value in part.items()})
+                scores.append({name: 1 - share for name, share in own.items()})
+            stage.keep_scores(*scores)
 
-    def _remember(self, stage: Stage, loss: Callable[[Batch, Factors], Tensor]) -> None:
-        """I <- max(I, |tanh(z)|), over the stage's examples."""
+    def _remember(
+        self, stage: Stage, loss: Callable[[Batch, Factors], Tensor]
+    ) -> list[dict[str, Tensor]]:
+        """I <- max(I, |tanh(z)|), over the stage's examples; returns the sums over both halves."""
         import torch
 
         from cl_bench.importance.units import importances, normalised
+        from cl_bench.methods.estimates import in_halves
 
         count = self.options.score_examples or len(stage.examples)
-        batches = stage.batches(stage.sample(count, "das"))
-        new = importances(stage.model, batches, loss, stage.remaining)
-        for kind, value in new.items():
-            stage.all_reduce(value)
+        halves = in_halves(stage.sample(count, "das"), stage.generator("das halves"))
+        parts = [
+            importances(stage.model, stage.batches(half), loss, stage.remaining) for half in halves
+        ]
+        for part in parts:
+            for value in part.values():
+                stage.all_reduce(value)
+        for kind, value in _sum(parts).items():
             own = normalised(value)
             old = self.importance.get(kind)
             self.importance[kind] = own if old is None else torch.maximum(old.to(own), own)
+        return parts
 
     def state(self) -> State:
         """The largest importance so far, [layers, units] for each kind."""
@@ -161,6 +178,12 @@ class DAS(Method[DASOptions]):
     def load_state(self, state: State) -> None:
         """That of all stages so far."""
         self.importance = dict(state.tensors)
+
+
+def _sum(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {
+        kind: sum((part[kind] for part in parts[1:]), value) for kind, value in parts[0].items()
+    }
 
 
 def _of(shapes: Shapes, *modules: str) -> list[tuple[int, ...]]:

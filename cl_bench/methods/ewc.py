@@ -127,6 +127,7 @@ class EWC(Method[EWCOptions]):
             fisher_pass,
             kept,
         )
+        from cl_bench.costs.kept_selection import score_bytes, score_memory
 
         options = self.options
         fisher = shapes.entry_bytes * shapes.numel
@@ -144,8 +145,11 @@ class EWC(Method[EWCOptions]):
             scoring = batch_fisher_pass(shapes, "elements", options.fisher_examples)
         else:
             scoring = fisher_pass(shapes, "elements", options.fisher_examples)
-            scoring = replace(scoring, held=2 * fisher)  # the old one and the new
-        return tensors + Cost(work=Work(passes=(scoring,))) + said
+            small = score_memory(shapes, "elements", lambda name: True)
+            scoring = replace(scoring, held=2 * fisher + small)  # the old one and the new
+        scores = 0 if shapes.backbone else score_bytes(shapes, "elements", lambda name: True)
+        disk = Disk(selection=scores)
+        return tensors + Cost(work=Work(passes=(scoring,)), disk=disk) + said
 
     def prepare(self, stage: Stage) -> None:
         """theta* is where the stage before ended, which is where this one begins."""
@@ -192,7 +196,9 @@ class EWC(Method[EWCOptions]):
         if options.mode != "trace":
             names = trainable_parameters(stage.model)
             limit = options.fisher_examples
-            new, count = fisher_of(stage, "ewc", options.estimator, "elements", limit, names)
+            half: dict[str, Tensor] = {}
+            new, count = fisher_of(stage, "ewc", options.estimator, "elements", limit, names, half)
+            stage.keep_scores(new, half)
             for name, value in new.items():
                 value.div_(count)
                 if options.mode == "online" and name in self._past.get(newest, {}):

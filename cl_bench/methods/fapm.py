@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -12,6 +13,9 @@ from cl_bench.methods.two_models import TwoModelOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from cl_bench.costs.added import Cost
+    from cl_bench.costs.shapes import Shapes
 
 
 class FAPMOptions(TwoModelOptions):
@@ -36,6 +40,13 @@ class FAPM(Merging[FAPMOptions]):
     family = "merges"
     source = "Huang 2025, arXiv 2509.08255"
 
+    def adds(self, shapes: Shapes) -> Cost:
+        """A bit for every entry on disk: whether it keeps its change."""
+        from cl_bench.costs.added import Cost, Disk
+        from cl_bench.costs.kept_selection import choice_bytes
+
+        return Cost(disk=Disk(selection=choice_bytes(shapes, lambda _, shape: math.prod(shape))))
+
     def rule(self, stage: Stage) -> Rule:
         """Kept entries are the trained ones, the others those of the other model, to the bit."""
         import torch
@@ -45,6 +56,7 @@ class FAPM(Merging[FAPMOptions]):
         def merge(name: str, own: Tensor) -> Tensor:
             before = other[name].to(own.device)
             kept = largest(forgetting_aware(before, own), int(density * own.numel()))
+            stage.keep_choice(name, kept)
             return torch.where(kept, own, before)
 
         return merge

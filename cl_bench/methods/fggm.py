@@ -123,7 +123,6 @@ class FGGM(Method[FGGMOptions]):
             return None
         found = layouts(stage.model)
         scores = self._scores(stage, found)
-        stage.keep_scores(scores)
         shapes = {name: tuple(stage.model.get_parameter(name).shape) for name in scores}
         rest = Full() if options.embeddings == "full" else Frozen()
         alone = entries_alone({name: found[name] for name in scores}, shapes)
@@ -188,12 +187,13 @@ class FGGM(Method[FGGMOptions]):
         """
         from dataclasses import replace
 
+        from cl_bench.costs.added import Cost
         from cl_bench.costs.trained import everything, masked, only
 
         options, granularity = self.options, GRANULARITY[self.options.aggregation]
         if options.partial:
             if options.embeddings != "frozen" or not options.mask_first_task:
-                return everything(shapes)
+                return only(shapes, lambda name: True)
             return only(shapes, lambda name: name not in shapes.embeddings)
         share = masked(
             shapes,
@@ -203,7 +203,8 @@ class FGGM(Method[FGGMOptions]):
             masks_embeddings=options.embeddings == "rows",
         )
         if not options.mask_first_task:
-            return replace(everything(shapes), flops_per_token=share.flops_per_token)
+            kept = Cost(disk=share.adds.disk)
+            return replace(everything(shapes), flops_per_token=share.flops_per_token, adds=kept)
         return share
 
     def adds(self, shapes: Shapes) -> Cost:
@@ -211,27 +212,31 @@ class FGGM(Method[FGGMOptions]):
 
         Of what a share of a step is taken, the weights before it are kept meanwhile.
         """
-        from cl_bench.costs.added import Cost, Memory, Work, batch_fisher_pass, fisher_pass
+        from cl_bench.costs.added import Cost, Disk, Memory, Work, batch_fisher_pass, fisher_pass
+        from cl_bench.costs.kept_selection import KINDS, score_bytes
 
         options, granularity = self.options, GRANULARITY[self.options.aggregation]
         held = 0
+        scored = [
+            name
+            for name in shapes.parameters
+            if options.embeddings == "rows" or name not in shapes.embeddings
+        ]
         if options.partial:
-            scored = [
-                (shapes.layout(name), shape)
-                for name, shape in shapes.parameters.items()
-                if options.embeddings == "rows" or name not in shapes.embeddings
-            ]
-            scores = sum(math.prod(own.score_shape(s, granularity)) for own, s in scored)
+            sizes = [(shapes.layout(name), shapes.parameters[name]) for name in scored]
+            scores = sum(math.prod(own.score_shape(s, granularity)) for own, s in sizes)
             kinds = 1 if options.refresh is None else 2
-            held = shapes.entry_bytes * (kinds * scores + sum(math.prod(s) for _, s in scored))
+            held = shapes.entry_bytes * (kinds * scores + sum(math.prod(s) for _, s in sizes))
         memory = Memory(held=held)
+        of_scored, halved = set(scored).__contains__, () if options.score == "random" else KINDS
+        disk = Disk(selection=score_bytes(shapes, granularity, of_scored, halved))
         if options.score == "random":
-            return Cost(memory)
+            return Cost(memory, disk=disk)
         if options.estimator == "batch":
             scoring = batch_fisher_pass(shapes, granularity, options.fisher_examples)
         else:
             scoring = fisher_pass(shapes, granularity, options.fisher_examples)
-        return Cost(memory, Work(passes=(scoring,)))
+        return Cost(memory, Work(passes=(scoring,)), disk)
 
     def _scores(self, stage: Stage, found: Mapping[str, Layout]) -> dict[str, Tensor]:
         import torch
@@ -247,8 +252,14 @@ class FGGM(Method[FGGMOptions]):
             generator = stage.generator("fggm")
             named = scored_parameters(model) if names is None else names
             shapes = score_shapes(model, named, found, granularity)
-            return {name: torch.rand(size, generator=generator) for name, size in shapes.items()}
+            drawn = {name: torch.rand(size, generator=generator) for name, size in shapes.items()}
+            stage.keep_scores(drawn)
+            return drawn
         limit = options.fisher_examples
-        scores, _ = fisher_of(stage, "fggm", options.estimator, granularity, limit, names)
-        sign = -1 if options.score == "lowest" else 1
-        return {name: sign * score for name, score in scores.items()}
+        first: dict[str, Tensor] = {}
+        scores, _ = fisher_of(stage, "fggm", options.estimator, granularity, limit, names, first)
+        if options.score == "lowest":
+            for score in (*scores.values(), *first.values()):
+                score.neg_()
+        stage.keep_scores(scores, first)
+        return scores

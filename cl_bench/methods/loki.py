@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,6 +68,8 @@ class LoKI(Method[LoKIOptions]):
         """So many rows of every such layer. Raises UserError where there is none."""
         from dataclasses import replace
 
+        from cl_bench.costs.added import Cost, Disk
+        from cl_bench.costs.kept_selection import choice_bytes, score_bytes
         from cl_bench.costs.trained import only
 
         found = {
@@ -81,6 +84,8 @@ class LoKI(Method[LoKIOptions]):
         rows = {n: self._count(s[shapes.layout(n).units[0]]) for n, s in found.items()}
         trained = sum(k * found[n][shapes.layout(n).inputs[0]] for n, k in rows.items())
         index, entry = 8, shapes.entry_bytes
+        kept = choice_bytes(shapes, lambda name, shape: math.prod(shape[:-1]) * (name in found))
+        kept += score_bytes(shapes, "rows", found.__contains__)
         return replace(
             only(shapes, lambda name: False),
             gradients=entry * trained,
@@ -88,6 +93,7 @@ class LoKI(Method[LoKIOptions]):
             flops_per_token=4 * shapes.products + 2 * trained,
             entries=trained,
             inputs_kept=frozenset(found),
+            adds=Cost(disk=Disk(selection=kept)),
         )
 
     def adds(self, shapes: Shapes) -> Cost:
@@ -158,6 +164,7 @@ class LoKI(Method[LoKIOptions]):
         import torch
 
         from cl_bench.importance.contributions import contributions_of
+        from cl_bench.methods.estimates import in_halves
         from cl_bench.models.layouts import layouts
 
         model: Any = stage.model
@@ -168,18 +175,24 @@ class LoKI(Method[LoKIOptions]):
             name: torch.zeros(_width(layer), dtype=torch.float64, device=stage.device)
             for name, layer in zip(names, layers, strict=True)
         }
-        for batch in stage.remaining(marks, stage.batches(other)):
-            found = contributions_of(model, batch, layers, self.options.steps)
-            for own, contributions in zip(marks.values(), found, strict=True):
-                lowest = contributions.argsort(dim=1, stable=True)
-                chosen = lowest[:, : self._count(contributions.shape[1])].flatten()
-                own += torch.bincount(chosen, minlength=len(own))
-        rows = {}
-        for name, own in marks.items():
+        first: dict[str, Tensor] = {}
+        halves = in_halves(other, stage.generator("loki halves"))
+        for half in halves:
+            for batch in stage.remaining(marks, stage.batches(half)):
+                found = contributions_of(model, batch, layers, self.options.steps)
+                for own, contributions in zip(marks.values(), found, strict=True):
+                    lowest = contributions.argsort(dim=1, stable=True)
+                    chosen = lowest[:, : self._count(len(own))].flatten()
+                    own += torch.bincount(chosen, minlength=len(own))
+            if len(halves) > 1 and not first:
+                first = {name: own.clone() for name, own in marks.items()}
+        for own in (*marks.values(), *first.values()):
             stage.all_reduce(own)
-            most = own.argsort(descending=True, stable=True)[: self._count(len(own))]
-            rows[name] = most.sort().values.cpu()
-        return rows
+        stage.keep_scores(marks, first or None)
+        most = {name: own.argsort(descending=True, stable=True) for name, own in marks.items()}
+        return {
+            n: order[: self._count(len(order))].sort().values.cpu() for n, order in most.items()
+        }
 
 
 def _width(layer: Any) -> int:

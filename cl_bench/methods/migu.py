@@ -64,6 +64,8 @@ class MIGU(Method[MIGUOptions]):
     def __init__(self, options: MIGUOptions | None = None) -> None:
         super().__init__(options)
         self._magnitude: dict[str, Tensor] = {}
+        self._seen_in: list[dict[str, Tensor]] = []
+        """Magnitudes summed over all updates, and over every other one."""
         self._hooks: list[Any] = []
         self._all_reduce: Callable[[Tensor], None] | None = None
         self._layouts: dict[str, Layout] = {}
@@ -88,19 +90,24 @@ class MIGU(Method[MIGUOptions]):
                 )
 
     def adds(self, shapes: Shapes) -> Cost:
-        """A float32 magnitude a row; it saves nothing: gradients exist before they are masked.
+        """A float32 magnitude a row, and two sums over updates in float64, which are kept.
+
+        It saves nothing: gradients exist before they are masked.
 
         Rows of untied token embeddings, which have none, are counted too. Experts are computed once
         more in forward, and so is the head where all positions count.
         """
-        from cl_bench.costs.added import Cost, Memory, Work
+        from cl_bench.costs.added import Cost, Disk, Memory, Work
+        from cl_bench.costs.kept_selection import score_bytes
 
         rows = again = 0
-        unreached = []
+        unreached, watched = [], set()
         for name, shape in shapes.parameters.items():
             layout = shapes.layout(name)
             if layout.linear or (layout.stack and not layout.hidden):
-                rows += math.prod(layout.score_shape(shape, "rows")) if layout.inputs else 0
+                if layout.inputs:
+                    rows += math.prod(layout.score_shape(shape, "rows"))
+                    watched.add(name)
                 again += 2 * shapes.active(name, math.prod(shape)) if layout.stack else 0
             elif len(shape) > 1:
                 unreached.append(name)
@@ -110,8 +117,13 @@ class MIGU(Method[MIGUOptions]):
             )
         remarks = (f"not masked, trained in full: {', '.join(patterns(unreached))}",)
         return Cost(
-            Memory(held=4 * rows, watched=True),
+            Memory(held=(4 + 2 * 8) * rows, watched=True),
             Work(per_token=again),
+            Disk(
+                selection=0
+                if shapes.backbone
+                else score_bytes(shapes, "rows", watched.__contains__)
+            ),
             remarks=remarks if unreached else (),
         )
 
@@ -123,7 +135,7 @@ class MIGU(Method[MIGUOptions]):
 
         if stage.first and not self.options.mask_first_task:
             return
-        self._all_reduce = stage.all_reduce
+        self._all_reduce, self._seen_in = stage.all_reduce, [{}, {}]
         self._layouts = layouts(stage.model)
         names = {id(parameter): name for name, parameter in stage.model.named_parameters()}
         head: Any = stage.model.get_output_embeddings()  # type: ignore[operator]
@@ -156,6 +168,8 @@ class MIGU(Method[MIGUOptions]):
         shape = self._layouts[name].score_shape(tuple(weight.shape), "rows")
         self._shapes[name] = tuple(weight.shape)
         self._magnitude[name] = weight.new_zeros(shape, dtype=torch.float32)
+        for total in self._seen_in:
+            total[name] = weight.new_zeros(shape, dtype=torch.float64)
         return self._magnitude[name]
 
     def _unreached(self, model: Any) -> list[str]:
@@ -244,6 +258,8 @@ class MIGU(Method[MIGUOptions]):
         for name, magnitude in self._magnitude.items():
             if self._all_reduce is not None:
                 self._all_reduce(magnitude)
+            for total in self._seen_in[: 1 + step.number % 2]:
+                total[name] += magnitude
             if name in step.grads:
                 layout, threshold = self._layouts[name], self.options.threshold
                 own = magnitude if layout.stack else magnitude.unsqueeze(0)
@@ -255,11 +271,13 @@ class MIGU(Method[MIGUOptions]):
 
     def finish(self, stage: Stage) -> None:
         """Stop watching: scoring must not be slowed or counted. Says what was not masked."""
+        if self._seen_in:
+            stage.keep_scores(*self._seen_in)
         if self._hooks and (unreached := self._unreached(stage.model)):
             stage.notes["not_masked"] = patterns(unreached)
         for hook in self._hooks:
             hook.remove()
-        self._hooks, self._magnitude, self._all_reduce = [], {}, None
+        self._hooks, self._magnitude, self._seen_in, self._all_reduce = [], {}, [], None
         self._layouts, self._shapes, self._seen, self._padded = {}, {}, set(), None
 
 

@@ -6,6 +6,7 @@ published, so this is not a reproduction of it.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -17,6 +18,10 @@ from cl_bench.models.layouts import Layout, layouts
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from cl_bench.costs.added import Cost
+    from cl_bench.costs.shapes import Shapes
+    from cl_bench.models.layouts import Shape
 
 
 class NeuronMergeOptions(TwoModelOptions):
@@ -41,6 +46,16 @@ class NeuronMerge(Merging[NeuronMergeOptions]):
     family = "merges"
     source = "inspired by Yu 2025, arXiv 2505.16703"
 
+    def adds(self, shapes: Shapes) -> Cost:
+        """A bit for every neuron on disk: whether it keeps its change."""
+        from cl_bench.costs.added import Cost, Disk
+        from cl_bench.costs.kept_selection import choice_bytes
+
+        def neurons(name: str, shape: Shape) -> int:
+            return math.prod(shapes.layout(name).score_shape(shape, "rows"))
+
+        return Cost(disk=Disk(selection=choice_bytes(shapes, neurons)))
+
     def rule(self, stage: Stage) -> Rule:
         """By the layout of each parameter."""
         import torch
@@ -51,6 +66,7 @@ class NeuronMerge(Merging[NeuronMergeOptions]):
         def merge(name: str, own: Tensor) -> Tensor:
             before = other[name].to(own.device)
             kept = _most_changed(change(before, own), found[name], options.keep)
+            stage.keep_choice(name, kept)
             return torch.where(kept, own, lerp(before, own, options.others).to(own.dtype))
 
         return merge

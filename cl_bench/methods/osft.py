@@ -79,7 +79,8 @@ class OSFT(Method[OSFTOptions]):
 
         `shapes` are of the factors.
         """
-        from cl_bench.costs.added import Cost, Memory, Work
+        from cl_bench.costs.added import Cost, Disk, Memory, Work
+        from cl_bench.costs.kept_selection import choice_bytes
 
         held, products, kept_inputs = shapes.dtype_bytes * shapes.numel, 0, 0
         for name, (rows, free) in _named(shapes, ".U"):
@@ -90,7 +91,8 @@ class OSFT(Method[OSFTOptions]):
             products += free * (rows + columns)
             kept_inputs += 2 * free
         memory = Memory(held=held, per_token=shapes.dtype_bytes * kept_inputs)
-        return Cost(memory, Work(per_token=4 * products))
+        disk = Disk(selection=choice_bytes(shapes, lambda *_: 0))
+        return Cost(memory, Work(per_token=4 * products), disk)
 
     def refuses(self, stage: StageSpec) -> Iterable[str]:
         """Methods that keep or merge what is no parameter after the stage any more."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -68,7 +69,8 @@ class PIECE(Method[PIECEOptions]):
         """The chosen entries, a mask of every entry that was scored, and the scoring pass."""
         from dataclasses import replace
 
-        from cl_bench.costs.added import MASK_BYTES, Cost, Memory, Pass, Work
+        from cl_bench.costs.added import MASK_BYTES, Cost, Disk, Memory, Pass, Work
+        from cl_bench.costs.kept_selection import KINDS, choice_bytes, score_bytes, score_memory
         from cl_bench.costs.trained import everything, only
 
         tokens = next(name for name in shapes.parameters if name in shapes.embeddings)
@@ -76,6 +78,10 @@ class PIECE(Method[PIECEOptions]):
         count, full = min(scored, math.ceil(self.options.ratio * shapes.numel)), everything(shapes)
         entry, sums = shapes.entry_bytes, 2 if self._signed else 1
         held = (sums + 1) * entry * scored + shapes.dtype_bytes * scored
+        kept = choice_bytes(shapes, lambda name, shape: 0 if name == tokens else math.prod(shape))
+        halved = ("entries",) if self._signed else KINDS
+        kept += score_bytes(shapes, "elements", lambda name: name != tokens, halved)
+        held += score_memory(shapes, "elements", lambda name: name != tokens)
         one = Pass(6 * shapes.products, self.options.score_examples, held=held)
         return replace(
             only(shapes, lambda name: False),
@@ -84,7 +90,7 @@ class PIECE(Method[PIECEOptions]):
             flops_per_token=full.flops_per_token,
             entries=count,
             inputs_kept=full.inputs_kept - {tokens},
-            adds=Cost(Memory(held=MASK_BYTES * scored), Work(passes=(one,))),
+            adds=Cost(Memory(held=MASK_BYTES * scored), Work(passes=(one,)), Disk(selection=kept)),
         )
 
     def _scores(self, stage: Stage) -> dict[str, Tensor]:
@@ -92,6 +98,7 @@ class PIECE(Method[PIECEOptions]):
         import torch
 
         from cl_bench.methods.gradients import gradient_on
+        from cl_bench.training.kept_scores import small_scores
 
         model: Any = stage.model
         options = self.options
@@ -104,17 +111,41 @@ class PIECE(Method[PIECEOptions]):
         examples = stage.examples if limit is None else stage.sample(limit, "piece")
         order = torch.randperm(len(examples), generator=stage.generator("piece")).tolist()
         size = options.score_batch
-        batches = ([examples[i] for i in order[k : k + size]] for k in range(0, len(order), size))
+        parts = [order[k : k + size] for k in range(0, len(order), size)]
         both = {**squares, **{f"{name} (sum)": value for name, value in sums.items()}}
-        for batch in stage.remaining(both, batches):
-            for name, gradient in gradient_on(stage, batch, scored).items():
-                squares[name].addcmul_(gradient, gradient)
-                if self._signed:
-                    sums[name].add_(gradient)
+        first: tuple[dict[str, Tensor], ...] = ()
+        middle = len(parts) // 2
+        for half in (parts[:middle], parts[middle:]):
+            batches = ([examples[i] for i in part] for part in half)
+            for batch in stage.remaining(both, batches):
+                for name, gradient in gradient_on(stage, batch, scored).items():
+                    squares[name].addcmul_(gradient, gradient)
+                    if self._signed:
+                        sums[name].add_(gradient)
+            if middle and not first:
+                first = small_scores(squares, model), small_scores(sums, model)
         if not self._signed:
+            stage.keep_scores(squares, *first[:1])
             return squares
-        return {n: s.abs_().div_(squares[n].add_(1).sqrt_()) for n, s in sums.items()}
+        whole = (small_scores(squares, model), small_scores(sums, model)) if first else ()
+        scores = {n: s.abs_().div_(squares[n].add_(1).sqrt_()) for n, s in sums.items()}
+        stage.keep_scores(scores, *second_order_halves(first, whole))
+        return scores
 
     @property
     def _signed(self) -> bool:
         return self.options.score == "second_order"
+
+
+def second_order_halves(
+    first: Sequence[Mapping[str, Tensor]], whole: Sequence[Mapping[str, Tensor]]
+) -> Iterator[dict[str, Tensor]]:
+    """PIECE-S of either half, from sums of g^2 and of g over the first one and over all.
+
+    Of sampled entries alone: sums over rows are not those of their entries' scores.
+    """
+    if not first:
+        return
+    rest = [{n: one[n] - half[n] for n in half} for half, one in zip(first, whole, strict=True)]
+    for squares, sums in (first, rest):
+        yield {n: sums[n].abs() / (squares[n] + 1).sqrt() for n in sums if n.startswith("entries/")}

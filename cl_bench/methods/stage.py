@@ -150,15 +150,47 @@ class Stage:
         """
         return self.share(examples, [self.number(example) for example in examples])
 
-    def keep_scores(self, scores: Mapping[str, Tensor]) -> None:
-        """Keep what a plan ranked parameters by, for `cl-bench inspect`; call it in `plan`.
+    def keep_scores(
+        self,
+        scores: Mapping[str, Tensor],
+        first: Mapping[str, Tensor] | None = None,
+        second: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Keep what ranks parameters, for `cl-bench inspect`; in `plan`, `finish` or between.
 
-        By parameter name, in the shape of its rows, columns or entries, higher is more important.
-        Rounded to float16 over the largest of each; of single entries the sums of rows and columns.
+        By parameter name, in the shape of its rows, columns or entries, higher is more important,
+        summed over processes. `first`, `second`: the same made of either half of the examples;
+        `first` alone where scores are sums over examples. `small_scores` makes little of scores
+        that are to be set aside meanwhile. Of several methods the first is heard, and nothing is
+        kept of adapters, which are no parameters of the model.
         """
-        from cl_bench.training.selections import small_scores
+        from cl_bench.training.kept_scores import other_half, score_tensors, small_scores
 
-        self.selection = small_scores(scores, self.model)
+        known = any(key.startswith("score/") for key in self.selection)
+        if known or hasattr(self.model, "peft_config"):
+            return
+        whole = small_scores(scores, self.model)
+        halves = None
+        if first is not None:
+            one = small_scores(first, self.model)
+            other = other_half(whole, one) if second is None else small_scores(second, self.model)
+            halves = one, other
+        self.selection |= score_tensors(whole, halves, self.model)
+
+    def keep_choice(self, name: str, chosen: Tensor) -> None:
+        """Keep which entries of a parameter were chosen, where no plan did (a merge), as above.
+
+        `chosen`: bool, of the parameter's shape; `Layout.spread` gives one of whole rows.
+        """
+        from cl_bench.training.selections import KINDS, choice_tensors
+
+        shape, kind = tuple(chosen.shape), "entries"
+        if len(shape) > 1 and chosen.stride(-1) == 0:
+            kind, chosen = "rows", chosen[..., 0]
+        elif len(shape) > 1 and chosen.stride(-2) == 0:
+            kind, chosen = "columns", chosen[..., 0, :]
+        if all(f"{other}/{name}" not in self.selection for other in KINDS if other != kind):
+            self.selection |= choice_tensors(name, shape, kind, chosen)
 
     def remaining(self, sums: Mapping[str, Tensor], batches: Iterable[T]) -> Iterable[T]:
         """The batches of a pass that are still to be added to `sums`, which begin as zeros.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from cl_bench.report.cells import short
 from cl_bench.report.tables import Column, table
 from cl_bench.results.selections import (
     Alike,
+    Halves,
     Selections,
+    ceiling,
+    halves_alike,
     kinds_of,
     masks_alike,
     pairs,
@@ -23,7 +26,14 @@ from cl_bench.store.folders import RunFolder
 _ALIKE = """
 Jaccard index of what both stages trained, and in brackets that of sets of the same sizes drawn
 blindly. Scores: cosine, in brackets that of the same scores in any order, and rank correlation
-(0 by chance). Means over parameters, by their units.
+(0 by chance; of: the most that scores so reliable can be expected to have, the root of the product
+of both reliabilities). Means over parameters, by their units.
+"""
+_HALVES = """
+Two random halves of a stage's examples. Trained: Jaccard index of what either half would choose, as
+many of each weight as the stage did, and in brackets that of chance; all examples choose more
+alike. Scores: rank correlation of both halves, and the reliability of scores of all examples that
+follows from it (Spearman and Brown, 2r / (1 + r)).
 """
 _MOVED = """
 How far a layer moved, over its size, since the stage began: Frobenius norms over all of its
@@ -36,8 +46,10 @@ def inspection_lines(run: RunFolder, selections: Mapping[str, Selections]) -> It
     yield f"# {run.path.parent.name}, {run.path.name.replace('-', ' ')}"
     yield ""
     if selections:
-        yield from _shares(selections, 0, "layer")
-        yield from _shares(selections, 1, "module")
+        if kinds_of(selections.values()) or _frozen(selections.values()):
+            yield from _shares(selections, 0, "layer")
+            yield from _shares(selections, 1, "module")
+        yield from _with_itself(selections)
         yield from _alike(selections)
     else:
         yield (
@@ -82,6 +94,7 @@ def _alike(selections: Mapping[str, Selections]) -> Iterator[str]:
         *(Column(f"{kind} trained") for kind in masks),
         *(Column(f"scores of {kind}") for kind in scored),
     ]
+    own = {k: {s: halves_alike(kept, k) for s, kept in selections.items()} for k in scored}
     rows = []
     for one, other in pairs(selections):
         a, b = selections[one], selections[other]
@@ -89,19 +102,69 @@ def _alike(selections: Mapping[str, Selections]) -> Iterator[str]:
             [
                 f"{label(one)} - {label(other)}",
                 *(alike_text(masks_alike(a, b, kind)) for kind in masks),
-                *(alike_text(scores_alike(a, b, kind)) for kind in scored),
+                *(
+                    alike_text(scores_alike(a, b, kind), ceiling(own[kind][one], own[kind][other]))
+                    for kind in scored
+                ),
             ]
         )
     yield from table(columns, rows)
     yield ""
 
 
-def alike_text(found: Alike) -> str:
-    """`0.62 (0.18)`, with the rank correlation behind it for scores; `-` for nothing."""
+def _with_itself(selections: Mapping[str, Selections]) -> Iterator[str]:
+    """What is needed to read likeness: how far a stage agrees with itself."""
+    found = {
+        kind: {stage: halves_alike(kept, kind) for stage, kept in selections.items()}
+        for kind in ("rows", "columns", "entries")
+    }
+    masks = [
+        k for k, own in found.items() if any(one.masks.value is not None for one in own.values())
+    ]
+    scored = [k for k, own in found.items() if any(one.ranks is not None for one in own.values())]
+    if not scored:
+        return
+    yield "## Likeness of a stage to itself"
+    yield ""
+    yield from _HALVES.strip().splitlines()
+    yield ""
+    columns = [
+        Column("stage", "left"),
+        *(Column(f"{kind} trained") for kind in masks),
+        *(Column(f"scores of {kind}") for kind in scored),
+    ]
+    rows = [
+        [
+            label(stage),
+            *(alike_text(found[kind][stage].masks) for kind in masks),
+            *(_reliability_text(found[kind][stage]) for kind in scored),
+        ]
+        for stage in selections
+    ]
+    yield from table(columns, rows)
+    yield ""
+
+
+def _reliability_text(own: Halves) -> str:
+    """`+0.91, +0.95`: of halves, of all examples."""
+    if own.ranks is None or own.reliability is None:
+        return "-"
+    return f"{own.ranks:+.2f}, {own.reliability:+.2f}"
+
+
+def _frozen(stages: Iterable[Selections]) -> bool:
+    return any(kept.kind == "frozen" for stage in stages for kept in stage.values())
+
+
+def alike_text(found: Alike, most: float | None = None) -> str:
+    """`0.62 (0.18)`, with the rank correlation behind it for scores and the most that it can be;
+    `-` for nothing.
+    """
     if found.value is None or found.chance is None:
         return "-"
     ranks = "" if found.ranks is None else f", {found.ranks:+.2f}"
-    return f"{found.value:.2f} ({found.chance:.2f}){ranks}"
+    of = "" if most is None or not ranks else f" of {most:+.2f}"
+    return f"{found.value:.2f} ({found.chance:.2f}){ranks}{of}"
 
 
 def _moved(run: RunFolder) -> Iterator[str]:

@@ -11,6 +11,7 @@ from cl_bench.report.inspection import label
 from cl_bench.results.selections import (
     Selections,
     grid,
+    halves_alike,
     kinds_of,
     masks_alike,
     pairs,
@@ -30,7 +31,10 @@ def check_figure(file: Path, option: str = "--plot") -> None:
 
 
 def draw_likeness(runs: Sequence[tuple[str, Mapping[str, Selections]]], file: Path) -> None:
-    """Likeness of every two stages: of masks by Jaccard index, of scores by rank correlation."""
+    """Likeness of every two stages: of masks by Jaccard index, of scores by rank correlation.
+
+    On the diagonal that of a stage's halves: of their masks, and the reliability of its scores.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -64,7 +68,9 @@ def draw_likeness(runs: Sequence[tuple[str, Mapping[str, Selections]]], file: Pa
 def _panels(kept: Mapping[str, Selections]) -> Iterator[Panel]:
     for kind in kinds_of(kept.values()):
         values = {(a, b): masks_alike(kept[a], kept[b], kind).value for a, b in pairs(kept)}
+        values |= {(s, s): halves_alike(own, kind).masks.value for s, own in kept.items()}
         yield f"{kind} trained", values
     for kind in scored_kinds(kept.values()):
         ranks = {(a, b): scores_alike(kept[a], kept[b], kind).ranks for a, b in pairs(kept)}
+        ranks |= {(s, s): halves_alike(own, kind).reliability for s, own in kept.items()}
         yield f"scores of {kind} (ranks)", ranks

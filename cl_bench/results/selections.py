@@ -17,6 +17,7 @@ from cl_bench.errors import RunError
 from cl_bench.models.checkpoints import load_tensors
 from cl_bench.store.folders import RunFolder, StageFolder, there
 from cl_bench.store.seals import check_files, read_sealed
+from cl_bench.training.kept_scores import sampled_entries
 from cl_bench.training.selections import Kept, kept_selections
 
 Selections = Mapping[str, Kept]
@@ -35,6 +36,9 @@ class Alike:
     value: float | None
     chance: float | None
     ranks: float | None = None
+
+
+_UNKNOWN = Alike(None, None)
 
 
 def selections_of(run: RunFolder) -> dict[str, Selections]:
@@ -106,7 +110,7 @@ def masks_alike(first: Selections, second: Selections, kind: str) -> Alike:
         expected += a * b / max(one.chosen.numel(), 1)
         sizes += a + b
     if not sizes:
-        return Alike(None, None)
+        return _UNKNOWN
     return Alike(both / (sizes - both), expected / (sizes - expected))
 
 
@@ -131,8 +135,65 @@ def scores_alike(first: Selections, second: Selections, kind: str) -> Alike:
         ranks += units * _correlation(_ranks(a), _ranks(b))
         weight += units
     if not weight:
-        return Alike(None, None)
+        return _UNKNOWN
     return Alike(cosine / weight, chance / weight, ranks / weight)
+
+
+@dataclass(frozen=True)
+class Halves:
+    """How far two random halves of a stage's examples agree.
+
+    `masks`: of what either half's scores would choose, as many of each weight (of each expert) as
+    the stage chose. `ranks`: rank correlation of the halves' scores, a mean over parameters by
+    their units. None: not kept, or nothing was chosen.
+    """
+
+    masks: Alike
+    ranks: float | None
+
+    @property
+    def reliability(self) -> float | None:
+        """The rank correlation of two samples as large as the stage's, by Spearman and Brown."""
+        r = self.ranks
+        return None if r is None or r <= -1 else 2 * r / (1 + r)
+
+
+def halves_alike(stage: Selections, kind: str) -> Halves:
+    """Of scores of `kind` and of the parameters that were chosen among `kind`.
+
+    Of a matrix's single entries those of the sample that is kept.
+    """
+    both = expected = sizes = ranks = weight = 0.0
+    for name, kept in stage.items():
+        pair = kept.halves.get(kind)
+        if pair is None or pair.shape[1] < 2:
+            continue
+        first, second = pair.double()
+        ranks += len(first) * _correlation(_ranks(first), _ranks(second))
+        weight += len(first)
+        if kept.kind != kind:
+            continue
+        sampled = kind == "entries" and len(first) < kept.entries
+        chosen = kept.chosen[sampled_entries(name, kept.entries)] if sampled else kept.chosen
+        groups = kept.shape[0] if len(kept.shape) > 2 and not sampled else 1
+        parts = (value.view(groups, -1) for value in (chosen, first, second))
+        for wanted, one, other in zip(*parts, strict=True):
+            count = int(wanted.sum())
+            both += len(_highest(one, count) & _highest(other, count))
+            expected += count * count / len(wanted)
+            sizes += 2 * count
+    jaccard = Alike(both / (sizes - both), expected / (sizes - expected)) if sizes else _UNKNOWN
+    return Halves(jaccard, ranks / weight if weight else None)
+
+
+def ceiling(first: Halves, second: Halves) -> float | None:
+    """The highest rank correlation that scores so reliable can be expected to have."""
+    a, b = first.reliability, second.reliability
+    return None if a is None or b is None or min(a, b) <= 0 else math.sqrt(a * b)
+
+
+def _highest(scores: Tensor, count: int) -> set[int]:
+    return set(scores.argsort(descending=True, stable=True)[:count].tolist())
 
 
 def _ranks(values: Tensor) -> Tensor:
@@ -154,10 +215,9 @@ def pairs(stages: Mapping[str, Selections]) -> list[tuple[str, str]]:
 
 
 def grid(values: Mapping[tuple[str, str], float | None], names: list[str]) -> Tensor:
-    """A symmetric matrix of pairs for a figure; 1 on the diagonal, NaN for what is not known."""
+    """A symmetric matrix of pairs for a figure; NaN for what is not known."""
     found = torch.full((len(names), len(names)), float("nan"))
     for i, one in enumerate(names):
-        found[i, i] = 1.0
         for j, other in enumerate(names):
             value = values.get((one, other))
             if value is not None:

@@ -1,7 +1,7 @@
 """What a stage trained, kept small beside it: which rows, columns or entries, and what ranked them.
 
-One safetensors file a stage. A choice is a bit (8 in a byte, numpy's order), a score half a number
-(float16) over the largest of its weight. `cl-bench inspect` reads them.
+One safetensors file a stage. A choice is a bit (8 in a byte, numpy's order); scores are those of
+kept_scores.py. `cl-bench inspect` reads them.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ class Kept:
 
     `chosen` bool [units]: rows or columns counted through a stack as in `Rows`, or all entries in
     order; empty for `full` and `frozen`. `scores` float32 [units] by `rows`, `columns` or
-    `entries` (of vectors), over their largest.
+    `entries` (all of a vector, `sampled_entries` of a matrix), over their largest; `halves` the
+    same [2, units] of either half of the examples.
     """
 
     kind: str
     shape: tuple[int, ...]
     chosen: Tensor
     scores: Mapping[str, Tensor] = field(default_factory=dict)
+    halves: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def entries(self) -> int:
@@ -46,44 +48,34 @@ class Kept:
         return int(self.chosen.sum()) * (self.entries // max(self.chosen.numel(), 1))
 
 
-def small_scores(scores: Mapping[str, Tensor], model: torch.nn.Module) -> dict[str, Tensor]:
-    """Scores as they are kept, by `<kind>/<parameter>`: float16 on the CPU.
-
-    Those of single entries of a matrix, which are as many as its entries, are summed over its rows
-    and over its columns.
-    """
-    found: dict[str, Tensor] = {}
-    for name, score in scores.items():
-        shape = tuple(model.get_parameter(name).shape)
-        for kind, value in _by_kind(score, shape).items():
-            largest = value.abs().max().clamp_min(torch.finfo(value.dtype).tiny)
-            found[f"{kind}/{name}"] = (value / largest).to("cpu", torch.float16)
-    return found
-
-
-def _by_kind(score: Tensor, shape: tuple[int, ...]) -> dict[str, Tensor]:
-    score, double = score.detach(), torch.float64
-    if len(shape) < 2:
-        return {"entries": score.flatten().to(double)}
-    if tuple(score.shape) == shape:
-        sums = {"rows": score.sum(-1, dtype=double), "columns": score.sum(-2, dtype=double)}
-        return {kind: value.flatten() for kind, value in sums.items()}
-    kind = "rows" if score.numel() == math.prod(shape[:-1]) else "columns"
-    return {kind: score.flatten().to(double)}
-
-
 def selection_tensors(
     plan: UpdatePlan, scores: Mapping[str, Tensor], model: torch.nn.Module
 ) -> dict[str, Tensor]:
-    """The file's tensors; `scores`: of `small_scores`."""
-    found = {f"score/{name}": value for name, value in scores.items()}
+    """The file's tensors: what the plan chose, and what it was ranked by (`score_tensors`)."""
+    found = dict(scores)
     for name, parameter in model.named_parameters():
         shape = tuple(parameter.shape)
         kind, chosen = _chosen(plan, name, shape)
-        bits = torch.from_numpy(np.packbits(chosen.cpu().numpy()))
-        found[f"{kind}/{name}"] = bits
-        found[f"shape/{name}"] = torch.tensor(shape, dtype=torch.int64)
+        found |= choice_tensors(name, shape, kind, chosen)
+        if kind in ("rows", "columns"):
+            _as_chosen(found, name, kind)
     return found
+
+
+def choice_tensors(
+    name: str, shape: tuple[int, ...], kind: str, chosen: Tensor
+) -> dict[str, Tensor]:
+    """Those of one parameter. `chosen`: bool, of as many rows, columns or entries as it has."""
+    bits = torch.from_numpy(np.packbits(chosen.flatten().cpu().numpy()))
+    return {f"{kind}/{name}": bits, f"shape/{name}": torch.tensor(shape, dtype=torch.int64)}
+
+
+def _as_chosen(found: dict[str, Tensor], name: str, kind: str) -> None:
+    """Scores of a square matrix, of which the shape does not tell, are of what was chosen among."""
+    other = "columns" if kind == "rows" else "rows"
+    for what in ("score", "half"):
+        if f"{what}/{kind}/{name}" not in found and f"{what}/{other}/{name}" in found:
+            found[f"{what}/{kind}/{name}"] = found.pop(f"{what}/{other}/{name}")
 
 
 def _chosen(plan: UpdatePlan, name: str, shape: tuple[int, ...]) -> tuple[str, Tensor]:
@@ -107,28 +99,29 @@ def _units(kind: str, shape: tuple[int, ...]) -> int:
 
 
 def kept_selections(tensors: Mapping[str, Tensor]) -> dict[str, Kept]:
-    """By parameter what `selection_tensors` wrote."""
+    """By parameter what was written; one of which only scores were kept was trained in full."""
     scores: dict[str, dict[str, Tensor]] = {}
+    halves: dict[str, dict[str, Tensor]] = {}
     found: dict[str, tuple[str, Tensor]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for key, value in tensors.items():
         kind, name = key.split("/", 1)
-        if kind == "score":
+        if kind in ("score", "half"):
             of, name = name.split("/", 1)
-            scores.setdefault(name, {})[of] = value.float()
+            own = scores if kind == "score" else halves
+            own.setdefault(name, {})[of] = value.float()
         elif kind == "shape":
             shapes[name] = tuple(value.tolist())
         else:
             found[name] = kind, value
-    return {
-        name: Kept(
-            kind,
-            shapes[name],
-            _unpacked(bits, _units(kind, shapes[name])),
-            scores.get(name, {}),
-        )
-        for name, (kind, bits) in sorted(found.items())
-    }
+    nothing = "full", torch.zeros(0, dtype=torch.uint8)
+    kept = {}
+    for name in sorted(shapes):
+        kind, bits = found.get(name, nothing)
+        chosen = _unpacked(bits, _units(kind, shapes[name]))
+        ranked = scores.get(name, {}), halves.get(name, {})
+        kept[name] = Kept(kind, shapes[name], chosen, *ranked)
+    return kept
 
 
 def _unpacked(bits: Tensor, count: int) -> Tensor:

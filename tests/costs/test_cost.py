@@ -84,7 +84,7 @@ def test_counted_bytes_are_held_and_written(
         drawn = DRAWN.get(case, 0)
         assert counted == pytest.approx(held.nbytes, rel=0.02 + drawn)
         assert cost.in_training - cost.set_aside == pytest.approx(held.live, rel=0.05 + drawn)
-        written = memory.written(held.model, held.method)
+        written = memory.written(held)
     headers = 150 * len(list(held.model.state_dict()))  # names in the files: nothing for real sizes
     assert cost.checkpoint <= written <= 1.05 * cost.checkpoint + headers
 

@@ -25,7 +25,7 @@ def size(folder: Path, pattern: str) -> int:
 
 def test_what_is_counted_is_what_is_written(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.write_config(
-        methods=["sft", "ewc", "lora"],
+        methods=["sft", "ewc", "lora", {"name": "fggm", "aggregation": "none"}],
         eval={
             "trace": {"limit": 6},
             "general": {"tasks": ["piqa"]},

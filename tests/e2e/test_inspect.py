@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 
 from safetensors.torch import load_file
 
+from cl_bench.results.selections import halves_alike
 from cl_bench.training.selections import kept_selections
 from tests.e2e.conftest import Bench
 from tests.helpers.rendered import must_render
@@ -27,10 +29,17 @@ def test_inspect(bench: Bench) -> None:
     assert rows > 20
     assert not (bench.results / "sft" / "seed-1" / STAGES[0] / "selection.safetensors").exists()
     text = bench.must("inspect", "tiny", "--method", "fggm", "--plot", "likeness.png")
-    layers, modules, alike, moved = must_render(text)
+    layers, modules, itself, alike, moved = must_render(text)
     assert layers[0] == ["layer", "1 FOMC", "2 NumGLUE-ds"] and layers[1][0] == "0"
     assert next(row for row in modules if row[0] == "self_attn.q_proj")[1] == "50.0"
     assert alike[1][0] == "1 FOMC - 2 NumGLUE-ds"
+    own = halves_alike(kept, "rows")
+    ranks, masks = f"{own.ranks:+.2f}, {own.reliability:+.2f}", own.masks
+    assert itself[2] == ["2 NumGLUE-ds", f"{masks.value:.2f} ({masks.chance:.2f})", *itself[2][2:]]
+    assert itself[0][3] == "scores of rows" and itself[2][3] == ranks
+    first = kept_selections(load_file(run / STAGES[0] / "selection.safetensors"))
+    most = math.sqrt(halves_alike(first, "rows").reliability * own.reliability)
+    assert alike[1][3].endswith(f" of {most:+.2f}")
     name = "model.layers.0.mlp.up_proj.weight"
     own = [w for n, w in weights[1].items() if n.startswith("model.layers.0.")]
     old = [w for n, w in weights[0].items() if n.startswith("model.layers.0.")]

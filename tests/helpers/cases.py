@@ -85,7 +85,7 @@ CASES: dict[str, Callable[[], Method]] = {
     "layernorm": LayerNorm,
     "freeze_layers": configured(FreezeLayers, side="top"),
     "hft": HFT,
-    "piece": configured(PIECE, ratio=0.5, score="second_order"),
+    "piece": configured(PIECE, ratio=0.5, score="second_order", score_batch=2),
     "ogd": configured(OGD, directions=1),
     "loki": configured(LoKI, share=0.3, steps=2),
     "grads": GrADS,

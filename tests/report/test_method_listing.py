@@ -74,8 +74,8 @@ def test_every_kind_of_cost_has_words(monkeypatch: pytest.MonkeyPatch) -> None:
     ratio = 1 + 1 + 64 / 128 + 1 / 3  # its own, another, half a batch more, a forward pass
     assert math.isclose(ratio, 2.8333, abs_tol=1e-3)
     assert (
-        "compute   2.83x, 0.25x for each earlier stage, 50 % of earlier examples again, 1,000 more examples an epoch, 2,000 "
-        "tokens generated, 2 passes over the examples"
+        "compute   2.83x, 0.25x for each earlier stage, 50 % of earlier examples again, 1,000 more "
+        "examples an epoch, 2,000 tokens generated, 2 passes over the examples"
     ) in page
 
 

@@ -9,13 +9,17 @@ import pytest
 import torch
 
 from cl_bench.results.selections import (
+    Halves,
+    ceiling,
+    halves_alike,
     masks_alike,
     place_of,
     scores_alike,
     shares,
 )
 from cl_bench.results.weight_changes import changes
-from cl_bench.training.selections import Kept, kept_selections, selection_tensors, small_scores
+from cl_bench.training.kept_scores import sampled_entries, score_tensors, small_scores
+from cl_bench.training.selections import Kept, kept_selections, selection_tensors
 from cl_bench.training.update_plan import Columns, Elements, Frozen, Full, Rows, UpdatePlan
 from tests.helpers.tiny import tiny_model
 
@@ -48,7 +52,8 @@ def test_what_is_written_is_read_again() -> None:
         default=Frozen(),
     )
     scores = {Q: torch.rand(shapes[Q][0]) * 1e-9, UP: torch.rand(shapes[UP]) * 1e9}
-    kept = kept_selections(selection_tensors(plan, small_scores(scores, model), model))
+    small = score_tensors(small_scores(scores, model), None, model)
+    kept = kept_selections(selection_tensors(plan, small, model))
     assert kept.keys() == shapes.keys()
     assert all(kept[name].shape == shape for name, shape in shapes.items())
     assert kept[Q].chosen.nonzero().flatten().tolist() == [1, 3]
@@ -98,6 +103,85 @@ def test_scores_against_chance() -> None:
     ra, rb = [0.0, 2.0, 3.0, 1.0], [3.0, 1.5, 1.5, 0.0]
     centred = [x - 1.5 for x in ra], [x - 1.5 for x in rb]
     assert found.ranks == pytest.approx(cosine(*centred), rel=1e-6)
+
+
+def halved(chosen: torch.Tensor, halves: list[list[float]]) -> Kept:
+    return Kept("rows", (len(chosen), 2), chosen, {}, {"rows": torch.tensor(halves)})
+
+
+def test_a_stage_against_itself() -> None:
+    """Rank correlations and masks of halves by loops; chance by all orders of the second mask."""
+    a, b = [0.1, 0.5, 1.0, 0.2, 0.3], [1.0, 0.25, 0.6, 0.0, 0.3]
+    c, d = [3.0, 2.0, 1.0], [2.0, 3.0, 1.0]
+    stage = {
+        Q: halved(flags(0, 1, 1, 0, 0), [a, b]),
+        K: halved(flags(1, 0, 0), [c, d]),
+        UP: rows(flags(1, 0)),  # without halves
+        NORM: Kept("full", (2,), flags(), {}, {"rows": torch.tensor([[1.0, 2.0], [1.0, 2.0]])}),
+    }
+
+    def spearman(x: list[float], y: list[float]) -> float:
+        places = [[sorted(one).index(value) for value in one] for one in (x, y)]
+        gaps = sum((p - q) ** 2 for p, q in zip(*places, strict=True))
+        return 1 - 6 * gaps / (len(x) * (len(x) ** 2 - 1))
+
+    found = halves_alike(stage, "rows")
+    r = (5 * spearman(a, b) + 3 * spearman(c, d) + 2 * 1) / 10
+    assert found.ranks == pytest.approx(r) and found.reliability == pytest.approx(2 * r / (1 + r))
+    # Q: {1, 2} and {0, 2}; K: {0} and {1}.
+    assert found.masks.value == pytest.approx(1 / (3 + 2))
+    shared = 2 * 2 / 5 + 1 * 1 / 3
+    assert found.masks.chance == pytest.approx(shared / (4 + 2 - shared))
+    assert halves_alike(stage, "columns").ranks is None
+    perfect, none = Halves(masks_alike({}, {}, "rows"), 1.0), Halves(found.masks, -0.2)
+    assert ceiling(found, perfect) == pytest.approx(math.sqrt(2 * r / (1 + r)))
+    assert ceiling(found, none) is None
+
+
+def test_reliability_is_that_of_twice_as_many_examples() -> None:
+    """Spearman and Brown against halves that are as large as the whole: noise of half the size."""
+    generator = torch.Generator().manual_seed(0)
+    true = torch.randn(4000, generator=generator)
+
+    def seen(noise: float) -> torch.Tensor:
+        return true + noise * torch.randn(4000, generator=generator)
+
+    half = {Q: halved(torch.ones(4000) > 0, torch.stack([seen(1), seen(1)]).tolist())}
+    whole = {
+        Q: halved(torch.ones(4000) > 0, torch.stack([seen(0.5**0.5), seen(0.5**0.5)]).tolist())
+    }
+    predicted = halves_alike(half, "rows").reliability
+    measured = halves_alike(whole, "rows").ranks
+    assert predicted == pytest.approx(measured, abs=0.02)
+    assert predicted == pytest.approx(2 / 3, abs=0.03)
+
+
+def test_masks_of_halves_for_experts_and_samples() -> None:
+    """Every expert chooses for itself; of single entries those of the sample count."""
+    chosen = flags(1, 1, 0, 0, 0, 1)
+    one, other = [1.0, 2.0, 3.0, 9.0, 8.0, 7.0], [1.0, 3.0, 2.0, 9.0, 8.0, 7.0]
+    stack = Kept("rows", (2, 3, 4), chosen, {}, {"rows": torch.tensor([one, other])})
+    # The first expert: {2, 1} and {1, 2}; the second: {0} and {0}.
+    assert halves_alike({Q: stack}, "rows").masks.value == 1.0
+    entries = torch.arange(4096) % 4 == 0
+    places = sampled_entries(UP, 4096)
+    scores = torch.rand(2, len(places), generator=torch.Generator().manual_seed(0))
+    kept = Kept("entries", (64, 64), entries, {}, {"entries": scores})
+    count = sum(int(place) % 4 == 0 for place in places)
+    sets = [
+        set(sorted(range(len(places)), key=lambda i: -float(half[i]))[:count]) for half in scores
+    ]
+    found = halves_alike({UP: kept}, "entries").masks
+    assert found.value == pytest.approx(len(sets[0] & sets[1]) / len(sets[0] | sets[1]))
+
+
+def test_scores_of_a_square_matrix_are_named_by_what_was_chosen() -> None:
+    model = tiny_model()
+    small = score_tensors(small_scores({Q: torch.rand(32)}, model), None, model)
+    for selection, kind in ((Rows, "rows"), (Columns, "columns")):
+        plan = UpdatePlan({Q: selection(torch.tensor([1]))}, default=Frozen())
+        kept = kept_selections(selection_tensors(plan, small, model))[Q]
+        assert kept.kind == kind and set(kept.scores) == {kind}
 
 
 def test_shares_by_layer_and_module() -> None:
