@@ -98,19 +98,28 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Outputs:
+    """Of so many examples of every task so far something is stored for each answer token."""
+
+    examples: int
+    token_bytes: int
+
+
+@dataclass(frozen=True)
 class Disk:
     """What a method leaves beside the checkpoint of a stage.
 
     `state`: bytes that it keeps for the next stage, `state_each` so many more for every earlier
     stage. `models`: further models with all weights; the one of the hook `scored` is counted
     without being said. `selection`: bytes of what it chose and of the scores behind that, for
-    `cl-bench inspect`.
+    `cl-bench inspect`. `outputs`: what is as large as answers are.
     """
 
     state: int = 0
     models: int = 0
     state_each: int = 0
     selection: int = 0
+    outputs: tuple[Outputs, ...] = ()
 
     def __add__(self, other: Disk) -> Disk:
         return Disk(
@@ -118,6 +127,7 @@ class Disk:
             self.models + other.models,
             self.state_each + other.state_each,
             self.selection + other.selection,
+            self.outputs + other.outputs,
         )
 
 

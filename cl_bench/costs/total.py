@@ -28,13 +28,15 @@ class Total:
     """A stage at the fullest it may be: `base` is trained, `added` comes on top.
 
     `batch_size`: examples of an update, `earlier`: stages before this one, for what is added to
-    every update and for every stage.
+    every update and for every stage. `answers`: of every task so far its examples (None: enough)
+    and the tokens of an answer, for outputs that are stored; without it they are not counted.
     """
 
     base: Trained
     added: Cost = field(default_factory=Cost)
     batch_size: int = 1
     earlier: int = 0
+    answers: tuple[tuple[int | None, float], ...] = ()
 
     def __add__(self, more: Cost) -> Total:
         return replace(self, added=self.added + more)
@@ -66,9 +68,19 @@ class Total:
     def checkpoint(self) -> int:
         """Bytes that the stage leaves on disk, without tokenizer files."""
         disk = self.added.disk
-        state = disk.state + disk.state_each * self.earlier
         models = disk.models * self.base.weights
-        return self.base.checkpoint + state + models + disk.selection
+        return self.base.checkpoint + self.state + models + disk.selection
+
+    @property
+    def state(self) -> int:
+        """Bytes of that which methods keep for the next stage."""
+        disk = self.added.disk
+        stored = sum(
+            one.token_bytes * tokens * min(one.examples, one.examples if most is None else most)
+            for one in disk.outputs
+            for most, tokens in self.answers
+        )
+        return disk.state + disk.state_each * self.earlier + round(stored)
 
     @property
     def midway(self) -> int:
@@ -116,7 +128,7 @@ def total(method: Counted, shapes: Shapes, batch_size: int = 1, earlier: int = 0
         raise UserError(_wrong(method, "adds", added, "a Cost (cl_bench/costs/added.py)"))
     for record in (added.memory, added.work, added.disk):
         for key in fields(record):
-            if key.name != "passes" and getattr(record, key.name) < 0:
+            if key.name not in ("passes", "outputs") and getattr(record, key.name) < 0:
                 raise UserError(
                     f"method {method.name}: adds: {key.name} is below 0: what a method saves is "
                     "said by trains"

@@ -10,6 +10,7 @@ from cl_bench.config.intervals import NEVER
 from cl_bench.config.schema import EvalConfig
 from cl_bench.costs.shapes import Shapes
 from cl_bench.evaluation.answer_limits import own_limit
+from cl_bench.experiment.workload import Workloads, stage_total
 from cl_bench.methods.spec import Experiment
 from cl_bench.store.folders import RunFolder, there
 from cl_bench.store.seals import read_scores
@@ -70,6 +71,7 @@ def missing_bytes(experiment: Experiment, suite: Suite, shapes: Shapes, folder: 
     begun = there(folder / "base" / "scores.json")
     known = read_scores(folder / "base")["trace"] if begun else {}
     added = [name for name in experiment.base_columns if name not in known]
+    workloads = Workloads(config)
     general = config.eval.general.after != "never" and not begun
     needed += prediction_bytes(suite.units(added, general, config.train))
     if suite.engine.in_memory:
@@ -86,7 +88,7 @@ def missing_bytes(experiment: Experiment, suite: Suite, shapes: Shapes, folder: 
         for position, stage in enumerate(run.stages):
             stage_folder = place.stage(stage.folder)
             if position in again or not (stage_folder.trained or stage_folder.scored):
-                cost = stage.cost(shapes, position)
+                cost = stage_total(run, position, shapes, workloads)
                 needed += cost.checkpoint
                 midway.append(0 if config.save_every == NEVER else 2 * cost.midway)
             if not stage_folder.scored:

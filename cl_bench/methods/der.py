@@ -62,20 +62,33 @@ class DER(Method[DEROptions]):
         self._kept: Kept = {}
 
     def adds(self, shapes: Shapes) -> Cost:
-        """Two draws at every update and a pass over what is kept; its size depends on answers."""
+        """Two draws at every update, a pass over what is kept, and that: as much as answers have.
+
+        What is kept is in the CPU's memory and not counted there.
+        """
         from dataclasses import replace
 
-        from cl_bench.costs.added import Cost, Memory, Pass, Work, another_gradient
+        from cl_bench.costs.added import Cost, Disk, Memory, Outputs, Pass, Work, another_gradient
 
         own = self.options
-        terms = [weight for weight in (own.alpha, own.beta) if weight]
-        if not own.memory or not terms:
+        if not own.memory:
             return Cost()
+        terms = [weight for weight in (own.alpha, own.beta) if weight]
+        vocabulary = max((shapes.parameters[name][0] for name in shapes.embeddings), default=0)
+        token = vocabulary * shapes.dtype_bytes
+        if own.top_k is not None and not 0 < vocabulary <= own.top_k:
+            # Logits and whose they are, and the mass of the others.
+            token = own.top_k * (shapes.dtype_bytes + 4) + shapes.entry_bytes
         work = sum((another_gradient(own.draw).work for _ in terms), Work())
         passes = (Pass(2 * shapes.products, own.memory),)
         each = "all logits" if own.top_k is None else f"{own.top_k} logits"
-        remark = f"not counted: {each} of every answer token of {own.memory} examples a task"
-        return Cost(Memory(gradients=2), replace(work, passes=passes), remarks=(remark,))
+        remark = f"kept: {each} of every answer token of {own.memory} examples a task"
+        return Cost(
+            Memory(gradients=2 if terms else 0),
+            replace(work, passes=passes),
+            Disk(outputs=(Outputs(own.memory, token),)),
+            (remark,),
+        )
 
     def prepare(self, stage: Stage) -> None:
         """The memory of earlier tasks; the stage's own, where it comes again, is left out."""

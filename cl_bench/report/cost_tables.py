@@ -69,8 +69,8 @@ _WORK = (
 _WORK_NOTES = (
     "FLOPs/token: products with block matrices, forward and backward; not attention, not the head.",
     "scoring pass: as a share of an sft epoch over the examples it sees, all as long as allowed.",
-    "stage: weights (or adapter) and the method's state; state: of that, the method's state alone;",
-    "all: of every stage, for every seed.",
+    "stage: weights (or adapter), the method's state, and choices and scores for `inspect`; state:",
+    "of that, the method's state alone; all: of every stage, for every seed.",
 )
 
 
@@ -139,7 +139,7 @@ def _work_row(label: str, runs: Sequence[Sequence[StageCost]], shapes: Shapes) -
         " + ".join(passes) or "-",
         _again(work),
         _gb(max(one.cost.checkpoint for one in runs[0])),
-        _gb(max(one.cost.added.disk.state for one in runs[0])),
+        _gb(max(one.cost.state for one in runs[0])),
         _gb(disk),
     ]
 

@@ -10,8 +10,8 @@ from cl_bench.costs.activations import MicroBatch, activation_bytes, largest_mic
 from cl_bench.costs.shapes import Shapes
 from cl_bench.costs.total import Total
 from cl_bench.costs.trained import everything
+from cl_bench.experiment.workload import Workload, Workloads, stage_total
 from cl_bench.methods.spec import RunSpec, StageSpec
-from cl_bench.report.workload import Workload, Workloads
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ def stage_costs(run: RunSpec, shapes: Shapes, workloads: Workloads) -> list[Stag
     return [
         _stage_cost(
             stage,
+            stage_total(run, position, shapes, workloads),
             shapes,
             workloads.of(stage.sets, stage.train),
             [workloads.of([one], stage.train) for one in run.earlier(position)],
@@ -72,9 +73,12 @@ def stage_costs(run: RunSpec, shapes: Shapes, workloads: Workloads) -> list[Stag
 
 
 def _stage_cost(
-    stage: StageSpec, shapes: Shapes, load: Workload | None, earlier: Sequence[Workload | None]
+    stage: StageSpec,
+    cost: Total,
+    shapes: Shapes,
+    load: Workload | None,
+    earlier: Sequence[Workload | None],
 ) -> StageCost:
-    cost = stage.cost(shapes, len(earlier))
     batch = largest_micro_batch(stage.train)
     kept = recomputed = None
     if shapes.architecture is not None:

@@ -60,8 +60,8 @@ def sampled_entries(name: str, count: int) -> Tensor:
     generator = torch.Generator().manual_seed(derive_seed("sampled entries", name))
     if count < 64 * SAMPLE:
         return torch.randperm(count, generator=generator)[:SAMPLE].sort().values
-    drawn: Tensor = torch.randint(count, (SAMPLE,), generator=generator)
-    return drawn.sort().values.unique_consecutive()
+    drawn = torch.randint(count, (SAMPLE,), generator=generator).tolist()
+    return torch.tensor(sorted(set(drawn)))
 
 
 def other_half(whole: SmallScores, first: SmallScores) -> SmallScores:

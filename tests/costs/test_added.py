@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from cl_bench.costs.added import (
     Cost,
     Disk,
     Memory,
+    Outputs,
     Pass,
     Work,
     another_gradient,
@@ -61,13 +62,22 @@ def test_every_field_of_every_record_is_summed() -> None:
     """A field that a sum forgot would be a cost that compositions lose."""
     for record in (Memory, Work, Disk):
         for number, field in enumerate(fields(record), start=1):
-            value: Any = {"passes": (Pass(3),), "watched": True}.get(field.name, number)
+            others = {"passes": (Pass(3),), "watched": True, "outputs": (Outputs(2, 5),)}
+            value: Any = others.get(field.name, number)
             one, nothing = record(**{field.name: value}), record()
             assert one + nothing == nothing + one == one
             if field.name != "watched":
                 assert getattr(one + one, field.name) == value + value
     said = Cost(remarks=("a",)) + Cost(remarks=("b",))
     assert said == Cost(remarks=("a", "b")) and sum([kept(1), kept(2)], Cost()) == kept(3)
+
+
+def test_outputs_are_as_large_as_answers_are() -> None:
+    stored = Cost(disk=Disk(state=7, outputs=(Outputs(4, 10), Outputs(100, 1))))
+    known = replace(counted(stored), answers=((2, 2.5), (None, 8.0)))
+    assert known.state == 7 + 10 * (2 * 2.5 + 4 * 8) + (2 * 2.5 + 100 * 8)
+    assert known.checkpoint == FULL.weights + known.state
+    assert counted(stored).state == 7  # nothing is known of answers
 
 
 def test_a_teacher_is_a_copy_of_the_model_and_a_forward_pass() -> None:

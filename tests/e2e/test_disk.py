@@ -12,6 +12,7 @@ from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.suite import load_suite
 from cl_bench.experiment.disk import missing_bytes, prediction_bytes, reference_bytes
 from cl_bench.experiment.resolve import resolve_file
+from cl_bench.experiment.workload import Workloads, stage_total
 from cl_bench.progress import Reporter
 from tests.e2e.conftest import Bench
 
@@ -25,7 +26,7 @@ def size(folder: Path, pattern: str) -> int:
 
 def test_what_is_counted_is_what_is_written(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.write_config(
-        methods=["sft", "ewc", "lora", {"name": "fggm", "aggregation": "none"}],
+        methods=["sft", "ewc", "lora", {"name": "fggm", "aggregation": "none"}, "der"],
         eval={
             "trace": {"limit": 6},
             "general": {"tasks": ["piqa"]},
@@ -54,11 +55,21 @@ def test_what_is_counted_is_what_is_written(bench: Bench, monkeypatch: pytest.Mo
     kept = size(bench.results / "base" / "kl", "*.safetensors")
     assert reference_bytes(config.eval, shapes, len(suite.columns)) == pytest.approx(kept, rel=0.2)
     weights = size(bench.results, "*.safetensors") - kept
-    counted = sum(stage.cost(shapes).checkpoint for run in runs for stage in run.stages)
+    counted = sum(
+        stage_total(run, position, shapes, Workloads(config)).checkpoint
+        for run in runs
+        for position in range(2)
+    )
     assert counted == pytest.approx(weights, rel=0.1)
-    states = size(bench.results, "method.safetensors")
+    states = size(bench.results / "ewc", "method.safetensors")
     fisher = 2 * runs[1].stages[0].cost(shapes).added.disk.state
     assert fisher == pytest.approx(states, rel=0.1) and fisher == 2 * 4 * shapes.numel
+    der = next(run for run in runs if run.label == "der")
+    for position in range(2):
+        cost = stage_total(der, position, shapes, Workloads(config))
+        folder = bench.results / "der" / "seed-1" / der.stages[position].folder
+        written = (folder / "method.safetensors").stat().st_size
+        assert cost.state == pytest.approx(written, rel=0.1)
     base = suite.units(suite.columns, True, config.train)
     written = size(bench.results / "base", "predictions/*.jsonl")
     assert written <= prediction_bytes(base) <= 4 * written

@@ -34,8 +34,9 @@ def test_every_method_has_a_row_and_families_stand_together() -> None:
 def test_costs_are_those_of_the_records() -> None:
     assert row_of("sft")[2:6] == ["nothing", "100 %", "-", "1.00x"]
     assert row_of("fggm")[5] == "0.77x, 1 pass over the examples"
-    # A Fisher in float32 and an anchor in bfloat16: (4 + 2) / 2; the Fisher alone is saved.
-    assert row_of("ewc")[4] == "3.00x, 4.00x in its pass, 2.00x saved"
+    # A Fisher in float32 and an anchor in bfloat16: (4 + 2) / 2; the Fisher alone is saved. In the
+    # pass the old one, the new one and what is kept of the scores.
+    assert row_of("ewc")[4] == "3.00x, 4.01x in its pass, 2.00x saved"
     assert row_of("replay")[5] == "1.00x, 10 % of earlier examples again"
     # 64 examples of every earlier task beside the 128 of a batch, and their gradients all at once.
     assert row_of("gem")[4] == "1 more gradient, 1 gradient for each earlier stage"

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from cl_bench.config.schema import ExperimentConfig, ModelConfig, TrainConfig
 from cl_bench.costs.model_shapes import model_file
+from cl_bench.costs.shapes import Shapes
+from cl_bench.costs.total import Total
 from cl_bench.data.rows import TraceRow, read_rows
 from cl_bench.data.sources import resolve_data_root, trace_file
-from cl_bench.methods.spec import TrainingSet
+from cl_bench.methods.spec import RunSpec, TrainingSet
 from cl_bench.metrics.trace_tasks import TASKS
 
 _SAMPLE = 64  # rows whose tokens are counted, spread evenly over the file
@@ -20,11 +22,15 @@ _SAMPLE = 64  # rows whose tokens are counted, spread evenly over the file
 
 @dataclass(frozen=True)
 class Workload:
-    """Training examples of a stage, and tokens of an example: a mean, or the most there can be."""
+    """Training examples of a stage, and tokens of an example: a mean, or the most there can be.
+
+    `answers`: of those tokens the ones of the answer, with its end.
+    """
 
     examples: int
     tokens: float
     exact: bool
+    answers: float
 
     @property
     def all_tokens(self) -> float:
@@ -39,7 +45,7 @@ class Workloads:
         self._root = resolve_data_root(config.data_root)
         self._count = token_counter(config.model)
         self._rows: dict[str, list[TraceRow] | None] = {}
-        self._means: dict[tuple[str, int, int], float] = {}
+        self._means: dict[tuple[str, int, int], tuple[float, float]] = {}
 
     def of(self, sets: Sequence[TrainingSet], train: TrainConfig) -> Workload | None:
         """The tasks of one stage together; None when the number of examples is not known.
@@ -52,21 +58,24 @@ class Workloads:
             return None
         examples = sum(workload.examples for workload in known)
         tokens = sum(workload.all_tokens for workload in known) / max(examples, 1)
-        return Workload(examples, tokens, all(workload.exact for workload in known))
+        answers = sum(one.examples * one.answers for one in known) / max(examples, 1)
+        return Workload(examples, tokens, all(workload.exact for workload in known), answers)
 
     def _one(self, task: str, limit: int | None, train: TrainConfig) -> Workload | None:
-        rows = self._rows_of(task)
-        most = train.max_prompt_tokens + train.max_answer_tokens + 1
+        rows, answer = self._rows_of(task), train.max_answer_tokens + 1
+        most = train.max_prompt_tokens + answer
         if rows is None:
-            return None if limit is None else Workload(limit, most, exact=False)
+            return None if limit is None else Workload(limit, most, False, answer)
         examples = len(rows) if limit is None else min(limit, len(rows))
         if self._count is None:
-            return Workload(examples, most, exact=False)
+            return Workload(examples, most, False, answer)
         key = (task, train.max_prompt_tokens, train.max_answer_tokens)
         if key not in self._means:
             sample = rows[:: -(-len(rows) // _SAMPLE)]
-            self._means[key] = fmean(_tokens(row, self._count, train) for row in sample)
-        return Workload(examples, self._means[key], exact=True)
+            found = [_tokens(row, self._count, train) for row in sample]
+            self._means[key] = fmean(map(sum, found)), fmean(answer for _, answer in found)
+        tokens, answers = self._means[key]
+        return Workload(examples, tokens, True, answers)
 
     def _rows_of(self, task: str) -> list[TraceRow] | None:
         if task not in self._rows:
@@ -77,10 +86,24 @@ class Workloads:
         return self._rows[task] or None
 
 
-def _tokens(row: TraceRow, count: Callable[[str], int], train: TrainConfig) -> int:
-    """Tokens of a training example: prompt and answer within their limits, and EOS."""
+def _tokens(row: TraceRow, count: Callable[[str], int], train: TrainConfig) -> tuple[int, int]:
+    """Tokens of a training example: its prompt within its limit; its answer likewise, and EOS."""
     answer = min(count(row.answer) + 1, train.max_answer_tokens + 1)
-    return min(count(row.prompt), train.max_prompt_tokens) + answer
+    return min(count(row.prompt), train.max_prompt_tokens), answer
+
+
+def stage_total(run: RunSpec, position: int, shapes: Shapes, workloads: Workloads) -> Total:
+    """What a stage costs, with the outputs that its method stores for the tasks so far."""
+    stage, earlier = run.stages[position], run.earlier(position)
+    cost = stage.cost(shapes, len(earlier))
+    if not cost.added.disk.outputs:
+        return cost
+    answers = []
+    for task, limit in (*earlier, *stage.sets):
+        load = workloads.of([(task, limit)], stage.train)
+        most = stage.train.max_answer_tokens + 1
+        answers.append((None, float(most)) if load is None else (load.examples, load.answers))
+    return replace(cost, answers=tuple(answers))
 
 
 def token_counter(model: ModelConfig) -> Callable[[str], int] | None:
