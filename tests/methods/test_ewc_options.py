@@ -213,7 +213,7 @@ def test_every_stage_that_is_remembered_is_counted(options: Any, held: list[int]
     method = ewc(**options)()
     counted = [total(method, shapes, earlier=n) for n in (0, 1)]
     assert [each.own / shapes.numel for each in counted] == [6 * n for n in held]
-    saved = [(each.checkpoint / shapes.numel - 2) / 4 for each in counted]
+    saved = [each.state / shapes.numel / 4 for each in counted]
     assert saved == [max(n, 1) if "mode" not in options else saved[i] for i, n in enumerate(held)]
     (remark,) = counted[0].added.remarks
     assert remark.startswith(f"lambda {STRENGTH:g} times the ")
