@@ -179,7 +179,7 @@ def test_the_plan_of_migu_counts_and_names_what_a_run_reaches(name: str) -> None
     method.finish(stage)
     stage.notes.clear()
     run_method(MIGU(), stage, batcher, epochs=1)
-    assert cost.memory.held == 4 * rows
+    assert cost.memory.held == (4 + 2 * 8) * rows
     (said,) = cost.remarks
     assert said == f"not masked, trained in full: {', '.join(stage.notes['not_masked'])}"
     assert ("experts" in said or "input_linear" in said) == (name != "mixtral")
