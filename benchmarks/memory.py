@@ -34,7 +34,7 @@ from cl_bench.methods.compose import Composite
 from cl_bench.methods.registry import METHODS, method_class
 from cl_bench.methods.state import parts_of
 from cl_bench.methods.subspaces import SplitLinear
-from cl_bench.models.checkpoints import save_tensors
+from cl_bench.models.checkpoints import is_adapter, save_tensors
 from cl_bench.models.function_adapters import adapter_of, save_function_adapter
 from cl_bench.training.cpu import matmul
 from cl_bench.training.loss import answer_loss
@@ -78,7 +78,7 @@ def second_stage(
         method.prepare(stage)
         chosen = method.plan(stage)
         plan = chosen or UpdatePlan()
-        if chosen is not None and not hasattr(stage.model, "peft_config"):
+        if chosen is not None and not is_adapter(stage.model):
             stage.selection = selection_tensors(plan, stage.selection, stage.model)
         stage.model.train()
         with SelectiveUpdate(stage.model, plan) as engine:

@@ -164,10 +164,11 @@ class Stage:
         that are to be set aside meanwhile. Of several methods the first is heard, and nothing is
         kept of adapters, which are no parameters of the model.
         """
+        from cl_bench.models.checkpoints import is_adapter
         from cl_bench.training.kept_scores import other_half, score_tensors, small_scores
 
         known = any(key.startswith("score/") for key in self.selection)
-        if known or hasattr(self.model, "peft_config"):
+        if known or is_adapter(self.model):
             return
         whole = small_scores(scores, self.model)
         halves = None
