@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
+from pathlib import Path
+from typing import Any
 
+import pytest
+import torch
 from safetensors.torch import load_file
+from transformers import LlamaForCausalLM
 
+from cl_bench.evaluation.engines.choice import Engine
+from cl_bench.evaluation.probes.kl import Text
+from cl_bench.evaluation.suite import load_suite
+from cl_bench.experiment.drift import fixed_texts
+from cl_bench.experiment.rescore import recorded_experiment
 from cl_bench.results.selections import halves_alike
 from cl_bench.training.selections import kept_selections
 from tests.e2e.conftest import Bench
 from tests.helpers.rendered import must_render
+from tests.helpers.tiny import byte_tokenizer
 
 STAGES = ("stage-1-trace_fomc", "stage-2-trace_numglue_ds")
 
@@ -63,3 +75,90 @@ def test_a_selection_that_was_changed_is_refused(bench: Bench) -> None:
     assert code == 1 and f"{STAGES[0]}/{file.name}: not as it was written" in err
     code, _, err = bench.run("inspect", "tiny", "--plot", "x.txt")
     assert code == 2 and "--plot x.txt: a figure ends in .png, .svg or .pdf" in err
+
+
+def states_of(folder: Path, texts: list[Text]) -> list[torch.Tensor]:
+    """Inputs of the layers and of the head, float64 [positions, D], by hooks."""
+    model: Any = LlamaForCausalLM.from_pretrained(folder).eval()
+    seen: list[list[torch.Tensor]] = [[], [], []]
+    for i, module in enumerate((*model.model.layers, model.lm_head)):
+        module.register_forward_pre_hook(
+            lambda _, args, kwargs, i=i: seen[i].append((*args, *kwargs.values())[0][0]),
+            with_kwargs=True,
+        )
+    with torch.no_grad():
+        for text in texts:
+            model(input_ids=torch.tensor([text.ids]), use_cache=False)
+    return [
+        torch.cat([s[list(text.positions)] for s, text in zip(own, texts, strict=True)]).double()
+        for own in seen
+    ]
+
+
+def test_drift_of_hidden_states(bench: Bench) -> None:
+    bench.trained()
+    run = bench.results / "sft" / "seed-1"
+    suite = load_suite(recorded_experiment(bench.results), Engine("cl-bench"))
+    base = LlamaForCausalLM.from_pretrained(bench.root / "model")
+    texts = fixed_texts(suite, base, byte_tokenizer())
+    # 32 texts of 3 tasks: 11 each are wanted, and all that are scored are there.
+    assert {task: len(own) for task, own in texts.items()} == {
+        "piqa": 4,
+        "trace_fomc": 6,
+        "trace_numglue_ds": 6,
+    }
+    kept = [text for own in texts.values() for text in own]
+    assert all(0 not in text.positions and len(text.positions) <= 32 for text in kept)
+    states = [states_of(bench.root / "model", kept)]
+    states += [states_of(run / stage / "checkpoint", kept) for stage in STAGES]
+    found = json.loads(bench.must("inspect", "tiny", "--method", "sft", "--drift", "--json"))
+    assert found["drift"]["documents"] == {"piqa": 4, "trace_fomc": 6, "trace_numglue_ds": 6}
+    assert found["drift"]["positions"] == len(states[0][0])
+    own = found["drift"]["runs"]["sft/seed-1"]
+    for stage, before, after in ((0, 0, 1), (1, 1, 2)):
+        for name, start in (("base", 0), ("before", before)):
+            for layer in range(3):
+                x, y = states[start][layer].tolist(), states[after][layer].tolist()
+                moved = [
+                    sum((p - q) ** 2 for p, q in zip(a, b, strict=True)) ** 0.5
+                    / sum(p * p for p in a) ** 0.5
+                    for a, b in zip(x, y, strict=True)
+                ]
+                measured = own[STAGES[stage]][name][layer]["relative"]
+                assert measured == pytest.approx(sum(moved) / len(moved), rel=1e-4)
+    text = bench.must("inspect", "tiny", "--drift", "--plot", "drift.svg")
+    tables = must_render(text)
+    cosine = next(t for t in tables if t[0][0].startswith("1 - cosine"))
+    assert cosine[0][1:] == ["1 FOMC", "2 NumGLUE-ds"] and [row[0] for row in cosine[1:]] == [
+        *"012"
+    ]
+    assert "linear CKA" in (bench.root / "drift.svg").read_text()
+    shutil.rmtree(run / STAGES[0] / "checkpoint")
+    code, out, err = bench.run("inspect", "tiny", "--drift")
+    assert code == 2 and not out
+    assert "sft, seed-1: --drift:" in err and "the checkpoint is not there any more" in err
+    code, _, err = bench.run("inspect", "tiny", "--json")
+    assert code == 2 and "--json: has what --drift and --fisher measure" in err
+
+
+def test_estimates_of_the_fisher(bench: Bench) -> None:
+    bench.trained()
+    asked = ("inspect", "tiny", "--method", "fggm", "--fisher", "2", "--examples", "8")
+    found = json.loads(bench.must(*asked, "--json"))["fisher"]
+    assert found["stage"] == 2
+    (rows,) = found["runs"].values()
+    assert [(row["estimate"], row["examples"]) for row in rows] == [
+        ("per example", 1),
+        ("per example", 2),
+        ("per example", 4),
+        ("per example, two halves", 4),
+        ("batches of 4", 8),
+    ]
+    assert all(0 <= row["jaccard"] <= 1 and 0.15 < row["chance"] < 0.25 for row in rows)
+    table = must_render(bench.must(*asked))[-1]
+    assert table[0] == ["estimate", "examples", "rows trained", "ranks"] and len(table) == 6
+    code, _, err = bench.run("inspect", "tiny", "--fisher", "3")
+    assert code == 2 and "--fisher 3: it has no stage 3" in err
+    shutil.rmtree(bench.results / "fggm" / "seed-1" / STAGES[0] / "checkpoint")
+    code, _, err = bench.run(*asked)
+    assert code == 2 and "--fisher 2: the model that the stage began with" in err
