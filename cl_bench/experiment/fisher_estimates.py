@@ -16,7 +16,7 @@ from cl_bench.data.tokens import encode_examples, pad_id, padding
 from cl_bench.errors import UserError
 from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.suite import load_suite
-from cl_bench.experiment.loop import Batcher
+from cl_bench.experiment.batcher import Batcher
 from cl_bench.experiment.processes import Processes
 from cl_bench.experiment.rescore import recorded_experiment
 from cl_bench.experiment.stage_files import checkpoint_fault
@@ -80,7 +80,7 @@ def estimates(
     scores: dict[str, Tensor] = {}
     parts: dict[int, dict[str, Tensor]] = {}
     for begin, end in zip((0, *ends), ends, strict=False):
-        scores = fisher_scores(model, batches(range(begin, end)), "rows", None, scores)
+        scores = fisher_scores(model, batches(range(begin, end)), "rows", onto=scores)
         parts[end] = {n: s.to(torch.float64, copy=True) for n, s in scores.items()}
     whole = parts.pop(count)
     reference = _masked(model, whole)
