@@ -62,7 +62,7 @@ def draw_panels(runs: Sequence[tuple[str, Sequence[Panel]]], file: Path) -> None
                 place.set_axis_off()
             for place, (title, draw) in zip(row, panels, strict=False):
                 draw(place)
-                place.set_title(f"{name}: {title}")
+                place.set_title(f"{name}\n{title}")
         metadata = {"Software": None} if file.suffix.lower() == ".png" else {"Date": None}
         figure.savefig(file, metadata=None if file.suffix.lower() == ".pdf" else metadata)
         pyplot.close(figure)
