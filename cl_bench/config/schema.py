@@ -299,7 +299,7 @@ class ExperimentConfig(Section):
     train: TrainConfig = Field(TrainConfig(), description="for every stage of every method")
     eval: EvalConfig = Field(EvalConfig(), description="what is scored, and when")
     save_every: Interval = Field(
-        "10 min",
+        "10 s",
         description="in the middle of stages: a time, `500 updates`, or never; docs/runs.md",
     )
     allow_unreachable: bool = Field(False, description="as in a stage, for all of them")

@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,13 @@ from cl_bench.experiment.midway.stops import Stops
 from tests.e2e.conftest import Bench, fingerprints
 from tests.helpers.forked import watched
 
-METHODS = [
-    {"name": "fggm", "alpha": 0.5, "refresh": 2},
-    {"compose": ["ewc", {"name": "replay", "ratio": 0.5}], "label": "ewc replay"},
-    {"name": "lora", "label": "lora"},
-]
+METHODS: dict[str, dict[str, Any]] = {
+    "fggm": {"name": "fggm", "alpha": 0.5, "refresh": 2},
+    "composed": {"compose": ["ewc", {"name": "replay", "ratio": 0.5}], "label": "composed"},
+    "phases": {"name": "replay", "mode": "posthoc", "selection": "nll", "label": "phases"},
+    "lora": {"name": "lora", "dropout": 0.1},
+}
 SETTINGS: dict[str, Any] = {
-    "methods": METHODS,
     "stages": [{"task": "FOMC", "limit": 8}, {"task": "trace_numglue_ds", "epochs": 2}],
     "eval": {
         "trace": {"limit": 2},
@@ -90,20 +91,19 @@ def session(prepare: Callable[[], None]) -> int:
     return code
 
 
-def killed_until_done(kills: list[Callable[[int], None]], seed: int, most: int) -> int:
-    """How many sessions were killed before one came to the end."""
+def killed_until_done(seed: int, changes: int, looks: int) -> int:
+    """How many sessions were killed, each at most so far from its start, before one ended."""
     draw = random.Random(seed)
     for count in range(1000):
-        kind, number = draw.choice(kills), draw.randint(1, most)
-        if session(lambda kind=kind, number=number: kind(number)) == 0:  # type: ignore[misc]
+        kind, most = draw.choice([(kill_at_change, changes), (kill_at_look, looks)])
+        if session(partial(kind, draw.randint(1, most))) == 0:
             return count
     raise AssertionError("it does not get on")
 
 
-@pytest.fixture
-def whole(bench: Bench) -> dict[str, str]:
+def whole(bench: Bench, methods: list[str]) -> dict[str, str]:
     """What the run leaves that is not killed; its folder is gone."""
-    bench.write_config(**SETTINGS)
+    bench.write_config(**SETTINGS, methods=[METHODS[name] for name in methods])
     assert session(lambda: None) == 0
     found = fingerprints(bench.results)
     shutil.rmtree(bench.root / "results")
@@ -116,16 +116,16 @@ def leaves_nothing(results: Path) -> bool:
     return not odd
 
 
-KILLS = [kill_at_change, kill_at_look]
-
-
-def test_killed_again_and_again(bench: Bench, whole: dict[str, str]) -> None:
-    assert killed_until_done(KILLS, seed=1, most=45) >= 40
-    assert fingerprints(bench.results) == whole and leaves_nothing(bench.results)
+@pytest.mark.parametrize("method", ["fggm", "composed", "phases"])
+def test_killed_again_and_again(bench: Bench, method: str) -> None:
+    expected = whole(bench, [method])
+    assert killed_until_done(seed=1, changes=30, looks=4) >= 20
+    assert fingerprints(bench.results) == expected and leaves_nothing(bench.results)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2, 7))
-def test_killed_hundreds_of_times(bench: Bench, whole: dict[str, str], seed: int) -> None:
-    assert killed_until_done(KILLS, seed, most=25) >= 60
-    assert fingerprints(bench.results) == whole and leaves_nothing(bench.results)
+@pytest.mark.parametrize("seed", range(2, 6))
+def test_killed_hundreds_of_times(bench: Bench, seed: int) -> None:
+    expected = whole(bench, list(METHODS))
+    assert killed_until_done(seed, changes=24, looks=3) >= 75
+    assert fingerprints(bench.results) == expected and leaves_nothing(bench.results)
