@@ -143,6 +143,21 @@ def test_damaged(bench: Bench, whole: dict[str, str], name: str) -> None:
     assert fingerprints(bench.results) == whole
 
 
+def test_an_earlier_phase_is_damaged(bench: Bench) -> None:
+    """It is trained again, without a second line in the log, and the later one goes on."""
+    method = {"name": "grads", "share": 0.5}
+    bench.write_config(**{**BARE, "methods": [method]})
+    bench.must(*COMMAND)
+    expected = fingerprints(bench.results)
+    shutil.rmtree(bench.results)
+    assert ended(signalled(7, signal.SIGTERM))[0] == 130  # 3 updates of the first phase
+    (place,) = bench.results.glob("grads/seed-1/stage-1*/midway/phase-1")
+    (place / "weights.safetensors").write_bytes(b"")
+    code, _, err = bench.run(*COMMAND)
+    assert code == 0 and "not used" in err
+    assert fingerprints(bench.results) == expected
+
+
 OWN = """
 from cl_bench.methods.base import Method
 
