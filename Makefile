@@ -13,7 +13,7 @@ demo: $(STAMP)  ## quickstart: train and score a small model on three short task
 test: check  ## everything CI runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-soak: check  ## the same with the whole matrices: combinations that other tests cover in part
+soak: check  ## the same with whole matrices of combinations, and hundreds of kills
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m ''
 
 check: $(STAMP)  ## lint, format, types
