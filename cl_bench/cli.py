@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -107,8 +108,9 @@ def failures_reported(command: Callable[[], int], debug: bool = False) -> int:
     except BrokenPipeError:
         return 1
     except OSError as error:
-        _complain("failed", [what_failed(error)], debug)
-        return 1
+        given = error.errno == errno.ENAMETOOLONG  # no name of ours is
+        _complain("error" if given else "failed", [what_failed(error)], debug)
+        return 2 if given else 1
     except Exception as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # its making has printed the help
             return 0

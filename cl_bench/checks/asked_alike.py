@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from cl_bench.checks.asked_data import shot_faults
 from cl_bench.config.schema import TrainConfig
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ def note_forms(found: Preflight) -> Iterator[str]:
             "the tokenizer has a chat template, which is not used: prompts are the plain text that "
             "the tasks define, in training and in scoring"
         )
-    for line in [*_settings(found), *_shots(found)]:
+    possible = not any(shot_faults(found))  # else there are no such prompts to look at
+    for line in [*_settings(found), *(_shots(found) if possible else ())]:
         found.note(line)
     return iter(())
 

@@ -14,6 +14,23 @@ if TYPE_CHECKING:
     from cl_bench.checks.found import Preflight
 
 
+def shot_faults(found: Preflight) -> Iterator[str]:
+    """More worked examples in a prompt than the task has documents to take them from."""
+    for name, task in found.suite.leaves.items():
+        config = task.config
+        shots = int(config.num_fewshot or 0)
+        if not shots:
+            continue
+        there = len(list(task.fewshot_docs()))
+        own = config.fewshot_split == (config.test_split or config.validation_split)
+        if shots > there - own:
+            beside = " (beside the one that is asked)" if own else ""
+            yield (
+                f"{name}: num_fewshot: {shots} worked examples, but its split "
+                f"'{config.fewshot_split}' has {there - own}{beside}"
+            )
+
+
 def task_faults(found: Preflight) -> Iterator[str]:
     """Options `task:` that `Stage.task_examples` would not know, or that have no training rows."""
     suite, config = found.suite, found.config

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from cl_bench.checks.asked_alike import note_forms
-from cl_bench.checks.asked_data import count_faults, task_faults
+from cl_bench.checks.asked_data import count_faults, shot_faults, task_faults
 from cl_bench.checks.found import Examples, Preflight
 from cl_bench.checks.general_answers import check_general
 from cl_bench.checks.gold_answers import check_answers
@@ -39,6 +39,9 @@ from cl_bench.models.load import (
     pad_within,
     resolve_model_path,
     special_token_faults,
+)
+from cl_bench.models.load import (
+    file_faults as model_file_faults,
 )
 
 
@@ -70,6 +73,7 @@ CHECKS: tuple[Check, ...] = (
     engine_faults,
     task_faults,
     count_faults,
+    shot_faults,
     score_faults,
     check_answers,
     check_general,
@@ -124,6 +128,8 @@ def model_faults(config: ExperimentConfig, runs: Sequence[RunSpec]) -> list[str]
     faults = dtype_faults(config.model, bool(runs))
     if fault := model_path_fault(config.model.source):
         return [*faults, fault]
+    if broken := model_file_faults(config.model.path):
+        return [*faults, *broken]
     values = config_here(config.model)
     fault = kind_fault(values, config.model.path) if values is not None else None
     return [*faults, fault] if fault else faults

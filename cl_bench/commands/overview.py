@@ -27,10 +27,16 @@ def plan(
 
     say(f"{config}: reading config, tasks and data")  # at once, as `run` does
 
+    from math import isfinite
+
     from cl_bench.checks.of_plan import plan_checks
+    from cl_bench.errors import UserError
     from cl_bench.experiment.resolve import resolve_file
     from cl_bench.report.plan import plan_text
 
+    for name, values in (("--card", card), ("--tflops", [tflops or 1.0])):
+        if odd := [value for value in values if not isfinite(value)]:
+            raise UserError(f"{name} {odd[0]}: a finite number is needed")
     experiment = resolve_file(config, override, method)
     print(plan_text(experiment, card, tflops), flush=True)
     for line in plan_checks(experiment, results / experiment.config.name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,15 @@ from cl_bench.config.overrides import apply_overrides, merge
 from cl_bench.config.schema import QUICKSTART_MODEL, ExperimentConfig
 from cl_bench.config.yaml_text import parse
 from cl_bench.errors import UserError, nearest
-from cl_bench.resources import resource
+from cl_bench.resources import absolute, expanded, resource
+
+MAX_FAULTS = 50
+"""Faults of one file that are listed; the rest are counted."""
 
 
 def find_config(path: str) -> Path:
     """The file itself, or the one of that name among the shipped configs."""
-    given = Path(path).expanduser()
+    given = expanded(path)
     if given.is_file():
         return given
     shipped = resource("configs") / given.name
@@ -66,7 +70,9 @@ def _read_with_parents(file: Path, children: tuple[Path, ...]) -> dict[str, Any]
     parent = data.pop("extends", None)
     if parent is None:
         return data
-    parent_file = file.parent / str(parent)
+    if not isinstance(parent, str):
+        raise UserError(f"{file}: extends: names one file, found {_called(parent)}")
+    parent_file = file.parent / expanded(parent)
     if not parent_file.is_file():
         raise UserError(f"{file}: extends: no such file: {parent_file}")
     try:
@@ -83,12 +89,14 @@ def _read_with_parents(file: Path, children: tuple[Path, ...]) -> dict[str, Any]
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: not readable as YAML: {error}; save it as UTF-8") from None
     data = parse(text, str(file))
     if not isinstance(data, dict):
-        raise UserError(f"{file}: expected keys and values at the top, found {type(data).__name__}")
+        raise UserError(f"{file}: expected keys and values at the top, found {_called(data)}")
     return data
 
 
@@ -96,10 +104,11 @@ def _absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Paths that a file names are beside that file, wherever the command is started."""
     data = dict(data)
     if isinstance(data.get("data_root"), str):
-        data["data_root"] = str((folder / Path(data["data_root"]).expanduser()).resolve())
+        data["data_root"] = str(absolute(data["data_root"], folder))
     if isinstance(data.get("task_paths"), list):
         data["task_paths"] = [
-            str((folder / Path(str(path)).expanduser()).resolve()) for path in data["task_paths"]
+            str(absolute(path, folder)) if isinstance(path, str) else path
+            for path in data["task_paths"]
         ]
     model = data.get("model")
     if isinstance(model, dict) and isinstance(model.get("path"), str):
@@ -117,9 +126,9 @@ def _model_path(path: str, folder: Path) -> str:
     """
     if path == QUICKSTART_MODEL or not path.strip():
         return path
-    beside = folder / Path(path).expanduser()
+    beside = folder / expanded(path)
     if beside.is_dir() or path.startswith(("./", "../", "~")) or path in (".", ".."):
-        return str(beside.resolve())
+        return str(absolute(path, folder))
     return path
 
 
@@ -128,7 +137,7 @@ def _absolute_method_file(entry: Any, folder: Path) -> Any:
         return entry
     entry = dict(entry)
     if isinstance(entry.get("file"), str):
-        entry["file"] = str((folder / entry["file"]).resolve())
+        entry["file"] = str(absolute(entry["file"], folder))
     general = entry.get("general")  # replay's file, or several
     if isinstance(general, str | list):
         entry["general"] = _data_file(general, folder)
@@ -145,7 +154,7 @@ def _data_file(given: Any, folder: Path) -> Any:
         return [_data_file(one, folder) for one in given]
     if not isinstance(given, str) or not given.endswith((".jsonl", ".json")):
         return given
-    return str((folder / Path(given).expanduser()).resolve())
+    return str(absolute(given, folder))
 
 
 def faults(error: ValidationError, model: type[BaseModel], where: str) -> list[str]:
@@ -159,13 +168,26 @@ def faults(error: ValidationError, model: type[BaseModel], where: str) -> list[s
             text = f"unknown key{nearest(str(location[-1]), known)}"
         elif item["type"] == "missing":
             text = "is required"
+        elif item["type"] in ("model_type", "model_attributes_type", "dict_type"):
+            text = f"expected keys and values, found {_called(item['input'])}"
         else:
             got = _got(item["input"]) if location else ""
             text = f"{item['msg'].removeprefix('Value error, ')}{got}"
         line = f"{where}: {key}: {text}"
-        if line not in lines:
-            lines.append(line)
-    return lines
+        lines.append(line)
+    lines = list(dict.fromkeys(lines))
+    more = len(lines) - MAX_FAULTS
+    return lines if more <= 0 else [*lines[:MAX_FAULTS], f"{where}: and {more} more faults"]
+
+
+def _called(value: Any) -> str:
+    """What a YAML value is, in a word or two."""
+    if value is None or value == "":
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    kinds = {str: "a text", int: "a number", float: "a number", list: "a list"}
+    return kinds.get(type(value), "keys and values" if isinstance(value, dict) else "a date")
 
 
 def _got(value: Any) -> str:
@@ -174,7 +196,7 @@ def _got(value: Any) -> str:
         return f" (got the keys {', '.join(map(str, value))})" if value else " (got {})"
     if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
         return ""
-    shown = repr(value)
+    shown = str(value) if isinstance(value, date) else repr(value)
     return f" (got {shown if len(shown) <= 80 else shown[:77] + '...'})"
 
 

@@ -11,6 +11,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
+SMALLEST, LARGEST = 2.0**-126, 2.0**128 * (1 - 2.0**-24)
+"""In size: of the numbers that float32 holds with all of their digits."""
+
 
 class Strict(BaseModel):
     """Unknown keys are errors, values do not change, booleans are no numbers nor NaN one."""
@@ -30,6 +33,19 @@ class Strict(BaseModel):
             )
         return value
 
+    @field_validator("*")
+    @classmethod
+    def _held_by_machines(cls, value: Any) -> Any:
+        """Numbers go into float32 and counters of 64 bits."""
+        for number in _numbers(value):
+            if isinstance(number, int) and abs(number) >= 2**63:
+                raise ValueError("a whole number of more than 63 bits")
+            if isinstance(number, float) and number and not SMALLEST <= abs(number) <= LARGEST:
+                raise ValueError(
+                    f"beyond what 32 bits hold: 0, or from {SMALLEST:.1e} to {LARGEST:.1e} in size"
+                )
+        return value
+
 
 def _kinds(annotation: Any) -> Iterator[Any]:
     """The plain types of an annotation; a section of its own, which checks itself, is `Any`."""
@@ -45,6 +61,18 @@ def _kinds(annotation: Any) -> Iterator[Any]:
         yield Any
     else:
         yield annotation
+
+
+def _numbers(value: Any) -> Iterator[int | float]:
+    """The numbers that a value is or holds; sections of their own check themselves."""
+    if isinstance(value, int | float):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _numbers(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _numbers(each)
 
 
 def _boolean_in(value: Any) -> str | None:

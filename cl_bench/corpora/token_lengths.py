@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cl_bench.config.schema import QUICKSTART_MODEL
 from cl_bench.data.rows import Row
 from cl_bench.errors import UserError, missing_dependency, nearest
 from cl_bench.models.quickstart import quickstart_model
+from cl_bench.resources import expanded
 
 if TYPE_CHECKING:
     from cl_bench.data.examples import Example
@@ -138,7 +138,7 @@ def audit_tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
     from transformers.utils import logging
 
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if name == QUICKSTART_MODEL:
         folder = quickstart_model(progress=lambda line: None)
     elif not folder.is_dir() and "/" not in name:

@@ -16,7 +16,7 @@ from cl_bench.config.schema import QUICKSTART_MODEL, ModelConfig
 from cl_bench.costs.shapes import Shapes, decoder_shapes, meta_shapes
 from cl_bench.models.kinds import kind_fault
 from cl_bench.models.load import model_path_fault
-from cl_bench.resources import user_cache
+from cl_bench.resources import expanded, user_cache
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 _QUICKSTART_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -100,7 +100,7 @@ def weights_here(model: ModelConfig) -> bool:
 
 def model_file(model: ModelConfig, name: str) -> Path | None:
     """A file of the model that is on this machine already; None if there is none."""
-    folder = Path(model.path).expanduser()
+    folder = expanded(model.path)
     if model.path == QUICKSTART_MODEL:
         folder = user_cache() / "models" / QUICKSTART_MODEL
     found = folder / name

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cl_bench.data.rows import first_faults, json_type
+from cl_bench.data.json_text import json_type
+from cl_bench.data.rows import first_faults
 from cl_bench.errors import UserError
 from cl_bench.seeds import derive_seed
 
@@ -57,6 +59,9 @@ def training_examples(
             examples.append(example_of(task, documents[doc_id], doc_id))
         except _BadDocumentError as error:
             faults.append(f"{name}: training document {doc_id}: {error}")
+        except Exception as error:  # of the task's own templates and functions
+            what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            faults.append(f"{name}: training document {doc_id}: {what}")
     if faults:
         raise UserError(first_faults(faults, name))
     return examples
@@ -107,7 +112,24 @@ def training_faults(task: Any, shots: bool = False) -> list[str]:
         return [f"{name}: its training split '{config.training_split}' is not in its data"]
     if len(task.training_docs()) == 0:
         return [f"{name}: its training set is empty"]
-    return []
+    return [f"{name}: {fault}" for fault in _not_columns(task)]
+
+
+def _not_columns(task: Any) -> list[str]:
+    """Fields that look like the name of a column and are none: lm-eval takes them as they are."""
+    choices = task.config.doc_to_choice
+    found = []
+    for key in ("doc_to_text", "doc_to_target"):
+        given = getattr(task.config, key)
+        if not isinstance(given, str) or not re.fullmatch(r"[A-Za-z_]\w*", given):
+            continue
+        if given in task.features or (isinstance(choices, list) and given in choices):
+            continue
+        found.append(
+            f"{key}: '{given}' is no column of its data (there: {', '.join(task.features)}), and "
+            "as a text it would be the same for every document; in braces, {{ }}, it is a template"
+        )
+    return found
 
 
 def _only_shots(task: Any) -> bool:

@@ -11,8 +11,15 @@ from typing import Any
 
 from cl_bench.data.choices import empty_choice_at_load
 from cl_bench.data.examples import training_faults
-from cl_bench.data.local_files import beside_yaml, find_files_beside_yamls
+from cl_bench.data.local_files import (
+    absolute_paths,
+    beside_yaml,
+    find_files_beside_yamls,
+    table_files,
+)
 from cl_bench.data.sources import resolve_data_root
+from cl_bench.data.table_files import unreadable
+from cl_bench.data.task_yaml import unfit
 from cl_bench.data.tasks import (
     canonical_name,
     defining_file,
@@ -162,6 +169,8 @@ def _members(group: Mapping[str, Any]) -> list[str]:
     for member in listed if isinstance(listed, list) else []:
         if isinstance(member, str):
             names.append(member)
+        elif not isinstance(member, dict):
+            continue  # loading it says so
         elif isinstance(member.get("task"), list):
             names += _members(member)
         elif "dataset_path" not in member:
@@ -204,16 +213,33 @@ def _load_into(
         loaded = manager.load([spec])
     except UserError as error:
         return [type(fault)(f"{name}: {fault}") for fault in error.faults]
-    except Exception as error:
+    except RecursionError:
+        return [f"{name}: could not be loaded: it is nested too deeply, or a group holds itself"]
+    except (Exception, SystemExit) as error:
         if fault := empty_choice_at_load(error):
             return [fault]
+        if found := _unfit(manager, name, error):
+            return [f"{name}: {fault}" for fault in found]
         return [f"{name}: could not be loaded ({_one_line(error)})"]
+    if empty := [group for group in loaded["groups"] if not loaded["tasks"]]:
+        return [f"{group}: a group without tasks" for group in empty[:1]]
     if twice := sorted(suite.tasks.keys() & loaded["tasks"].keys()):
         return [f"{name}: {', '.join(twice[:3])} is part of another task of the list too"]
     suite.tasks.update(loaded["tasks"])
     suite.groups.update(loaded["groups"])
     suite.members[name] = list(loaded["tasks"])
     return []
+
+
+def _unfit(manager: Any, name: str, error: BaseException) -> list[str]:
+    """What a task's YAML names that is not there, where that may be why it cannot be loaded."""
+    entry = manager.task_index.get(name)
+    if entry is None or not isinstance(entry.cfg, dict):
+        return []
+    config = entry.cfg
+    if entry.yaml_path:
+        config = absolute_paths(config, Path(entry.yaml_path).parent)
+    return unfit(config, error) or unreadable(config.get("dataset_path"), table_files(config))
 
 
 def _one_line(error: BaseException) -> str:

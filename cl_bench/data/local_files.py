@@ -8,14 +8,19 @@ stays a string.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from cl_bench.data.hub import dataset_of
-from cl_bench.data.rows import first_faults, json_type, parse_objects, read_bytes
+from cl_bench.data.json_text import json_type, parse_objects
+from cl_bench.data.rows import first_faults, read_bytes
+from cl_bench.data.table_files import KINDS, csv_faults
+from cl_bench.data.task_yaml import shape_faults
 from cl_bench.errors import UserError
+from cl_bench.resources import absolute
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -30,6 +35,9 @@ def find_files_beside_yamls(manager: Any) -> None:
 
     def load_and_resolve(_: Any, entry: Any, overrides: Any = None) -> dict[str, Any]:
         config = load(entry, overrides)
+        if faults := shape_faults(config):
+            where = f"{entry.yaml_path}: " if entry.yaml_path else ""
+            raise UserError([f"{where}{fault}" for fault in faults])
         return beside_yaml(config, Path(entry.yaml_path).parent) if entry.yaml_path else config
 
     factory._load_full_config = MethodType(load_and_resolve, factory)
@@ -38,23 +46,44 @@ def find_files_beside_yamls(manager: Any) -> None:
 def beside_yaml(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """A task's config with absolute local paths, and with our reader where it reads JSON files.
 
-    Raises UserError for a file that is missing; what is no local path stays as it is.
+    Raises UserError for a file that is missing, and for CSV that is none; what is no local path
+    stays as it is.
     """
-    config = dict(config)
-    path, options = config.get("dataset_path"), dict(config.get("dataset_kwargs") or {})
-    if isinstance(path, str) and path.startswith((".", "~")):
-        config["dataset_path"] = str((folder / Path(path).expanduser()).resolve())
-    for key in ("data_files", "data_dir"):
-        if options.get(key) is not None:
-            options[key] = _absolute(options[key], folder)
-            config["dataset_kwargs"] = options
+    config = absolute_paths(config, folder)
+    options = config.get("dataset_kwargs") or {}
+    names = table_files(config)
+    if missing := [name for name in names if not name.is_file()]:
+        raise UserError([f"{name}: not found (data_files)" for name in missing])
+    if config.get("dataset_path") == "csv" and (faults := csv_faults(names, options)):
+        raise UserError(faults)
     plain = options.keys() <= {"data_files", "trust_remote_code"}
-    if path == "json" and plain and _local(files := _by_split(options.get("data_files"))):
-        names = dict.fromkeys(name for each in files.values() for name in each)
-        if missing := [name for name in names if not Path(name).is_file()]:
-            raise UserError([f"{name}: not found (data_files)" for name in missing])
+    if config.get("dataset_path") == "json" and plain and names:
         config["custom_dataset"] = json_files
     return config
+
+
+def absolute_paths(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The config with its local paths, which are relative to the folder of its YAML."""
+    found = dict(config)
+    path, given = found.get("dataset_path"), found.get("dataset_kwargs")
+    if isinstance(path, str) and path.startswith((".", "~")):
+        found["dataset_path"] = str(absolute(path, folder))
+    if isinstance(given, Mapping):
+        places = {key: given[key] for key in ("data_files", "data_dir") if given.get(key)}
+        moved = {key: _absolute(value, folder) for key, value in places.items()}
+        found["dataset_kwargs"] = {**given, **moved}
+    return found
+
+
+def table_files(config: Mapping[str, Any]) -> list[Path]:
+    """The local files of a task whose `dataset_path` is a kind of file; none of any other task."""
+    options = config.get("dataset_kwargs")
+    if config.get("dataset_path") not in ("json", *KINDS) or not isinstance(options, Mapping):
+        return []
+    files = _by_split(options.get("data_files"))
+    if not _local(files):
+        return []
+    return list(dict.fromkeys(Path(name) for each in files.values() for name in each))
 
 
 def _absolute(value: Any, folder: Path) -> Any:
@@ -64,7 +93,7 @@ def _absolute(value: Any, folder: Path) -> Any:
         return [_absolute(each, folder) for each in value]
     if not isinstance(value, str) or "://" in value:
         return value
-    return str((folder / Path(value).expanduser()).resolve())
+    return str(absolute(value, folder))
 
 
 def _by_split(files: Any) -> dict[str, list[str]]:
@@ -137,4 +166,40 @@ def _mixed(tables: Mapping[str, list[tuple[str, dict[str, Any]]]]) -> list[str]:
 
 def _dataset(rows: list[tuple[str, dict[str, Any]]]) -> Dataset:
     columns = list(dict.fromkeys(name for _, row in rows for name in row))
-    return dataset_of([{name: row.get(name) for name in columns} for _, row in rows])
+    values = [{name: row.get(name) for name in columns} for _, row in rows]
+    try:
+        return dataset_of(values)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise UserError(_first_odd(rows, columns) or f"{rows[0][0]}: {error}") from error
+
+
+def _first_odd(rows: list[tuple[str, dict[str, Any]]], columns: Iterable[str]) -> str | None:
+    """The first row whose value does not go with those above it, as a fault."""
+    for name in columns:
+        values = [row.get(name) for _, row in rows]
+        good, bad = 0, len(values) + 1  # of the first so many the column can be made, or not
+        while bad - good > 1:
+            middle = (good + bad) // 2
+            if (fault := _no_column(name, values[:middle])) is None:
+                good = middle
+            else:
+                bad, why = middle, fault
+        if bad <= len(values):
+            return f"{rows[bad - 1][0]}: {name!r}: {why}"
+    return None
+
+
+def _no_column(name: str, values: list[Any]) -> str | None:
+    import pyarrow as pa
+
+    try:
+        name.encode()
+        json.dumps(values, ensure_ascii=False).encode()
+        pa.Table.from_pydict({"column": values}).schema.serialize()
+    except UnicodeEncodeError:
+        return "half a character (no valid Unicode)"
+    except RecursionError:
+        return "nested too deeply"
+    except (ValueError, TypeError, OverflowError) as error:  # pyarrow's errors among them
+        return " ".join(str(error).split())[:200]
+    return None

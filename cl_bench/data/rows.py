@@ -7,8 +7,6 @@ order mark.
 
 from __future__ import annotations
 
-import codecs
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,12 +14,11 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from cl_bench.data.json_text import json_type, parse_objects
 from cl_bench.errors import UserError, nearest
 
 MAX_FIELD = 2_000_000
 """Characters in one text. TRACE's longest prompt has 373,826; beyond this a file is not TRACE's."""
-MAX_LINE = 4 * 2**20
-"""Bytes in one line of JSON lines."""
 MAX_FILE = 512 * 2**20
 """Bytes in one file. The whole TRACE archive is smaller."""
 MAX_FAULTS = 20
@@ -173,13 +170,6 @@ class HumanevalRow(RowModel):
 R = TypeVar("R", bound=RowModel)
 
 
-class Numbered(NamedTuple):
-    """A value of a file and where it stands: its row or line, from 1."""
-
-    number: int
-    value: Any
-
-
 def trace_rows(path: Path) -> list[Row]:
     """The examples of a TRACE file. Raises UserError with every fault; none at all is one."""
     return parse_trace(read_bytes(path), str(path))
@@ -218,79 +208,6 @@ def parse_rows(data: bytes, where: str, model: type[R]) -> list[R]:
     return good
 
 
-def parse_objects(data: bytes, where: str) -> tuple[str, list[Numbered], list[str]]:
-    """What numbers count (`row` of a list, `line` of JSON lines), the values, lines that are none.
-
-    Raises UserError when the whole is neither a JSON list nor JSON lines.
-    """
-    text = decode(data, where)
-    start = text.lstrip()[:1]
-    if not start:
-        return "line", [], []
-    if start not in ("{", "["):
-        found = json_type(_loads(text, where))
-        raise UserError(f"{where}: {found}, not a list of rows or one object a line")
-    if start == "[" and not _is_lines(text):
-        items = _loads(text, where)
-        return "row", [Numbered(i, item) for i, item in enumerate(items, 1)], []
-    if start == "{" and (keys := _one_object(text)):
-        raise UserError(f"{where}: one object (with {', '.join(keys[:8])}), not a list of rows")
-    return _lines(text, where)
-
-
-def _is_lines(text: str) -> bool:
-    """Whether what begins like a list is lines of lists: a fault to name line by line."""
-    first, _, rest = text.strip().partition("\n")
-    try:
-        json.loads(first)
-    except (RecursionError, ValueError):
-        return False
-    return bool(rest)
-
-
-_WRAPPERS = ("data", "rows", "examples", "instances", "train", "test")
-"""Keys under which other programs put the rows of a file."""
-
-
-def _one_object(text: str) -> list[str]:
-    """Keys of a file that is one object: over several lines, or with the rows under a key."""
-    try:
-        value = json.loads(text)
-    except (RecursionError, ValueError):
-        return []
-    holds_rows = any(isinstance(value.get(name), list) for name in _WRAPPERS)
-    return list(value) if holds_rows or "\n" in text.strip() else []
-
-
-def _lines(text: str, where: str) -> tuple[str, list[Numbered], list[str]]:
-    values: list[Numbered] = []
-    faults: list[str] = []
-    # Not splitlines: texts may hold other characters that it takes for the end of a line.
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        if len(line) > MAX_LINE:
-            faults.append(f"{where}: line {number}: {len(line):,} characters, limit {MAX_LINE:,}")
-            continue
-        try:
-            values.append(Numbered(number, json.loads(line)))
-        except json.JSONDecodeError as error:
-            faults.append(f"{where}: line {number}: not JSON (column {error.colno}: {error.msg})")
-        except (RecursionError, ValueError) as error:
-            faults.append(f"{where}: line {number}: not JSON that can be read ({error})")
-    return "line", values, faults
-
-
-def _loads(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        raise UserError(f"{where}: {place}: not JSON ({error.msg})") from error
-    except (RecursionError, ValueError) as error:
-        raise UserError(f"{where}: not JSON that can be read ({error})") from error
-
-
 def read_bytes(path: Path) -> bytes:
     """A file's bytes. Raises UserError when it cannot be read or is no data file by its size."""
     try:
@@ -300,20 +217,6 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def decode(data: bytes, where: str) -> str:
-    """Text of UTF-8 bytes, without their byte order mark. Raises UserError with what to do."""
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise UserError(f"{where}: UTF-16; save it as UTF-8")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{where}: byte {error.start} (line {line}) is not UTF-8: 0x{data[error.start]:02x}; "
-            "save it as UTF-8"
-        ) from error
 
 
 def first_faults(faults: Sequence[str], where: str) -> list[str]:
@@ -366,13 +269,6 @@ def _value_fault(one: Mapping[str, Any]) -> str:
     if kind == "literal_error":
         return f"not one of {one['ctx']['expected'].replace(' or ', ', ')}"
     return f"{json_type(one['input'])}: {one['msg']}"
-
-
-def json_type(value: Any) -> str:
-    """`an object`, `null`, ...: what JSON calls a value."""
-    names = {dict: "an object", list: "a list", str: "a string", bool: "true/false"}
-    names |= {int: "a number", float: "a number", type(None): "null"}
-    return names.get(type(value), type(value).__name__)
 
 
 def ranges(numbers: list[int]) -> str:

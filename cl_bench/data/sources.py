@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cl_bench.data.rows import TraceRow, read_rows
 from cl_bench.errors import Absent, UserError
-from cl_bench.resources import user_cache
+from cl_bench.resources import absolute, user_cache
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def resolve_data_root(data_root: str | os.PathLike[str] | None) -> Path:
     """`data_root`, else `$CL_BENCH_DATA_ROOT`, else `data/` in the user cache; absolute."""
     chosen = data_root or os.environ.get("CL_BENCH_DATA_ROOT") or user_cache() / "data"
-    return Path(chosen).expanduser().resolve()
+    return absolute(chosen)
 
 
 def json_splits(

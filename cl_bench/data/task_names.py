@@ -163,7 +163,7 @@ def _members(file: Path) -> list[str]:
     """Names of tasks in a group's YAML; empty for a task's, and for what is no YAML."""
     try:
         root = yaml.compose(_text(file), Loader=yaml.SafeLoader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         return []
     return list(_listed(_value(root, "task")))
 

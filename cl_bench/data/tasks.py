@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from cl_bench.errors import UserError, nearest
-from cl_bench.resources import resource
+from cl_bench.resources import absolute, resource
 
 _NAME = re.compile(r"^[\"']?(?:task|group)[\"']?:[ \t]*[\"']?([^\s\"'#\[{]+)", re.MULTILINE)
 PINNED = {"lm-eval": "general_", "opencompass-2023": "opencompass_"}
@@ -53,7 +53,7 @@ def general_name(
 
 def task_folders(task_paths: Iterable[str | Path] = ()) -> list[Path]:
     """Folders that are searched, weakest first: the shipped `tasks/`, then the user's."""
-    return [resource("tasks"), *(Path(path).expanduser().resolve() for path in task_paths)]
+    return [resource("tasks"), *(absolute(path) for path in task_paths)]
 
 
 def known_task_names(task_paths: Iterable[str | Path] = ()) -> list[str]:

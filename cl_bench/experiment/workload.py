@@ -118,7 +118,10 @@ def token_counter(model: ModelConfig) -> Callable[[str], int] | None:
 def _tokenizer(path: Path) -> Any:
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(path))
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception:  # its only class; loading the model says what is wrong
+        return None
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer

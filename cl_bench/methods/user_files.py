@@ -8,14 +8,15 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import get_args
 
+from cl_bench.config.schema import TrainConfig
 from cl_bench.errors import DivergedError, RunError, UserError, nearest
-from cl_bench.methods.base import Kept, Method
+from cl_bench.methods.base import Kept, Method, Options
 
 _PREFIX = "cl_bench_user_"
 """Of the names of modules made of such files."""
@@ -92,8 +93,19 @@ def class_faults(cls: type[Method]) -> list[str]:
     name = getattr(cls, "name", None)
     if not isinstance(name, str):
         found.append(f"{cls.__name__} has no name: add name = '...' to the class")
-    elif not name or "/" in name:
-        found.append(f"{cls.__name__}.name: '{name}': a word or more, without a /")
+    elif not name.strip() or "/" in name or not name.isprintable():
+        found.append(f"{cls.__name__}.name: {name!r}: a word or more, on one line, without a /")
+    if not (isinstance(cls.options_type, type) and issubclass(cls.options_type, Options)):
+        found.append(f"{cls.__name__}.options_type: a class derived from Options is needed")
+    if not isinstance(cls.train_defaults, Mapping):
+        found.append(f"{cls.__name__}.train_defaults: a mapping of keys of train: is needed")
+    else:
+        known = TrainConfig.model_fields
+        found += [
+            f"{cls.__name__}.train_defaults: {key!r}{nearest(str(key), known)}"
+            for key in cls.train_defaults
+            if key not in known
+        ]
     kept = [cls.keeps] if isinstance(cls.keeps, str) else cls.keeps
     for one in kept if isinstance(kept, tuple | list) else [kept]:
         if one not in get_args(Kept):
@@ -171,7 +183,7 @@ def user_errors() -> Iterator[None]:
         if where is None or error.faults[0].startswith(where):
             raise
         raise UserError([f"{where}: {fault}" for fault in error.faults]) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a hook must not end the program in silence
         where = _place(error)
         if where is None or str(error).startswith(where):
             raise

@@ -17,7 +17,7 @@ from typing import Any
 
 from cl_bench.config.schema import QUICKSTART_MODEL
 from cl_bench.models.load import split_revision
-from cl_bench.resources import user_cache
+from cl_bench.resources import expanded, user_cache
 from cl_bench.store.experiments import EXPERIMENT, read_experiment
 from cl_bench.store.folders import read_json, sha256_file, sha256_of
 
@@ -91,7 +91,7 @@ def _folder(source: str | Path) -> tuple[Path | None, str | None]:
     """The model's folder on this machine, and the commit when it is in the hub's cache."""
     if source == QUICKSTART_MODEL:
         return _existing(user_cache() / "models" / QUICKSTART_MODEL), None
-    local = Path(source).expanduser()
+    local = expanded(source)
     if local.is_dir():
         return local, None
     name, revision = split_revision(str(source))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from cl_bench.config.schema import QUICKSTART_MODEL
 from cl_bench.errors import UserError, missing_dependency, nearest
 from cl_bench.models.kinds import kind_fault
 from cl_bench.models.quickstart import quickstart_model
+from cl_bench.resources import expanded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,6 +25,11 @@ _HARMLESS = re.compile(
     r"rotary_emb\.inv_freq$|(attn|attention|self_attn)\.(bias|masked_bias)$|\.position_ids$"
 )
 """Buffers that old checkpoints hold and that the model computes itself: frequencies and masks."""
+JSON_FILES = (
+    *("config.json", "generation_config.json"),
+    *("model.safetensors.index.json", "pytorch_model.bin.index.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 
 
@@ -38,15 +45,15 @@ def resolve_model_path(path: str, progress: Callable[[str], None] = print) -> st
     fault = model_path_fault(path)
     if fault:
         raise UserError(fault)
-    local = Path(path).expanduser()
+    local = expanded(path)
     return local if local.is_dir() else path
 
 
 def model_path_fault(path: str) -> str | None:
     """What is wrong with `model.path` as far as the name alone tells, or None; fetches nothing."""
-    local = Path(path).expanduser()
+    local = expanded(path)
     name, revision = split_revision(path)
-    if revision and (name == QUICKSTART_MODEL or Path(name).expanduser().is_dir()):
+    if revision and (name == QUICKSTART_MODEL or expanded(name).is_dir()):
         return f"model.revision: '{revision}' of '{name}': only models of the hub have revisions"
     if not path.strip():
         return "model.path: empty; name a folder, a hub model (owner/name) or smollm2-135m"
@@ -71,9 +78,35 @@ def model_path_fault(path: str) -> str | None:
     return f"model.path: there is no folder '{path}'{_suggestion(path, local)}"
 
 
+def file_faults(path: str) -> list[str]:
+    """The JSON files of a model's folder that are none: some would be passed over in silence."""
+    folder, faults = expanded(path), []
+    for name in JSON_FILES:
+        file = folder / name
+        try:
+            data = json.loads(file.read_bytes()) if file.is_file() else {}
+        except (OSError, ValueError, RecursionError) as error:
+            faults.append(f"model.path: {file}: not JSON that can be read ({error})")
+            continue
+        if not isinstance(data, dict):
+            faults.append(f"model.path: {file}: not a JSON object")
+        elif data and name.endswith(".index.json") and (fault := shard_fault(data)):
+            faults.append(f"model.path: {file}: {fault}")
+    return faults
+
+
+def shard_fault(index: Mapping[str, Any]) -> str | None:
+    """What is wrong with an index of several weight files: each is a file beside it."""
+    shards = index.get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(s, str) for s in shards.values()):
+        return "weight_map: not the names of files by tensor"
+    away = [shard for shard in shards.values() if Path(shard).name != shard]
+    return f"weight_map: {away[0]!r} is not beside it" if away else None
+
+
 def split_revision(path: str) -> tuple[str, str | None]:
     """(`owner/name`, revision) of `owner/name@revision`; (path, None) of anything else."""
-    if Path(path).expanduser().exists():
+    if expanded(path).exists():
         return path, None
     name, _, revision = path.partition("@")
     return name, revision or None
@@ -198,7 +231,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     name, revision = split_revision(str(path))
-    with _loading(path), _without_progress_bars():
+    with _loading(path, "the tokenizer of "), _without_progress_bars():
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
     if tokenizer.eos_token_id is None:
         raise UserError(f"model.path: the tokenizer of '{path}' has no EOS token to end answers")
@@ -238,11 +271,9 @@ def pad_within(tokenizer: Any, rows: int) -> str | None:
 
 
 @contextmanager
-def _loading(path: str | Path) -> Iterator[None]:
-    """Turns what transformers raises for a model that cannot be had into one line."""
+def _loading(path: str | Path, part: str = "") -> Iterator[None]:
+    """Turns whatever transformers raises for a model that cannot be had into one line."""
     from pickle import UnpicklingError
-
-    from safetensors import SafetensorError
 
     try:
         yield
@@ -255,15 +286,18 @@ def _loading(path: str | Path) -> Iterator[None]:
             f"model.path: '{path}': its .bin weights hold more than tensors, which could run code: "
             "they are not read; save the model as safetensors where you trust it"
         ) from error
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # each class of transformers has errors of its own
         if "trust_remote_code" in str(error):
             raise UserError(
                 f"model.path: '{path}' needs code that comes with it (auto_map), and cl-bench runs "
                 "only the model and tokenizer classes of transformers"
             ) from error
         hint = "" if Path(path).is_dir() else " (neither a local folder nor had from the hub)"
-        message = f"model.path: cannot load '{path}'{hint}: {_first_line(error)}"
-        raise UserError(message) from error
+        known = isinstance(error, OSError | ValueError | RuntimeError)
+        what = _first_line(error) if known else f"{type(error).__name__}: {_first_line(error)}"
+        raise UserError(f"model.path: cannot load {part}'{path}'{hint}: {what}") from error
 
 
 @contextmanager
@@ -303,5 +337,6 @@ def _make_greedy(model: PreTrainedModel) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    """The first line of a message, and the next where the first one announces it."""
+    first, *rest = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{first} {rest[0].strip()}" if first.endswith(":") and rest else first

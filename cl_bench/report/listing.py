@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cl_bench.errors import UserError
+from cl_bench.resources import expanded
 
 
 def task_lines(task_paths: Sequence[str], data_root: Path | None) -> Iterator[str]:
@@ -17,7 +18,7 @@ def task_lines(task_paths: Sequence[str], data_root: Path | None) -> Iterator[st
     from cl_bench.data.tasks import known_task_names
     from cl_bench.metrics.trace_tasks import TASKS
 
-    paths = [Path(path).expanduser() for path in task_paths]
+    paths = [expanded(path) for path in task_paths]
     if missing := [f"--task-path {path}: is not a folder" for path in paths if not path.is_dir()]:
         raise UserError(missing)
     root = resolve_data_root(data_root)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from cl_bench.data.json_text import Repeating, parse_json
 from cl_bench.data.rows import ranges
 from cl_bench.errors import UserError, nearest
 from cl_bench.metrics.similarity import BACKENDS, Backend
@@ -103,11 +103,13 @@ class _Row:
             text = line.decode("utf-8", "surrogateescape")
             broken = f"not UTF-8 from byte {error.start + 1} on"
         try:
-            record = json.loads(text.removeprefix("\ufeff"))
+            record = parse_json(text.removeprefix("\ufeff"))
         except (ValueError, RecursionError) as error:
             return self._fault(broken or f"not JSON: {error}")
         if not isinstance(record, dict):
             return self._fault(f"an object is needed, not {_type_name(record)}")
+        if isinstance(record, Repeating):
+            return self._fault(f"{record.key}: stands twice in the line")
         if "prompt_hash" in record and "not_measured" in record:  # a line of a run of ours
             return self._fault(f"not measured: {record['not_measured']}")
         if "reference" not in record and "target" in record:
@@ -125,6 +127,8 @@ class _Row:
         elif len(value) > MAX_FIELD_CHARACTERS:
             limit = f"{MAX_FIELD_CHARACTERS:,}"
             self._fault(f"{key}: {len(value):,} characters; at most {limit} are read")
+        elif not broken and any("\ud800" <= character <= "\udfff" for character in value):
+            self._fault(f"{key}: half a character (no valid Unicode)")
         elif broken and any("\udc80" <= character <= "\udcff" for character in value):
             self._fault(f"{key}: not UTF-8")
         else:

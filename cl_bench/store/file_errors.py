@@ -48,4 +48,5 @@ def what_failed(error: OSError) -> str:
     """`<file>: <reason>`; what we write has a name, so that without one it was the output."""
     if error.strerror is None:
         return str(error)
-    return f"{error.filename or 'standard output or a library'}: {error.strerror}"
+    name = str(error.filename or "standard output or a library")
+    return f"{name if len(name) <= 300 else f'{name[:300]}...'}: {error.strerror}"

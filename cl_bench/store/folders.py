@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.errors import RunError, UserError
+from cl_bench.resources import expanded
 from cl_bench.store.file_errors import writing
 
 MANIFEST = "manifest.json"
@@ -269,7 +270,7 @@ class RunFolder:
 
 def portable(path: str, folder: Path) -> str:
     """A path as results keep it: a folder relative to `folder`, from a dot on; hub ids stay."""
-    given = Path(path).expanduser()
+    given = expanded(path)
     if not given.is_absolute() and not given.is_dir():
         return path
     relative = os.path.relpath(given.resolve(), folder.resolve())

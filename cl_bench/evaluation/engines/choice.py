@@ -5,6 +5,7 @@ Nothing here imports torch: a wrong name or a missing package must fail at once.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -36,6 +37,8 @@ OF_THE_RUN = (
     *("tokenizer", "tokenizer_revision", "peft", "delta", "lora_local_path"),
 )
 """Arguments that would say which model answers; the run says that."""
+NUMBERS = {"batch_size", "max_batch_size", "max_length", "max_gen_toks", "tensor_parallel_size"}
+"""Arguments that several of lm-eval's classes have; each would fail on a word when it is made."""
 OWN_ARGUMENTS = ("max_length", "token_budget")
 """What `cl-bench` takes."""
 
@@ -105,7 +108,13 @@ def _argument_faults(engine: Engine) -> list[str]:
                 faults.append(f"--engine-args {key}: unknown{nearest(key, OWN_ARGUMENTS)}")
             elif key in OWN_ARGUMENTS and not (isinstance(value, int) and value > 0):
                 faults.append(f"--engine-args {key}={value}: a positive number of tokens is needed")
-    elif "subprocess" in engine.args and engine.name != "hf":
+        return faults
+    for key in NUMBERS & engine.args.keys():
+        value = engine.args[key]
+        automatic = key == "batch_size" and re.fullmatch(r"auto(:\d+)?", str(value))
+        if not automatic and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            faults.append(f"--engine-args {key}={value}: a positive whole number is needed")
+    if "subprocess" in engine.args and engine.name != "hf":
         faults.append("--engine-args subprocess: for `hf`; others run in a subprocess anyway")
     elif not isinstance(engine.args.get("subprocess", False), bool):
         faults.append(f"--engine-args subprocess={engine.args['subprocess']}: true or false")
