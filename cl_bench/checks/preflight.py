@@ -43,6 +43,7 @@ from cl_bench.models.load import (
 from cl_bench.models.load import (
     file_faults as model_file_faults,
 )
+from cl_bench.store.links import check_links
 
 
 def engine_faults(found: Preflight) -> Iterator[str]:
@@ -182,4 +183,5 @@ def check_folder(found: Preflight, folder: Path, now: Contents) -> list[str]:
         known = found.examples.get((task, limit, seed))
         return known or training_examples(found.suite.stage_tasks[task], limit, seed)
 
+    check_links(folder)
     return check_same(folder, found.experiment, now, rows)

@@ -17,9 +17,9 @@ def verify(
 
     from cl_bench.errors import RunError
     from cl_bench.experiment.verify import verify as read_all
-    from cl_bench.store.experiments import find_experiment
+    from cl_bench.store.experiments import named_experiment
 
-    folder = find_experiment(experiment, results)
+    folder = named_experiment(experiment, results)
     found = read_all(folder)
     if as_json:
         print(json.dumps({"faults": found.faults, "notes": found.notes, "files": found.compared}))

@@ -11,6 +11,7 @@ from typing import Any
 
 from cl_bench.data.choices import empty_choice_at_load
 from cl_bench.data.examples import training_faults
+from cl_bench.data.functions import guard_functions
 from cl_bench.data.local_files import (
     absolute_paths,
     beside_yaml,
@@ -24,6 +25,7 @@ from cl_bench.data.tasks import (
     canonical_name,
     defining_file,
     packaged_files,
+    packaged_folder,
     task_folders,
     unknown_task,
 )
@@ -130,6 +132,7 @@ def _manager(
     from lm_eval.tasks import TaskManager
 
     guard_templates()
+    guard_functions([packaged_folder(), *folders])
     packaged: list[Path] = []
     while True:
         manager = TaskManager(

@@ -130,8 +130,8 @@ def _kinds(config: Mapping[str, Any]) -> Iterator[str]:
 def _metrics(config: Mapping[str, Any]) -> Iterator[str]:
     """Names that lm-eval does not know.
 
-    For an unknown metric it would run code of that name from the Hub's evaluate library; without an
-    aggregation it would fail after everything is scored.
+    For an unknown metric it would run code of that name from the Hub's evaluate library (or from
+    the current folder); without an aggregation it would fail after everything is scored.
     """
     from lm_eval.api import metrics, registry
 
@@ -140,12 +140,16 @@ def _metrics(config: Mapping[str, Any]) -> Iterator[str]:
     for each in listed if isinstance(listed, list) else []:
         given = each if isinstance(each, Mapping) else {}
         name, mean = given.get("metric"), given.get("aggregation")
-        own = given.get("hf_evaluate") is True or config.get("process_results") is not None
-        if isinstance(name, str) and name not in registry.metric_registry and not own:
-            yield (
-                f"metric_list: unknown metric '{name}'{nearest(name, registry.metric_registry)}; "
-                "one of the evaluate library is code from the Hub: `hf_evaluate: true` says so"
-            )
+        own = config.get("process_results") is not None  # which gives the metrics their names
+        if isinstance(name, str) and not own:
+            known = nearest(name, registry.metric_registry)
+            if given.get("hf_evaluate"):
+                yield (
+                    f"metric_list: '{name}' with hf_evaluate is code from the Hub, which is not "
+                    "run: use a metric of lm-eval, or a function (`!function module.name`)"
+                )
+            elif name not in registry.metric_registry:
+                yield f"metric_list: unknown metric '{name}'{known}"
         if isinstance(mean, str) and mean not in registry.aggregation_registry:
             known = nearest(mean, registry.aggregation_registry)
             yield f"metric_list: unknown aggregation '{mean}'{known}"

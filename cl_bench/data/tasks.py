@@ -86,7 +86,7 @@ def packaged_files(names: Iterable[str]) -> dict[str, Path]:
     wanted = set(names)
     if not wanted:
         return {}
-    folders = sorted(path for path in _packaged_folder().iterdir() if path.is_dir())
+    folders = sorted(path for path in packaged_folder().iterdir() if path.is_dir())
     likely = [folder for folder in folders if any(n.startswith(folder.name) for n in wanted)]
     found = {name: path for name, path in defined_in(likely) if name in wanted}
     for name in wanted - found.keys():
@@ -107,7 +107,7 @@ def packaged_twin(name: str) -> Path | None:
 
     for file in _packaged_yamls():
         if any(map(likely, file[:-1])) or likely(file[-1].removesuffix(".yaml")):
-            path = _packaged_folder().joinpath(*file)
+            path = packaged_folder().joinpath(*file)
             if name in _NAME.findall(path.read_text(encoding="utf-8", errors="replace")):
                 return path
     return None
@@ -116,7 +116,7 @@ def packaged_twin(name: str) -> Path | None:
 @functools.cache
 def _packaged_yamls() -> Sequence[tuple[str, ...]]:
     """Every packaged YAML, as its folders and its own name."""
-    root, found = _packaged_folder(), []
+    root, found = packaged_folder(), []
     for parent, folders, files in os.walk(root):
         folders.sort()
         above = Path(parent).relative_to(root).parts
@@ -127,7 +127,7 @@ def _packaged_yamls() -> Sequence[tuple[str, ...]]:
 @functools.cache
 def _packaged() -> Mapping[str, Path]:
     """Every packaged name and its YAML; the files of an installed package do not change."""
-    return dict(defined_in([_packaged_folder()]))
+    return dict(defined_in([packaged_folder()]))
 
 
 def defining_file(name: str, task_paths: Iterable[str | Path] = ()) -> Path | None:
@@ -136,7 +136,8 @@ def defining_file(name: str, task_paths: Iterable[str | Path] = ()) -> Path | No
     return files[-1] if files else None
 
 
-def _packaged_folder() -> Path:
+def packaged_folder() -> Path:
+    """The tasks that come with lm-evaluation-harness."""
     spec = importlib.util.find_spec("lm_eval")
     locations: Sequence[str] = (spec.submodule_search_locations or []) if spec else []
     return Path(next(iter(locations))) / "tasks"

@@ -32,6 +32,7 @@ from cl_bench.identity.differences import data_differences, definition_differenc
 from cl_bench.methods.spec import Experiment
 from cl_bench.models.checkpoints import load_checkpoint
 from cl_bench.progress import Reporter
+from cl_bench.resources import absolute
 from cl_bench.scores.sequence import Recorded, learned
 from cl_bench.store.experiments import (
     EXPERIMENT,
@@ -191,6 +192,12 @@ def recorded_experiment(folder: Path, data_root: Path | None = None) -> Experime
         data["data_root"] = located(data["data_root"], folder.resolve())
     data["task_paths"] = [located(path, folder.resolve()) for path in data["task_paths"]]
     data["model"]["path"] = located(data["model"]["path"], folder.resolve())
+    inside = [p for p in data["task_paths"] if absolute(p).is_relative_to(folder.resolve())]
+    if inside:
+        raise UserError(
+            f"{folder / EXPERIMENT}: task_paths: {inside[0]}: tasks are code, and are not loaded "
+            "from a folder of results: move them out of it and run the config again"
+        )
     try:
         return resolve_tasks(ExperimentConfig.model_validate(data))[0]
     except ValidationError as error:

@@ -26,6 +26,7 @@ from cl_bench.store.seals import (
     read_sealed,
     write_sealed,
 )
+from cl_bench.store.shapes import TrainedShape, check_shape
 
 STATE_FILES = ("method.safetensors", "method.json")
 """What the method keeps for the next stage."""
@@ -81,7 +82,9 @@ def _training_record(place: StageFolder) -> dict[str, Any] | None:
     """
     remedy = _remedy(place)
     if there(place.training_file):
-        return read_sealed(place.training_file, remedy, {"checkpoint": str, "files": dict})
+        record = read_sealed(place.training_file, remedy, {"checkpoint": str, "files": dict})
+        check_shape(place.training_file, record, TrainedShape, remedy)
+        return record
     if place.scored and place.training_file.name in read_scores(place.path).get(FILES, {}):
         raise RunError(f"{place.training_file}: missing; {remedy}")
     return None

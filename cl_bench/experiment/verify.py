@@ -28,15 +28,19 @@ from cl_bench.store.experiments import (
     lost_runs,
     read_experiment,
     read_run,
+    run_folders,
 )
 from cl_bench.store.folders import (
     MANIFEST,
+    RunFolder,
     StageFolder,
+    is_stage,
     read_manifest,
     stage_number,
     there,
     train_again,
 )
+from cl_bench.store.links import links_out
 from cl_bench.store.seals import FILES, file_fault, read_scores, read_sealed
 
 DERIVED = (
@@ -82,7 +86,10 @@ class Findings:
 
 def verify(experiment: Path) -> Findings:
     """Look at all files of an experiment's folder."""
-    found = Findings()
+    found = Findings(faults=links_out(experiment))
+    if found.faults:
+        found.notes.append(f"{experiment}: nothing in it was read, since links lead out of it")
+        return found
     found.known |= {experiment / name for name in (*DERIVED, EXPERIMENT)}
     found.known |= set(experiment.rglob(".lock"))
     found.ask(lambda: read_experiment(experiment))
@@ -94,9 +101,9 @@ def verify(experiment: Path) -> Findings:
         )
     for place in sorted(path for path in experiment.glob("*/seed-*") if in_context(path)):
         _scores(found, place)
-    for file in sorted(experiment.glob(f"*/seed-*/{RUN}")):
-        found.known.add(file)
-        _run(found, file)
+    for folder in sorted(run_folders(experiment)):
+        found.known.add(folder / RUN)
+        _run(found, folder / RUN)
     _strangers(found, experiment)
     return found
 
@@ -106,12 +113,12 @@ def _run(found: Findings, file: Path) -> None:
     folder = file.parent
     found.known.add(folder / "summary.json")
     if record is not None:
-        numbers = {stage_number(path.name) for path in folder.glob("stage-*")}
+        numbers = {stage_number(stage.path.name) for stage in RunFolder(folder).stages()}
         for number in range(1, len(record["config"].get("stages", [])) + 1):
             if number not in numbers:
                 found.notes.append(f"{folder}: stage {number} is not begun; `cl-bench run` goes on")
-    for path in sorted(folder.glob("stage-*"), key=lambda path: stage_number(path.name)):
-        _stage(found, StageFolder(path))
+    for stage in RunFolder(folder).stages():
+        _stage(found, stage)
 
 
 def _stage(found: Findings, place: StageFolder) -> None:
@@ -214,7 +221,7 @@ def _in_work(file: Path, experiment: Path) -> bool:
     """Whether a file lies in a place that is not finished, whose files have no record yet."""
     for folder in file.relative_to(experiment).parents:
         place = experiment / folder
-        if folder.name.startswith("stage-") or folder.name == "base":
+        if is_stage(place) or folder.name == "base":
             return not there(place / "scores.json")
         if folder.parent.name == "evals" or in_context(place):
             return not there(place / "scores.json")

@@ -113,6 +113,8 @@ def adapter_base(folder: Path) -> str | None:
         end = Path(recorded).parts
         places.sort(key=lambda place: not _ends_with(Path(place), end))
     faults = []
+    if recorded not in places:
+        faults.append(f"{recorded} is neither in the experiment's folder nor its model.path")
     for place in places:
         fault = _base_fault(place, record)
         if fault is None:

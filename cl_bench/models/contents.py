@@ -17,9 +17,9 @@ from typing import Any
 
 from cl_bench.config.schema import QUICKSTART_MODEL
 from cl_bench.models.load import split_revision
-from cl_bench.resources import expanded, user_cache
+from cl_bench.resources import absolute, expanded, user_cache
 from cl_bench.store.experiments import EXPERIMENT, read_experiment
-from cl_bench.store.folders import read_json, sha256_file, sha256_of
+from cl_bench.store.folders import located, read_json, sha256_file, sha256_of
 
 KEPT_FROM = 1 << 20
 """Bytes from which on a file's checksum is kept: smaller ones are as quick to read again."""
@@ -198,15 +198,23 @@ def _keep(path: str, entry: list[Any]) -> None:
 def adapter_bases(folder: Path, recorded: str) -> Iterator[str]:
     """Where the base of the adapter in `folder` may be, most likely first.
 
-    Where the record says; where the experiment's config has its model today; where PEFT wrote that
-    it was loaded from. A folder that is moved takes its checksum with it, so each can be checked.
+    In an experiment: where the record says, if that is in the experiment's folder or the config's
+    model; where the config has its model today. Elsewhere: where the record says, where PEFT wrote
+    that it was loaded from. A folder that is moved takes its checksum with it, so each can be
+    checked.
     """
-    yield recorded
     experiment = next((p for p in folder.resolve().parents if (p / EXPERIMENT).is_file()), None)
     if experiment is not None:
-        config = read_experiment(experiment)["config"]
-        if path := config.get("model", {}).get("path"):
-            yield str((experiment / path).resolve()) if path.startswith("..") else str(path)
+        model = read_experiment(experiment)["config"].get("model", {})
+        path = str(model.get("path") or "")
+        today = located(path, experiment)
+        own = Path(recorded).is_absolute() and absolute(recorded).is_relative_to(experiment)
+        if own or recorded in (today, f"{today}@{model.get('revision')}"):
+            yield recorded
+        if path:
+            yield today
+        return
+    yield recorded
     peft = folder / "adapter_config.json"
     if peft.is_file() and (path := read_json(peft).get("base_model_name_or_path")):
         yield str(path)

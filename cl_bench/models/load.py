@@ -294,7 +294,8 @@ def _loading(path: str | Path, part: str = "") -> Iterator[None]:
                 f"model.path: '{path}' needs code that comes with it (auto_map), and cl-bench runs "
                 "only the model and tokenizer classes of transformers"
             ) from error
-        hint = "" if Path(path).is_dir() else " (neither a local folder nor had from the hub)"
+        local = Path(path).is_dir()
+        hint, part = ("", part) if local else (" (neither a local folder nor had from the hub)", "")
         known = isinstance(error, OSError | ValueError | RuntimeError)
         what = _first_line(error) if known else f"{type(error).__name__}: {_first_line(error)}"
         raise UserError(f"model.path: cannot load {part}'{path}'{hint}: {what}") from error

@@ -13,6 +13,7 @@ from cl_bench.results.paired import entry_of
 from cl_bench.scores.general import leaves
 from cl_bench.store.experiments import EXPERIMENT, latest_experiment
 from cl_bench.store.folders import read_records, there
+from cl_bench.store.links import check_links
 from cl_bench.store.seals import check_records, read_scores
 
 Records = dict[tuple[str, int], dict[str, Any]]
@@ -82,6 +83,9 @@ def find_places(first: str, second: str, results: Path) -> tuple[Place, Place]:
     if faults:
         raise UserError(faults)
     places = [Place(path) for text in (first, second) if (path := given[text])]
+    for place in places:  # links in them not followed yet
+        above = place.path.absolute().parents
+        check_links(next((p for p in above if (p / EXPERIMENT).is_file()), place.path))
     return places[0], places[1]
 
 

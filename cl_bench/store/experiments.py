@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.errors import RunError, UserError, nearest
-from cl_bench.store.folders import RunFolder, read_json, sha256_of, there, write_json
+from cl_bench.store.folders import RunFolder, is_stage, read_json, sha256_of, there, write_json
+from cl_bench.store.links import check_links
 from cl_bench.store.seals import read_sealed, seal_of, write_sealed
+from cl_bench.store.shapes import ExperimentShape, RunShape, check_shape, task_names
 
 EXPERIMENT = "experiment.json"
 RUN = "run.json"
@@ -24,7 +26,9 @@ def write_experiment(folder: Path, data: Mapping[str, Any]) -> None:
 def read_experiment(folder: Path) -> dict[str, Any]:
     """What `write_experiment` wrote; raises RunError when it is damaged or was edited."""
     remedy = "restore it from a copy, or run the experiment's config again, which writes it anew"
-    return read_sealed(folder / EXPERIMENT, remedy, {"config": dict, "last_run": str})
+    found = read_sealed(folder / EXPERIMENT, remedy, {"config": dict, "last_run": str})
+    check_shape(folder / EXPERIMENT, found, ExperimentShape, remedy)
+    return found
 
 
 def write_run(file: Path, record: Mapping[str, Any]) -> None:
@@ -42,6 +46,10 @@ def read_run(file: Path) -> dict[str, Any]:
     known = isinstance(record, dict) and isinstance(record.get("config"), dict)
     if not known or record.get("sha256") != sha256_of(record["config"]):
         raise RunError(f"{file}: its checksum is not that of its config; {remedy}")
+    check_shape(file, record["config"], RunShape, remedy)
+    task_names(
+        file, [name for stage in record["config"]["stages"] for name in stage["tasks"]], remedy
+    )
     if RUN_SEAL in record and record[RUN_SEAL] != seal_of(record, RUN_SEAL):
         raise RunError(
             f"{file}: its checksum is not that of its content: edited or damaged; {remedy}"
@@ -61,7 +69,17 @@ def latest_experiment(results: Path) -> Path:
 
 
 def find_experiment(given: str | None, results: Path) -> Path:
-    """An experiment's folder from a path, a name under `results`, or nothing (the latest)."""
+    """An experiment's folder from a path, a name under `results`, or nothing (the latest).
+
+    Raises UserError where there is none, and where links in it lead out of it.
+    """
+    folder = named_experiment(given, results)
+    check_links(folder)
+    return folder
+
+
+def named_experiment(given: str | None, results: Path) -> Path:
+    """The same, whatever its links are."""
     if given is None:
         return latest_experiment(results)
     for candidate in (Path(given), results / given):
@@ -80,7 +98,7 @@ def find_runs(
     """
     from cl_bench.config.schema import slug
 
-    runs = [file.parent for file in experiment.glob(f"*/seed-*/{RUN}")]
+    runs = run_folders(experiment)
     runs.sort(key=lambda folder: (read_run(folder / RUN).get("order", 0), folder.name))
     if method is not None:
         called = {folder: {folder.parent.name, *_method_name(folder)} for folder in runs}
@@ -115,9 +133,20 @@ def in_context(place: Path) -> bool:
     return place.name.startswith("seed-") and scored and not there(place / RUN)
 
 
+def run_folders(experiment: Path) -> list[Path]:
+    """Folders of runs, `<method>/seed-<n>`; a copy that somebody keeps beside them is none."""
+    found = experiment.glob(f"*/seed-*/{RUN}")
+    return [file.parent for file in found if _is_run(file.parent)]
+
+
+def _is_run(folder: Path) -> bool:
+    return folder.name.removeprefix("seed-").isdecimal()
+
+
 def lost_runs(experiment: Path) -> list[Path]:
     """Folders with stages, of which the file that says what they were is not there."""
-    with_stages = {stage.parent for stage in experiment.glob("*/seed-*/stage-*")}
+    stages = [stage for stage in experiment.glob("*/seed-*/stage-*") if is_stage(stage)]
+    with_stages = {stage.parent for stage in stages if _is_run(stage.parent)}
     return sorted(folder for folder in with_stages if not there(folder / RUN))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from typing import Any
 from cl_bench.errors import RunError, UserError
 from cl_bench.resources import expanded
 from cl_bench.store.file_errors import writing
+from cl_bench.store.links import leading_out
 
 MANIFEST = "manifest.json"
 
@@ -33,7 +35,8 @@ def write_text(path: Path, text: str) -> None:
     """Write to a temporary name, flush to disk, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    with writing(path), temporary.open("w", encoding="utf-8") as file:
+    temporary.unlink(missing_ok=True)  # of a killed process, or a link that must not be followed
+    with writing(path), temporary.open("x", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -127,6 +130,9 @@ def publish_folder(
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     """Sizes and checksums of a published folder's files. Raises RunError when it is damaged."""
     manifest = read_json(folder / MANIFEST, train_again(folder))
+    if isinstance(manifest, dict) and (away := leading_out(manifest)) is not None:
+        fault = f"names a file outside of its folder ({away!r})"
+        raise RunError(f"{folder / MANIFEST}: {fault}; {train_again(folder)}")
     try:
         return {
             name: {"bytes": int(entry["bytes"]), "sha256": str(entry["sha256"])}
@@ -259,7 +265,7 @@ class RunFolder:
 
     def stages(self) -> list[StageFolder]:
         """Existing stage folders in order."""
-        found = [path for path in self.path.glob("stage-*") if path.is_dir()]
+        found = [path for path in self.path.glob("stage-*") if is_stage(path)]
         return [StageFolder(path) for path in sorted(found, key=lambda p: stage_number(p.name))]
 
     @property
@@ -280,6 +286,11 @@ def portable(path: str, folder: Path) -> str:
 def located(path: str, folder: Path) -> str:
     """The path that `portable` was given."""
     return str((folder / path).resolve()) if path.startswith(os.curdir) else path
+
+
+def is_stage(path: Path) -> bool:
+    """Whether it is a folder with a stage's name; others may keep theirs beside it."""
+    return bool(re.match(r"stage-\d+-", path.name)) and path.is_dir()
 
 
 def stage_number(name: str) -> int:

@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.errors import RunError
+from cl_bench.scores.general import leaves
 from cl_bench.store.folders import read_json, sha256_file, sha256_of, there, write_json
+from cl_bench.store.links import leading_out
+from cl_bench.store.shapes import ScoresShape, check_shape, task_names
 
 SEAL = "sha256"
 FILES = "files"
@@ -43,6 +46,9 @@ def read_sealed(path: Path, remedy: str, needs: Mapping[str, type] | None = None
         raise RunError(
             f"{path}: its checksum is not that of its content: edited or damaged; {remedy}"
         )
+    listed = data.get(FILES)
+    if isinstance(listed, dict) and (away := leading_out(listed)) is not None:
+        raise RunError(f"{path}: names a file outside of its folder ({away!r}); {remedy}")
     for key, kind in (needs or {}).items():
         if not isinstance(data.get(key), kind):
             raise RunError(f"{path}: no '{key}' in it; {remedy}")
@@ -91,7 +97,11 @@ def read_scores(place: Path) -> dict[str, Any]:
     file = place / "scores.json"
     if not there(file):
         raise RunError(f"{file}: not there (not scored yet, or deleted); `cl-bench run` goes on")
-    return read_sealed(file, SCORE_AGAIN, {"trace": dict, "general": dict})
+    scores = read_sealed(file, SCORE_AGAIN, {"trace": dict, "general": dict})
+    check_shape(file, scores, ScoresShape, SCORE_AGAIN)
+    members = [leaf for found in leaves(scores["general"]).values() for leaf in found]
+    task_names(file, [*scores["trace"], *members], SCORE_AGAIN)
+    return scores
 
 
 def check_records(place: Path, scores: Mapping[str, Any]) -> None:

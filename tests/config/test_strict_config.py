@@ -99,9 +99,7 @@ def test_numbers_of_other_bases_are_refused(text: str) -> None:
 
 
 def test_yaml_that_is_none(tmp_path: Path) -> None:
-    for number, text in enumerate(
-        ("a: [" * 5000, "a: !!python/object:os.system {}", "a: 99-99-99\n- b")
-    ):
+    for number, text in enumerate(("a: [" * 5000, "a: 99-99-99\n- b")):
         file = tmp_path / f"{number}.yaml"
         file.write_text(text)
         assert "not readable as YAML" in message(str(file))
