@@ -129,7 +129,7 @@ def _columns(
 
     None where the run has no such stage, and never will.
     """
-    stages = Recorded.all_of(read_run(run.path / "run.json")["config"])
+    stages = Recorded.all_of(read_run(run.path / "run.json", whole=True)["config"])
     position = next((i for i, one in enumerate(stages) if one.index == selection.stage), None)
     if position is None:
         return None

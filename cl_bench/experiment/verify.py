@@ -92,8 +92,8 @@ def verify(experiment: Path) -> Findings:
         return found
     found.known |= {experiment / name for name in (*DERIVED, EXPERIMENT)}
     found.known |= set(experiment.rglob(".lock"))
-    found.ask(lambda: read_experiment(experiment))
-    _scores(found, experiment / "base")
+    found.ask(lambda: read_experiment(experiment, whole=True))
+    found.ask(lambda: _scores(found, experiment / "base"))
     for lost in lost_runs(experiment):
         found.faults.append(
             f"{lost / RUN}: not there, so that nothing says what its stages are; restore it from a "
@@ -109,7 +109,7 @@ def verify(experiment: Path) -> Findings:
 
 
 def _run(found: Findings, file: Path) -> None:
-    record = found.ask(lambda: read_run(file))
+    record = found.ask(lambda: read_run(file, whole=True))
     folder = file.parent
     found.known.add(folder / "summary.json")
     if record is not None:
@@ -118,7 +118,7 @@ def _run(found: Findings, file: Path) -> None:
             if number not in numbers:
                 found.notes.append(f"{folder}: stage {number} is not begun; `cl-bench run` goes on")
     for stage in RunFolder(folder).stages():
-        _stage(found, stage)
+        found.ask(partial(_stage, found, stage))
 
 
 def _stage(found: Findings, place: StageFolder) -> None:
@@ -222,7 +222,7 @@ def _in_work(file: Path, experiment: Path) -> bool:
     for folder in file.relative_to(experiment).parents:
         place = experiment / folder
         if is_stage(place) or folder.name == "base":
-            return not there(place / "scores.json")
+            return not (place / "scores.json").exists()
         if folder.parent.name == "evals" or in_context(place):
-            return not there(place / "scores.json")
+            return not (place / "scores.json").exists()
     return False

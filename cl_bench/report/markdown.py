@@ -43,7 +43,7 @@ def write_report(experiment: Path) -> str:
 
 
 def _lines(experiment: Path) -> Iterator[str]:
-    opened = read_experiment(experiment)
+    opened = read_experiment(experiment, whole=True)
     config = opened["config"]
     base_scores = read_scores(experiment / "base")
     results = load_results(experiment)

@@ -73,7 +73,7 @@ def load_results(experiment: Path) -> list[MethodResult]:
     grouped: dict[str, list[RunFolder]] = {}
     stages = {}
     for run in find_runs(experiment):
-        record = read_run(run.path / "run.json")
+        record = read_run(run.path / "run.json", whole=True)
         for stage in run.stages():
             if stage.scored:
                 check_records(stage.path, read_scores(stage.path))

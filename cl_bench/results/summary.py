@@ -21,7 +21,7 @@ def write_summary(experiment: Path, run: RunFolder) -> None:
 
 def summarise_run(experiment: Path, run: RunFolder) -> Summary:
     """OP, BWT, forgetting and General of the scored stages of a run."""
-    config = read_run(run.path / "run.json")["config"]
+    config = read_run(run.path / "run.json", whole=True)["config"]
     stages, unscored = Recorded.all_of(config), config.get("unscored", [])
     base = read_scores(experiment / "base")
     scored = scored_stages(run)

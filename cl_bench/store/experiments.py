@@ -10,7 +10,14 @@ from cl_bench.errors import RunError, UserError, nearest
 from cl_bench.store.folders import RunFolder, is_stage, read_json, sha256_of, there, write_json
 from cl_bench.store.links import check_links
 from cl_bench.store.seals import read_sealed, seal_of, write_sealed
-from cl_bench.store.shapes import ExperimentShape, RunShape, check_shape, task_names
+from cl_bench.store.shapes import (
+    ExperimentShape,
+    RunShape,
+    WholeExperiment,
+    WholeRun,
+    check_shape,
+    task_names,
+)
 
 EXPERIMENT = "experiment.json"
 RUN = "run.json"
@@ -23,11 +30,15 @@ def write_experiment(folder: Path, data: Mapping[str, Any]) -> None:
     write_sealed(folder / EXPERIMENT, data)
 
 
-def read_experiment(folder: Path) -> dict[str, Any]:
-    """What `write_experiment` wrote; raises RunError when it is damaged or was edited."""
+def read_experiment(folder: Path, whole: bool = False) -> dict[str, Any]:
+    """What `write_experiment` wrote; raises RunError when it is damaged or was edited.
+
+    `whole`: also when a key is missing that reports read.
+    """
     remedy = "restore it from a copy, or run the experiment's config again, which writes it anew"
     found = read_sealed(folder / EXPERIMENT, remedy, {"config": dict, "last_run": str})
-    check_shape(folder / EXPERIMENT, found, ExperimentShape, remedy)
+    shape = WholeExperiment if whole else ExperimentShape
+    check_shape(folder / EXPERIMENT, found, shape, remedy)
     return found
 
 
@@ -39,17 +50,19 @@ def write_run(file: Path, record: Mapping[str, Any]) -> None:
     write_json(file, {**record, RUN_SEAL: seal_of(record, RUN_SEAL)})
 
 
-def read_run(file: Path) -> dict[str, Any]:
-    """A `run.json`; raises RunError when it is damaged or was edited."""
+def read_run(file: Path, whole: bool = False) -> dict[str, Any]:
+    """A `run.json`; raises RunError when it is damaged or was edited.
+
+    `whole`: also when it has no stages.
+    """
     remedy = "restore it from a copy: the numbers of this run are bound to it"
     record = read_json(file, remedy)
     known = isinstance(record, dict) and isinstance(record.get("config"), dict)
     if not known or record.get("sha256") != sha256_of(record["config"]):
         raise RunError(f"{file}: its checksum is not that of its config; {remedy}")
-    check_shape(file, record["config"], RunShape, remedy)
-    task_names(
-        file, [name for stage in record["config"]["stages"] for name in stage["tasks"]], remedy
-    )
+    check_shape(file, record["config"], WholeRun if whole else RunShape, remedy)
+    stages = record["config"].get("stages", [])
+    task_names(file, [name for stage in stages for name in stage.get("tasks", [])], remedy)
     if RUN_SEAL in record and record[RUN_SEAL] != seal_of(record, RUN_SEAL):
         raise RunError(
             f"{file}: its checksum is not that of its content: edited or damaged; {remedy}"

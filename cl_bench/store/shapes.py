@@ -1,6 +1,8 @@
-"""What records must hold whatever version wrote them: the keys that are read, and their kinds.
+"""Of what kinds the values of records are, whatever version wrote them.
 
 A checksum tells that a file was changed, not that a record which has its checksum can be read.
+Whoever reads a single key needs no others: the shapes whose name begins with `Whole` are for those
+who read all.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ class FileShape(Shape):
 class EntryShape(Shape):
     """A task's entry of `scores.json`."""
 
-    score: float | None
+    score: float | None = None
     n: int | None = None
     stderr: float | None = None
     members: dict[str, Any] = {}
@@ -56,6 +58,12 @@ class TrainedShape(Shape):
 class StageShape(Shape):
     """A stage of a `run.json`."""
 
+    tasks: list[str] = []
+
+
+class WholeStage(Shape):
+    """The same for whoever reads the stages."""
+
     index: Annotated[int, Field(gt=0)]
     tasks: Annotated[list[str], Field(min_length=1)]
     start: str
@@ -64,7 +72,13 @@ class StageShape(Shape):
 class RunShape(Shape):
     """The `config` of a `run.json`."""
 
-    stages: list[StageShape]
+    stages: list[StageShape] = []
+
+
+class WholeRun(Shape):
+    """The same for whoever reads the stages."""
+
+    stages: list[WholeStage]
 
 
 class ModelShape(Shape):
@@ -82,17 +96,30 @@ class GivenStageShape(Shape):
 class ConfigShape(Shape):
     """The `config` of an `experiment.json`."""
 
+    name: str = ""
+    model: ModelShape | None = None
+    stages: list[GivenStageShape] = []
+    task_paths: list[str] = []
+
+
+class WholeConfig(ConfigShape):
+    """The same for whoever reads the experiment."""
+
     name: str
     model: ModelShape
     stages: Annotated[list[GivenStageShape], Field(min_length=1)]
-    task_paths: list[str] = []
 
 
 class ExperimentShape(Shape):
     """`experiment.json`."""
 
     config: ConfigShape
-    last_run: str
+
+
+class WholeExperiment(Shape):
+    """The same for whoever reads all of it."""
+
+    config: WholeConfig
 
 
 def check_shape(path: Path, data: Mapping[str, Any], shape: type[Shape], remedy: str) -> None:

@@ -14,7 +14,6 @@ says      words that the message holds, all of them
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -114,7 +113,17 @@ def _copy(path: Path, source: str) -> None:
 
 def _edit(path: Path, changes: Mapping[str, Any]) -> None:
     """Values of a JSON file by dotted key, its seals made again: what no checksum shows."""
-    data = json.loads(path.read_text())
+    data = _changed(path, changes)
+    if "seal" in data:
+        data["sha256"] = sha256_of(data["config"])
+        data["seal"] = seal_of(data, "seal")
+    elif "sha256" in data:
+        data["sha256"] = seal_of(data)
+    path.write_text(json.dumps(data))
+
+
+def _changed(path: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(path.read_text())
     for key, value in changes.items():
         place, (*parents, last) = data, key.split(".")
         for parent in parents:
@@ -123,12 +132,7 @@ def _edit(path: Path, changes: Mapping[str, Any]) -> None:
             del place[last]
         else:
             place[last] = value
-    if "seal" in data:
-        data["sha256"] = sha256_of(data["config"])
-        data["seal"] = seal_of(data, "seal")
-    elif "sha256" in data:
-        data["sha256"] = seal_of(data)
-    path.write_text(json.dumps(data))
+    return data
 
 
 def _damage(path: Path, kind: str) -> None:
@@ -139,10 +143,6 @@ def _damage(path: Path, kind: str) -> None:
         del content[len(content) // 2 :]
     elif kind == "last line":
         content = bytearray(b"".join(bytes(content).splitlines(keepends=True)[:-1]))
-    elif kind == "digit":
-        found = [match.start() for match in re.finditer(rb"[0-9]", content)]
-        at = found[len(found) // 2]
-        content[at] = 48 + (content[at] - 47) % 10
     elif kind == "zeros":
         content = bytearray(len(content))
     else:
@@ -164,6 +164,7 @@ WRITERS: Mapping[str, Callable[[Path, Any], None]] = {
     "link": _link,
     "copy": _copy,
     "edit": _edit,
+    "change": lambda path, changes: path.write_text(json.dumps(_changed(path, changes))),
     "damage": _damage,
     "folder": _folder,
 }
