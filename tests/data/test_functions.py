@@ -12,7 +12,9 @@ from cl_bench.errors import UserError
 from tests.helpers.own_task import own_task
 
 ROWS = [{"prompt": "a", "answer": "b"}, {"prompt": "c", "answer": "d"}]
-CODE = "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\ndef text(doc): return 'q'\n"
+CODE = (
+    "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\ndef text(doc): return 'q'\n"
+)
 
 
 def task(folder: Path, function: str) -> None:
