@@ -134,7 +134,7 @@ def _train_in(
     spec, label = run.stages[position], _label(run, position)
     place = folder.stage(spec.folder)
     beside = written != place.path
-    saves, logged = open_saves(work, run, folder, position, written)
+    saves, passes, logged = open_saves(work, run, folder, position, written)
     method = spec.build_method()
     model, tokenizer, base, state = _start(work, run, folder, position)
     give_state(method, state)
@@ -147,7 +147,7 @@ def _train_in(
         writes=work.first_process,
     )
     curve_goes_on(work, curve, written)
-    saves.apart, stage.passed = curve, saves.passed
+    saves.apart, stage.passed = curve, passes.passed
     work.reporter.begin(label)
 
     def on_step(record: dict[str, Any], total: int) -> None:

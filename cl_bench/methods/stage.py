@@ -82,7 +82,7 @@ class Stage:
     start: str = "previous"
     """`previous` or `base`: which model it began with."""
     passed: Callable[[Mapping[str, Tensor], Iterable[Any]], Iterable[Any]] | None = None
-    """`experiment.midway.saves.Saves.passed`, which `remaining` asks."""
+    """`experiment.midway.passes.Passes.passed`, which `remaining` asks."""
     selection: dict[str, Tensor] = field(default_factory=dict)
     """What `Method.plan` chose and `keep_scores` was given, as it is kept beside the stage."""
     in_phase: bool = False

@@ -7,8 +7,10 @@ from typing import Any
 
 from cl_bench.config.intervals import seconds_of, updates_of
 from cl_bench.evaluation.curve import CURVE, Curve
+from cl_bench.experiment.midway.pace import Every, Pace
+from cl_bench.experiment.midway.passes import Passes
 from cl_bench.experiment.midway.places import Places
-from cl_bench.experiment.midway.saves import Every, Saves
+from cl_bench.experiment.midway.saves import Saves
 from cl_bench.experiment.workplace import Workplace
 from cl_bench.methods.spec import RunSpec
 from cl_bench.store.experiments import read_run
@@ -18,7 +20,7 @@ from cl_bench.store.provenance import provenance
 
 def open_saves(
     work: Workplace, run: RunSpec, folder: RunFolder, position: int, written: Path
-) -> tuple[Saves, int]:
+) -> tuple[Saves, Passes, int]:
     """What the stage in `written` goes on from, and how many of its updates are in its log.
 
     Everything else there is removed: what an interrupted training left half-written, and what
@@ -28,7 +30,9 @@ def open_saves(
     places = Places(written, work.processes, work.reporter.line)
     belongs = _belongs(work, run, folder, position) if work.first_process else {}
     reached = places.open(belongs)
-    return Saves(places, belongs, every, work.stops, work.device), reached
+    pace = Pace(every)
+    saves = Saves(places, belongs, pace, work.stops, work.device)
+    return saves, Passes(places, belongs, pace, work.stops, work.device), reached
 
 
 def curve_goes_on(work: Workplace, curve: Curve | None, written: Path) -> None:

@@ -11,11 +11,11 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from torch import Tensor
 from cl_bench.experiment.midway.course import Course
 from cl_bench.experiment.midway.generators import generators, set_generators
 from cl_bench.experiment.midway.held import Held, Living, NotSavedError, held, put_back
+from cl_bench.experiment.midway.pace import Pace
 from cl_bench.experiment.midway.places import Places
 from cl_bench.experiment.midway.stops import StoppedError, Stops
 from cl_bench.experiment.peak_memory import peak_memory_mb
@@ -30,20 +31,6 @@ from cl_bench.methods.base import Method, Stage
 from cl_bench.models.checkpoints import load_tensors, save_tensors
 from cl_bench.training.selective_update import SelectiveUpdate
 from cl_bench.training.update_plan import UpdatePlan
-
-T = TypeVar("T")
-LONG = 5.0
-"""Seconds of work that is worth saving when it ends: a pass, a phase."""
-SHARE = 50
-"""Times its own duration that passes between two saves at least: at most 2 % of the time."""
-
-
-@dataclass(frozen=True)
-class Every:
-    """When a save is due: after so many seconds, after so many updates; neither: never."""
-
-    seconds: float | None = None
-    updates: int | None = None
 
 
 class Clock(Protocol):
@@ -73,7 +60,7 @@ class Saves:
 
     places: Places
     belongs: Mapping[str, Any]
-    every: Every
+    pace: Pace
     stops: Stops
     device: torch.device
     apart: Clock | None = None
@@ -82,16 +69,13 @@ class Saves:
     peak_mb: int = 0
     """The largest of earlier sessions."""
     _began: float = field(default_factory=time.monotonic)
-    _last: float = field(default_factory=time.monotonic)
-    _took: float = 0.0
     _phase_began: float = 0.0
-    _passes: int = 0
     _now: _Now | None = None
 
     @property
     def on(self) -> bool:
         """Whether anything is saved."""
-        return self.every != Every()
+        return self.pace.on
 
     def spent(self) -> float:
         """Seconds of the stage so far, in all sessions."""
@@ -101,60 +85,6 @@ class Saves:
         """MB at the fullest moment of all sessions."""
         now = peak_memory_mb()
         return None if now is None else max(now, self.peak_mb)
-
-    # --- Passes over data
-
-    def passed(self, sums: Mapping[str, Tensor], batches: Iterable[T]) -> Iterator[T]:
-        """The batches that are still to be added to `sums`, which get what was saved.
-
-        Of several processes each has its own share, and they wait for each other inside: there a
-        pass that is interrupted begins again.
-        """
-        self._passes += 1
-        if not self.on or self.places.processes.world > 1:
-            yield from batches
-            return
-        place, began = self.places.folder / f"pass-{self._passes}", time.monotonic()
-        done = self._pass_done(place, sums)
-        if done is None:
-            return
-        with self.stops.saved_for():
-            for number, batch in enumerate(batches, 1):
-                if number <= done:
-                    continue
-                yield batch
-                stops = self.stops.asked
-                if stops or self._time_is_up():
-                    self._save_pass(place, sums, number)
-                if stops:
-                    raise StoppedError
-        if time.monotonic() - began > LONG:
-            self._save_pass(place, sums, None)
-
-    def _pass_done(self, place: Path, sums: Mapping[str, Tensor]) -> int | None:
-        """How many of its batches are; None: all. Puts the saved sums in."""
-        found = self.places.read(place)
-        if found is None:
-            return 0
-        tensors, done = load_tensors(place / "sums.safetensors"), found["batches"]
-        if {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in sums.items()}:
-            raise NotSavedError("a pass over data sums up something else this time")
-        for name, value in sums.items():
-            value.copy_(tensors[name])
-        drawn = load_tensors(place / "generators.safetensors")
-        set_generators(found["generators"], drawn, self.device)
-        return None if done is None else int(done)
-
-    def _save_pass(self, place: Path, sums: Mapping[str, Tensor], batches: int | None) -> None:
-        values, drawn = generators(self.device)
-
-        def write(folder: Path) -> None:
-            save_tensors(folder / "sums.safetensors", dict(sums))
-            save_tensors(folder / "generators.safetensors", drawn)
-
-        self._publish(place, write, {"batches": batches, "generators": values})
-
-    # --- Phases and updates
 
     def ended(self, stage: Stage, method: Method, course: Course) -> bool:
         """Whether this phase was trained to its end; then the model and the method are as then."""
@@ -209,8 +139,8 @@ class Saves:
         """Save if it is time or the run is to stop; raises StoppedError then."""
         if self._now is None:
             return
-        due = self.every.updates and self._now.course.done % self.every.updates == 0
-        wanted = 2 if self.stops.asked else int(bool(due) or self._time_is_up())
+        due = self.pace.due(self._now.course.done)
+        wanted = 2 if self.stops.asked else int(due)
         wanted = self.places.processes.agreed(wanted)
         if wanted:
             self._save_update()
@@ -235,7 +165,7 @@ class Saves:
 
         No update of it is needed then. The engine is closed, and the model an ordinary one.
         """
-        long = time.monotonic() - self._phase_began > max(LONG, SHARE * self._took)
+        long = time.monotonic() - self._phase_began > self.pace.long
         wanted = method.answers("phases") or (method.answers("finish") and long)
         if not self.on or not self.places.processes.agreed(int(wanted)):
             return
@@ -268,7 +198,7 @@ class Saves:
         self._save(place, write, about, now.stage, now.method, now.living, now.course)
 
     def _give_up(self, stage: Stage, method: Method, error: NotSavedError) -> None:
-        self.every = Every()
+        self.pace.stop()
         self.places.warn(
             f"stage {stage.index} ({stage.task}): cannot be saved before it is trained, so that "
             f"one that is interrupted begins again: method {method.name}: {error}"
@@ -311,7 +241,7 @@ class Saves:
             "apart": 0.0 if self.apart is None else self.apart.seconds,
             "peak_mb": max(self.peak_mb, peak_memory_mb() or 0),
         }
-        self._publish(place, all_of_it, whole)
+        self.pace.saved(self.places.publish(place, self.belongs, all_of_it, whole))
         for old in before if processes.first else ():
             if old != place:
                 shutil.rmtree(old, ignore_errors=True)
@@ -340,18 +270,6 @@ class Saves:
         if self.apart is not None:
             self.apart.seconds = float(found["apart"])
         set_generators(mine["generators"], _under(tensors, "generators/"), self.device)
-
-    def _publish(
-        self, place: Path, write: Callable[[Path], None], about: Mapping[str, Any]
-    ) -> None:
-        self._took = self.places.publish(place, self.belongs, write, about)
-        self._last = time.monotonic()
-
-    def _time_is_up(self) -> bool:
-        seconds = self.every.seconds
-        if seconds is None:
-            return False
-        return time.monotonic() - self._last > max(seconds, SHARE * self._took)
 
     def _last_update(self, phase: int) -> Path | None:
         """The last update that was saved, if it is of this phase; as the first process sees it."""

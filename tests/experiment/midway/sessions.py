@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from cl_bench.config.schema import TrainConfig
 from cl_bench.data.examples import Example
 from cl_bench.experiment.loop import train_stage
+from cl_bench.experiment.midway.pace import Every, Pace
+from cl_bench.experiment.midway.passes import Passes
 from cl_bench.experiment.midway.places import Places
-from cl_bench.experiment.midway.saves import Every, Saves
+from cl_bench.experiment.midway.saves import Saves
 from cl_bench.experiment.midway.stops import StoppedError, Stops
 from cl_bench.experiment.processes import Processes
 from cl_bench.experiment.stage import seed_everything
@@ -101,8 +103,8 @@ def trained(start: Beginning, folder: Path, looks: int | None = None, every: Eve
         stage.scratch = folder / "scratch"
         places = Places(folder, ALONE, warnings.append)
         logged = places.open({"settings": "these"})
-        saves = Saves(places, {"settings": "these"}, every, StopsAt(looks), torch.device("cpu"))
-        stage.passed = saves.passed
+        shared = (places, {"settings": "these"}, Pace(every), StopsAt(looks), torch.device("cpu"))
+        saves, stage.passed = Saves(*shared), Passes(*shared).passed
 
         def on_step(record: dict[str, Any], total: int, logged: int = logged) -> None:
             if record["step"] > logged:

@@ -1,0 +1,55 @@
+"""When something is saved: often enough to lose little, seldom enough to cost little."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+LONG = 5.0
+"""Seconds of work that is worth saving when it ends: a pass, a phase."""
+SHARE = 50
+"""Times its own duration that passes between two saves at least: at most 2 % of the time."""
+
+
+@dataclass(frozen=True)
+class Every:
+    """After so many seconds, after so many updates; neither: never."""
+
+    seconds: float | None = None
+    updates: int | None = None
+
+
+@dataclass
+class Pace:
+    """That of one stage in one session."""
+
+    every: Every
+    _last: float = field(default_factory=time.monotonic)
+    _took: float = 0.0
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is saved."""
+        return self.every != Every()
+
+    @property
+    def long(self) -> float:
+        """Seconds of work that is worth a save when it ends."""
+        return max(LONG, SHARE * self._took)
+
+    def due(self, updates: int | None = None) -> bool:
+        """Whether it is time; `updates`: done so far, between two of them."""
+        every = self.every
+        if updates is not None and every.updates is not None and updates % every.updates == 0:
+            return True
+        if every.seconds is None:
+            return False
+        return time.monotonic() - self._last > max(every.seconds, SHARE * self._took)
+
+    def saved(self, seconds: float) -> None:
+        """Something was, and took so long."""
+        self._last, self._took = time.monotonic(), seconds
+
+    def stop(self) -> None:
+        """Nothing is saved any more."""
+        self.every = Every()
