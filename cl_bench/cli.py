@@ -21,6 +21,7 @@ from cl_bench.commands.report import report
 from cl_bench.commands.run import run
 from cl_bench.commands.score import score
 from cl_bench.commands.verify import verify
+from cl_bench.device_memory import first_line, out_of_memory
 from cl_bench.errors import RunError, UserError, said_once
 from cl_bench.experiment.processes import SilentExitError
 from cl_bench.methods.user_files import user_errors
@@ -117,10 +118,17 @@ def failures_reported(command: Callable[[], int], debug: bool = False) -> int:
         if hasattr(error, "format_message"):  # Click's own usage errors
             _complain("error", [error.format_message()], debug)
             return 2
+        if out_of_memory(error):
+            what = f"out of memory ({first_line(error)}); what is complete is kept: {_MEMORY}"
+            _complain("failed", [what], debug)
+            return 1
         _complain("failed", [f"{type(error).__name__}: {error}"], debug)
         if not debug:
             say("run again with --debug for the traceback")
         return 1
+
+
+_MEMORY = "free some (`cl-bench plan` says how much a run takes) and run the same command again"
 
 
 def _interrupted() -> int:

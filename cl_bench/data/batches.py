@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 import torch
@@ -58,11 +58,11 @@ def micro_batches(
     `group` gives different numbers never stand together.
     """
     if group is not None:
-        parts = [list(part) for _, part in groupby(batch, lambda i: group(lengths[i]))]
+        alike = [list(part) for _, part in groupby(batch, lambda i: group(lengths[i]))]
         return [
-            cut
-            for part in parts
-            for cut in micro_batches(part, lengths, micro_batch_size, token_budget)
+            part
+            for one in alike
+            for part in micro_batches(one, lengths, micro_batch_size, token_budget)
         ]
     if micro_batch_size != "auto":
         if micro_batch_size < 1:
@@ -70,19 +70,26 @@ def micro_batches(
         return [
             list(batch[i : i + micro_batch_size]) for i in range(0, len(batch), micro_batch_size)
         ]
-    cut: list[list[int]] = []
+    parts: list[list[int]] = []
     longest = 0
     for index in batch:
         longest = max(longest, lengths[index])
-        if cut and (len(cut[-1]) + 1) * longest <= token_budget:
-            cut[-1].append(index)
+        if parts and (len(parts[-1]) + 1) * longest <= token_budget:
+            parts[-1].append(index)
         else:
-            cut.append([index])
+            parts.append([index])
             longest = lengths[index]
-    return cut
+    return parts
 
 
-def for_process(cut: Sequence[list[int]], rank: int, world: int) -> list[list[int]]:
+def cut(part: Sequence[int], pieces: int) -> list[list[int]]:
+    """A micro-batch in so many pieces of nearly equal size, in order; at least one example each."""
+    size, more = divmod(len(part), min(pieces, len(part)))
+    bounds = [i * size + min(i, more) for i in range(min(pieces, len(part)) + 1)]
+    return [list(part[a:b]) for a, b in pairwise(bounds)]
+
+
+def for_process(parts: Sequence[list[int]], rank: int, world: int) -> list[list[int]]:
     """The micro-batches of process `rank` out of `world`: every `world`-th one.
 
     Over all ranks they are all of them, once each. Neighbours are of similar length, so the
@@ -90,7 +97,7 @@ def for_process(cut: Sequence[list[int]], rank: int, world: int) -> list[list[in
     """
     if not 0 <= rank < world:
         raise ValueError(f"rank must be in [0, {world}), got {rank}")
-    return list(cut[rank::world])
+    return list(parts[rank::world])
 
 
 def collate(

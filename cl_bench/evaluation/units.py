@@ -13,16 +13,24 @@ from cl_bench.config.schema import TrainConfig
 from cl_bench.data.definitions import scoring_depends_on
 from cl_bench.data.special_tokens import added_tokens
 from cl_bench.data.tokens import encode_prompts
+from cl_bench.device_memory import first_line, free_memory, out_of_memory
+from cl_bench.errors import RunError
 from cl_bench.evaluation.answer_limits import own_limit
 from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.engines.hflm import EncodePrompts
-from cl_bench.evaluation.engines.opened import Subject, counted, opened, requests_of
+from cl_bench.evaluation.engines.opened import Subject, counted, halve_passes, opened, requests_of
 from cl_bench.evaluation.harness import TaskResult, evaluate_tasks, group_json
 from cl_bench.evaluation.in_context import WorkedExamples
 from cl_bench.evaluation.probes.tasks import Reference, probe_tasks
 from cl_bench.evaluation.shared_prefix.lm import Progress, SharedPrefixLM
 from cl_bench.evaluation.untouched import untouched
 from cl_bench.seeds import derive_seed
+
+SMALLER = (
+    "give --engine-args token_budget=256 (engine cl-bench) or batch_size=1 (hf), or leave more "
+    "memory free, and run the same command again: what is complete is kept"
+)
+"""What needs less memory in scoring."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,7 @@ def answering(
         if reference is not None:
             prober = SharedPrefixLM(model, tokenizer, progress=_named("probes", progress))
 
-        def answer(unit: Unit) -> Answer:
+        def once(unit: Unit) -> Answer:
             train, before = unit.train, counted(lm)
             lm.encode_prompts = _prompt_encoder(tokenizer, unit)
             # Sampled answers depend on their unit, not on what was scored before it: a scoring
@@ -120,7 +128,35 @@ def answering(
                 found = {leaf: replace(found[leaf], probes=probes[leaf]) for leaf in found}
             return Answer(found, requests)
 
-        yield answer
+        yield lambda unit: _as_large_as_fits(once, unit, (lm, prober), model.device, say)
+
+
+def _as_large_as_fits(
+    once: Callable[[Unit], Answer],
+    unit: Unit,
+    lms: Sequence[Any],
+    device: torch.device,
+    say: Callable[[str], None] | None,
+) -> Answer:
+    """The answer of `once`; where memory does not suffice, in smaller passes, from the start."""
+    halved = 0
+    while True:
+        try:
+            found = once(unit)
+            return (
+                replace(found, requests={**found.requests, "halved": halved}) if halved else found
+            )
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            reason = first_line(error)
+        smaller = [halve_passes(lm) for lm in lms]
+        if not any(smaller):
+            raise RunError(f"{unit.name}: out of memory ({reason}); {SMALLER}")
+        halved += 1
+        free_memory(device)
+        if say is not None:
+            say(f"{unit.name}: out of memory ({reason}): answered in smaller passes")
 
 
 def _named(what: str, progress: Progress | None) -> Progress | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cl_bench.data.batches import collate, for_process, micro_batches
+from cl_bench.data.batches import collate, cut, for_process, micro_batches
 from cl_bench.experiment.processes import Processes
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cl_bench.data.tokens import Encoded
 
 
-@dataclass(frozen=True)
+@dataclass
 class Batcher:
     """Turns examples into padded batches on the device, the same way for everything."""
 
@@ -29,6 +29,8 @@ class Batcher:
     processes: Processes
     group: Callable[[int], int] | None = None
     """Numbers the lengths: unequal ones never share a micro-batch (`positions.LengthRule`)."""
+    pieces: int = 1
+    """Into how many each automatic micro-batch is cut, since memory did not suffice for it."""
 
     def collate(
         self, encoded: Sequence[Encoded], numbers: Sequence[int] | None = None
@@ -62,4 +64,7 @@ class Batcher:
         parts = micro_batches(
             batch, lengths, train.micro_batch_size, train.micro_batch_tokens, self.group
         )
-        return for_process(parts, self.processes.rank, self.processes.world)
+        own = for_process(parts, self.processes.rank, self.processes.world)
+        if train.micro_batch_size != "auto" or self.pieces == 1:
+            return own
+        return [piece for part in own for piece in cut(part, self.pieces)]

@@ -17,6 +17,7 @@ from cl_bench.identity.bindings import (
     of_base,
     recorded,
     run_settings,
+    settings_checksum,
 )
 from cl_bench.identity.same import bound
 from cl_bench.methods.spec import Experiment, RunSpec
@@ -99,15 +100,15 @@ def adopt_runs(
         about = {"label": run.label, "order": run.order, "keeps": run.keeps, **provenance()}
         about |= {"of": run.of} if run.of else {}
         record = {"sha256": sha256_of(settings), "config": settings, **about}
-        _drop_others(place, run, record["sha256"])
+        _drop_others(place, run, settings_checksum(settings))
         write_run(place.path / "run.json", recorded(record, now))
 
 
-def _drop_others(place: RunFolder, run: RunSpec, sha256: str) -> None:
-    """Stage folders of a start with other settings that finished none."""
+def _drop_others(place: RunFolder, run: RunSpec, settings: str) -> None:
+    """Stage folders of a start with other settings (their checksum) that finished none."""
     names = {stage.folder for stage in run.stages}
     file = place.path / "run.json"
-    anew = there(file) and read_run(file)["sha256"] != sha256
+    anew = there(file) and settings_checksum(read_run(file)["config"]) != settings
     for stage in place.stages():
         if anew or stage.path.name not in names:
             shutil.rmtree(stage.path)

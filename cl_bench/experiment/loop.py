@@ -11,6 +11,7 @@ from cl_bench.data.batches import epoch_batches
 from cl_bench.errors import DivergedError, RunError
 from cl_bench.experiment.batcher import Batcher
 from cl_bench.experiment.finite import check_finite, excluded_weights, fault_of_weights, where
+from cl_bench.experiment.memory import Halving, Watching
 from cl_bench.experiment.midway.course import Course
 from cl_bench.experiment.midway.saves import Saves
 from cl_bench.experiment.phases import model_is_ordinary_by, phases_of
@@ -49,14 +50,16 @@ def train_stage(
     on_step: OnStep,
     between: Between | None = None,
     saves: Saves | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Train `stage.model` as the method says; it is an ordinary model again afterwards.
 
     `on_step` gets the record of each update (a line of train.jsonl) and how many there are at the
     end of its phase: later phases may depend on it. With `saves` the training goes on where it was
     interrupted, raises NotSavedError where it cannot, and StoppedError when it is told to stop.
+    `say` gets a line where memory did not suffice and micro-batches became smaller.
     """
-    method.prepare(stage)
+    watching = Watching(stage, method)
     _refuse_adapters(stage.model, method)
     excluded = excluded_weights(stage.model)
     chosen = method.plan(stage)
@@ -74,9 +77,11 @@ def train_stage(
         if phase.start is not None:
             stage.load(phase.start)
         if saves is not None and saves.ended(stage, method, course):
+            batcher.pieces = course.pieces
             continue
         part = plan if phase.plan is None else phase.plan
-        trained = _Phase(stage, method, phase, numbers, part, batcher, course, saves)
+        halving = Halving(stage, method, watching, batcher, course, say)
+        trained = _Phase(stage, method, phase, numbers, part, batcher, course, saves, halving)
         trained.train(on_step, between)
     if last is None:
         raise RunError(f"method {method.name}: phases yields no Phase: a stage has at least one")
@@ -111,6 +116,7 @@ class _Phase:
     batcher: Batcher
     course: Course
     saves: Saves | None
+    halving: Halving
 
     def train(self, on_step: OnStep, between: Between | None) -> None:
         """All updates that are not done yet."""
@@ -123,6 +129,7 @@ class _Phase:
             if saves is None
             else saves.in_phase(stage, self.method, engine, self.plan, course),
         ):
+            self.batcher.pieces = course.pieces
             if course.done == 0 or course.updates:
                 self._pause(between)
             for record in self._updates(engine):
@@ -157,12 +164,16 @@ class _Phase:
             lr = learning_rate(train, course.updates, total)
             members = [encoded[i] for i in batch]
             tokens = sum(item.answer_tokens for item in members)
-            parts = batcher.micro(train, batch, lengths)
-            batches = (
-                batcher.collate([encoded[i] for i in part], [self.numbers[i] for i in part])
-                for part in parts
-            )
-            loss = accumulate(stage, self.method, engine, batches, tokens, batcher)
+
+            def collated(part: Sequence[int]) -> dict[str, Any]:
+                numbers = [self.numbers[i] for i in part]
+                return batcher.collate([encoded[i] for i in part], numbers)
+
+            def loss_of_all(batch: Sequence[int] = batch, tokens: int = tokens) -> float:
+                parts = batcher.micro(train, batch, lengths)
+                return accumulate(stage, self.method, engine, parts, collated, tokens, batcher)
+
+            loss = self.halving.until_it_fits(engine, loss_of_all)
             norm = update(stage, self.method, engine, train, lr, course.updates + 1, batcher)
             check_finite(loss, norm, lr, course.done + 1, stage)
             record = {

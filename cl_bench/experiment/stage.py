@@ -16,8 +16,9 @@ from cl_bench.errors import DivergedError, RunError
 from cl_bench.evaluation.curve import stage_curve
 from cl_bench.evaluation.engines.opened import Subject, scored_form
 from cl_bench.experiment.adapter_base import BaseWeights
-from cl_bench.experiment.finite import not_finite
+from cl_bench.experiment.finite import not_finite, where
 from cl_bench.experiment.loop import train_stage
+from cl_bench.experiment.memory import advice, enough_memory
 from cl_bench.experiment.midway.held import NotSavedError
 from cl_bench.experiment.midway.opened import curve_goes_on, open_saves
 from cl_bench.experiment.midway.places import drop_midway
@@ -36,6 +37,7 @@ from cl_bench.experiment.stage_files import (
 )
 from cl_bench.experiment.stage_view import SCRATCH, lost_ends, stage_view
 from cl_bench.experiment.workplace import Workplace
+from cl_bench.identity.bindings import PARTS
 from cl_bench.methods.base import Method, Stage
 from cl_bench.methods.spec import RunSpec, StageSpec
 from cl_bench.methods.state import State, give_state, handed_on, state_of
@@ -51,6 +53,7 @@ from cl_bench.models.checkpoints import (
 from cl_bench.models.load import load_model, resolve_model_path
 from cl_bench.scores.matrix import operation_score
 from cl_bench.seeds import derive_seed
+from cl_bench.store.experiments import read_run
 from cl_bench.store.folders import (
     RunFolder,
     StageFolder,
@@ -155,8 +158,12 @@ def _train_in(
             append_line(written / "train.jsonl", record)
         work.reporter.step(record, total)
 
+    def say(line: str) -> None:
+        work.reporter.line(f"{label}: {line}")
+
     try:
-        train_stage(stage, method, batcher, on_step, curve, saves)
+        with enough_memory(where(stage), advice(spec.train)):
+            train_stage(stage, method, batcher, on_step, curve, saves, say)
         own = state_of(method)
         _check_state(stage, method, own)
     except DivergedError as error:
@@ -186,7 +193,7 @@ def _train_in(
         if left.records:
             write_json(StageFolder(written).method_records, left.records)
         save_tensors(StageFolder(written).selection_file, stage.selection)
-        stage.notes.update(lost_ends(stage, batcher.encode))
+        stage.notes.update(lost_ends(stage, batcher.encode) | _other_parts(folder, spec, position))
         write_json(written / "notes.json", stage.notes)
         within = 0.0 if curve is None else curve.seconds
         timing = {
@@ -208,6 +215,14 @@ def _train_in(
         drop_midway(written)
     work.processes.wait()
     return stage.model, tokenizer
+
+
+def _other_parts(folder: RunFolder, spec: StageSpec, position: int) -> dict[str, Any]:
+    """Where updates were computed in other parts than the run was begun with: those settings."""
+    begun = read_run(folder.path / "run.json")["config"]["stages"][position]["train"]
+    now = spec.train.model_dump(mode="json")
+    changed = {key: now[key] for key in PARTS if begun.get(key, now[key]) != now[key]}
+    return {"trained_with": changed} if changed else {}
 
 
 def _save_scored(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cl_bench.device_memory import first_line, out_of_memory
 from cl_bench.errors import RunError
 from cl_bench.experiment.batcher import Batcher
+from cl_bench.experiment.memory import OutOfMemoryError
 from cl_bench.methods.base import Batch, Loss, Method, Stage, Step
 from cl_bench.methods.penalties import penalty_of
 from cl_bench.training.cross_entropy import summed_cross_entropy
@@ -23,27 +25,48 @@ def accumulate(
     stage: Stage,
     method: Method,
     engine: SelectiveUpdate,
-    batches: Iterable[dict[str, Tensor]],
+    parts: Sequence[Sequence[int]],
+    collated: Callable[[Sequence[int]], dict[str, Tensor]],
     tokens: int,
     batcher: Batcher,
 ) -> float:
     """Backward over this process's micro-batches; returns the loss of the whole update.
 
-    The mean is over the answer tokens of the effective batch, so the split does not matter.
+    The mean is over the answer tokens of the effective batch, so the split does not matter. Raises
+    OutOfMemoryError in every process where memory did not suffice in one of them.
     """
     import torch
 
-    total = torch.zeros((), dtype=torch.float64, device=batcher.device)
-    for batch in batches:
-        loss, outputs = answer_loss(stage.model, batch, tokens)
-        total += loss.detach()
-        penalty = penalty_of(method, batch, outputs)
-        if penalty is not None:
-            loss = loss + penalty * (outputs.labels.numel() / tokens)
-        loss.backward()  # type: ignore[no-untyped-call]
-        method.after_micro_batch(engine.grads)
-    batcher.processes.all_reduce(total)
-    return float(total)
+    # The loss; how many processes had too little memory; those that had it for a single example.
+    sums = torch.zeros(3, dtype=torch.float64, device=batcher.device)
+    reason = "in another process"
+    for part in parts:
+        try:
+            sums[0] += _backward(stage, method, engine, collated(part), tokens)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            sums[1], sums[2] = 1, len(part) == 1
+            reason = first_line(error)
+            break
+    batcher.processes.all_reduce(sums)
+    if sums[1]:
+        raise OutOfMemoryError(reason, smaller=not sums[2])
+    return float(sums[0])
+
+
+def _backward(
+    stage: Stage, method: Method, engine: SelectiveUpdate, batch: dict[str, Tensor], tokens: int
+) -> Tensor:
+    """Of one micro-batch; nothing of it is held afterwards, also where it fails."""
+    loss, outputs = answer_loss(stage.model, batch, tokens)
+    value = loss.detach()
+    penalty = penalty_of(method, batch, outputs)
+    if penalty is not None:
+        loss = loss + penalty * (outputs.labels.numel() / tokens)
+    loss.backward()  # type: ignore[no-untyped-call]
+    method.after_micro_batch(engine.grads)
+    return value
 
 
 def update(

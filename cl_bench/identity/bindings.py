@@ -39,6 +39,11 @@ IRRELEVANT: Mapping[str, str] = {
     "eval.general.budget": "a word for limits; the limits are compared",
 }
 """Keys of a config that no run is bound to, and why."""
+PARTS = ("micro_batch_size", "micro_batch_tokens", "gradient_checkpointing")
+"""Keys of `train:` that say how an update is computed, not what: its loss is a mean over all of it.
+
+They are recorded, and may change in the middle of a run that memory does not suffice for.
+"""
 
 
 # --- What numbers are bound to
@@ -78,6 +83,19 @@ def run_settings(
             for stage in some
         ],
     }
+
+
+def without_parts(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's settings without `PARTS`."""
+    if "train" not in stage:
+        return dict(stage)
+    train = {key: value for key, value in stage["train"].items() if key not in PARTS}
+    return {**stage, "train": train}
+
+
+def settings_checksum(settings: Mapping[str, Any]) -> str:
+    """Of a run's settings without `PARTS`: two that have the same train the same."""
+    return sha256_of({**settings, "stages": [without_parts(each) for each in settings["stages"]]})
 
 
 def _each(values: Sequence[Any]) -> Any:

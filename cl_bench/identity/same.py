@@ -21,6 +21,7 @@ from cl_bench.identity.bindings import (
     run_settings,
     shared_settings,
     training_rows,
+    without_parts,
 )
 from cl_bench.identity.differences import (
     content_differences,
@@ -199,7 +200,7 @@ def _compared_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
     found = {key: value for key, value in settings.items() if key != "experiment"}
     found["model"] = dict(found["model"])
     found["stages"] = [
-        {key: value for key, value in stage.items() if key != "origins"}
+        {key: value for key, value in without_parts(stage).items() if key != "origins"}
         if isinstance(stage, Mapping)
         else stage
         for stage in found.get("stages", [])

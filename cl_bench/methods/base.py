@@ -169,6 +169,15 @@ class Method(Generic[O_co]):
     def after_micro_batch(self, grads: Mapping[str, Tensor]) -> None:
         """After each backward pass; `grads` holds the sum over the update so far."""
 
+    def begin_again(self) -> bool:
+        """Forget what `penalty`, `after_micro_batch` and hooks in the model have of this update.
+
+        Memory did not suffice for a micro-batch, and the update is done again in smaller ones.
+        Returns whether nothing of it is left; else the run stops. Default: whether the method has
+        neither of the two; one that puts hooks into the model must say it itself.
+        """
+        return not (overrides(type(self), "penalty") or overrides(type(self), "after_micro_batch"))
+
     def before_step(self, step: Step) -> None:
         """Once per update, before clipping: masks, pulls and projections of gradients."""
 

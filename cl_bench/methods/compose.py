@@ -109,6 +109,10 @@ class Composite(Method):
         for part in self.parts:
             part.after_micro_batch(grads)
 
+    def begin_again(self) -> bool:
+        """Whether every part can."""
+        return all(part.begin_again() for part in self.parts)
+
     def before_step(self, step: Step) -> None:
         """Every part, on the same gradients."""
         for part in self.parts:

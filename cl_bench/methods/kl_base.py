@@ -55,6 +55,10 @@ class KLBase(Method[KLBaseOptions]):
 
         self._teacher: Any = base_model(stage) if self.options.strength else None
 
+    def begin_again(self) -> bool:
+        """Nothing is gathered over an update."""
+        return True
+
     def penalty(self, batch: Batch, outputs: AnswerOutputs) -> Tensor | None:
         """beta * KL."""
         if self._teacher is None:

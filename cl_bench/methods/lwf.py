@@ -56,6 +56,10 @@ class LwF(Method[LwFOptions]):
         if self.options.strength and not stage.first:
             self._teacher = model_before(stage)
 
+    def begin_again(self) -> bool:
+        """Nothing is gathered over an update."""
+        return True
+
     def penalty(self, batch: Batch, outputs: AnswerOutputs) -> Tensor | None:
         """lambda * T^2 * KL(teacher || model)."""
         if self._teacher is None:

@@ -251,6 +251,12 @@ class MIGU(Method[MIGUOptions]):
             )
         return ~self._padded
 
+    def begin_again(self) -> bool:
+        """The magnitudes of an update that was not done do not count."""
+        for magnitude in self._magnitude.values():
+            magnitude.zero_()
+        return True
+
     def before_step(self, step: Step) -> None:
         """Zero the gradient rows below the quantile, then begin summing anew."""
         import torch

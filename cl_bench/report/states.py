@@ -104,3 +104,12 @@ def _of_scores(where: str, scores: Entry) -> Iterator[str]:
     for key, text in scores.get("notes", {}).items():
         if key == "dead":
             yield f"{where}: {text}."
+        elif key == "out_of_memory" and isinstance(text, Mapping):
+            updates = ", ".join(map(str, text["updates"]))
+            yield (
+                f"{where}: memory did not suffice in update {updates}: from there on each "
+                f"micro-batch was cut into {text['pieces']}; batch_size is as asked."
+            )
+        elif key == "trained_with" and isinstance(text, Mapping):
+            given = ", ".join(f"{name} {value}" for name, value in text.items())
+            yield f"{where}: trained with {given}, other than the run was begun with."

@@ -180,6 +180,12 @@ class SelectiveUpdate:
         for flat in self._flats.values():
             flat.grads.zero_()
 
+    def drop_gradients(self) -> None:
+        """`zero_grad` where a backward pass has failed, which may leave a part of one elsewhere."""
+        self.zero_grad()
+        for parameter in self._requires_grad:
+            parameter.grad = None
+
     def state_dict(self) -> dict[str, Tensor]:
         """Masters, moments and step count (no gradients): tensors that share the live buffers."""
         state = {}

@@ -54,6 +54,14 @@ class TruncatingHFLM(Watched, HFLM):  # type: ignore[misc]
         ids = self._added.without_end(ids) if adds else ids
         return ids[-left_truncate_len:] if left_truncate_len else ids
 
+    def halve_passes(self) -> bool:
+        """Half as many requests at once from here on; whether that is possible."""
+        size = self.batch_size_per_gpu  # type: ignore[has-type]
+        if not isinstance(size, int) or size < 2:
+            return False
+        self.batch_size_per_gpu = size // 2
+        return True
+
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """As `HFLM`, counted."""
         self.counters.requests += len(requests)
@@ -80,7 +88,7 @@ class TruncatingHFLM(Watched, HFLM):  # type: ignore[misc]
         answers: dict[int, Any] = {}
         for alone in (False, True):
             chosen = [i for i, n in enumerate(lengths) if (n > self._rule.beyond) == alone]
-            size: int = self.batch_size_per_gpu  # type: ignore[has-type]
+            size: int = self.batch_size_per_gpu
             self.batch_size_per_gpu = 1 if alone else size
             try:
                 found = answer([requests[i] for i in chosen]) if chosen else []

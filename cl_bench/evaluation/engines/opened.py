@@ -12,6 +12,7 @@ from typing import Any
 
 from lm_eval.models.huggingface import HFLM
 
+from cl_bench.device_memory import free_memory
 from cl_bench.errors import nearest
 from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.engines.hflm import TruncatingHFLM
@@ -123,16 +124,19 @@ def _parked(model: Any) -> Iterator[None]:
     if device.type == "cpu":
         yield
         return
-    import torch
-
     model.to("cpu")
-    free = getattr(getattr(torch, device.type, None), "empty_cache", None)
-    if free is not None:
-        free()
+    free_memory(device)
     try:
         yield
     finally:
         model.to(device)
+
+
+def halve_passes(lm: Any) -> bool:
+    """Have an `LM` of ours use less memory at once; whether it can."""
+    if isinstance(lm, SharedPrefixLM):
+        return lm.halve_passes()
+    return isinstance(lm, TruncatingHFLM) and lm.halve_passes()
 
 
 def requests_of(lm: Any, before: dict[str, int]) -> dict[str, Any]:

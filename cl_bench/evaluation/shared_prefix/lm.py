@@ -38,6 +38,8 @@ Pair = tuple[list[int], list[int]]
 """Context and continuation as token ids."""
 PLAIN_BATCH = 8
 """Batch size where HFLM answers."""
+SMALLEST_PASS = 32
+"""Tokens below which a pass is not made smaller where memory does not suffice."""
 LOGITS_BYTES = 2**31
 """Logits of one pass at most."""
 CACHE_SHARE = 0.3
@@ -82,9 +84,20 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
         batch = token_budget or (1024 if on_cpu else 16384)
         self.limits = PassLimits(batch=batch, row=min(batch, max(512, batch // 4)))
         self.sequences = 128 if on_cpu else 256
+        self.plain_batch = 1 if length_rule(model.config) else PLAIN_BATCH
         self.reason: str | None = None
         """Why not all requests share their prefixes; known after the first request."""
         self._window: int | None = None
+
+    def halve_passes(self) -> bool:
+        """Half as many tokens and generations at once from here on; whether that is possible."""
+        batch = self.limits.batch // 2
+        if batch < SMALLEST_PASS:
+            return False
+        self.limits = replace(self.limits, batch=batch, row=min(self.limits.row, batch))
+        self.sequences = max(1, self.sequences // 2)
+        self.plain_batch = max(1, self.plain_batch // 2)
+        return True
 
     @property
     def device(self) -> Any:
@@ -358,7 +371,7 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
             # A copy, since HFLM gives the tokenizer a pad token.
             tokenizer=copy.deepcopy(self.tokenizer),
             max_length=self.max_length,
-            batch_size=1 if length_rule(self.model.config) else PLAIN_BATCH,
+            batch_size=self.plain_batch,
             softmax_dtype="float32",
         )
         lm.encode_prompts = self.encode_prompts

@@ -25,6 +25,9 @@ class Course:
     silent: dict[str, bool] = field(default_factory=dict)
     """For each epoch so far (`phase/epoch`) whether all gradients were exactly 0."""
 
+    pieces: int = 1
+    """Into how many each micro-batch is cut since memory did not suffice."""
+
     def enter(self, phase: int, updates: int) -> None:
         """Begin a phase of so many updates."""
         self.phase, self.updates, self.total = phase, 0, self.total + updates

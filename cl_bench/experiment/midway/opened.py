@@ -12,6 +12,7 @@ from cl_bench.experiment.midway.passes import Passes
 from cl_bench.experiment.midway.places import Places
 from cl_bench.experiment.midway.saves import Saves
 from cl_bench.experiment.workplace import Workplace
+from cl_bench.identity.bindings import settings_checksum
 from cl_bench.methods.spec import RunSpec
 from cl_bench.store.experiments import read_run
 from cl_bench.store.folders import RunFolder, read_records, sha256_of, there
@@ -52,7 +53,7 @@ def _belongs(work: Workplace, run: RunSpec, folder: RunFolder, position: int) ->
     if position and run.stages[position].start != "base":
         start = folder.stage(run.stages[position - 1].folder).fingerprint()
     return {
-        "settings": sha256_of(settings),
+        "settings": settings_checksum(settings),
         "data": sha256_of([record.get("inputs"), record.get("data")]),
         "start": start,
         "versions": {"cl_bench": made_by["cl_bench"], **made_by["packages"]},
