@@ -15,7 +15,13 @@ from pydantic import BaseModel
 from cl_bench.config.schema import ExperimentConfig
 from cl_bench.data.definitions import code_of
 from cl_bench.experiment.resolve import resolve
-from cl_bench.identity.bindings import IRRELEVANT, base_settings, run_settings
+from cl_bench.identity.bindings import (
+    IRRELEVANT,
+    PARTS,
+    base_settings,
+    run_settings,
+    settings_checksum,
+)
 from cl_bench.models import contents
 from cl_bench.models.contents import changed_files, checksum, model_contents, same_model
 
@@ -44,6 +50,7 @@ OTHERWISE: dict[str, Any] = {
     "stages.1.method": "sft",
     "stages.1.allow_unreachable": True,
     "allow_unreachable": True,
+    "save_every": "1 h",
     "expected": [{"kind": "published", "source": "a paper", "note": "of another model"}],
     "train.lr": 0.5,
     "train.schedule": "constant",
@@ -127,6 +134,16 @@ def test_a_key_is_part_of_what_a_run_is_bound_to(key: str, tmp_path: Path) -> No
     scored |= {f"train.{name}" for name in ("max_prompt_tokens", "max_answer_tokens", "truncation")}
     if key in scored or key.startswith(("eval.general.t", "eval.general.l", "eval.probes")):
         assert base_settings(first, tmp_path) != base_settings(second, tmp_path), key
+
+
+@pytest.mark.parametrize("key", ["lr", "batch_size", *PARTS])
+def test_parts_of_updates_are_recorded_and_not_compared(key: str, tmp_path: Path) -> None:
+    config, other = changed("name", "a"), changed(f"train.{key}", OTHERWISE[f"train.{key}"])
+    settings = [
+        run_settings(each, each.runs[0], tmp_path) for each in map(resolve, (config, other))
+    ]
+    same = settings_checksum(settings[0]) == settings_checksum(settings[1])
+    assert same == (key in PARTS) and settings[0] != settings[1]
 
 
 def weights(folder: Path, fill: bytes, shards: bool = False) -> Path:
