@@ -86,11 +86,11 @@ def run_settings(
 
 
 def without_parts(stage: Mapping[str, Any]) -> dict[str, Any]:
-    """A stage's settings without `PARTS`."""
-    if "train" not in stage:
-        return dict(stage)
-    train = {key: value for key, value in stage["train"].items() if key not in PARTS}
-    return {**stage, "train": train}
+    """A stage's settings without `PARTS`, and without where a value was written."""
+    found = {key: value for key, value in stage.items() if key != "origins"}
+    if "train" in found:
+        found["train"] = {k: value for k, value in found["train"].items() if k not in PARTS}
+    return found
 
 
 def settings_checksum(settings: Mapping[str, Any]) -> str:

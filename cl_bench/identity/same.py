@@ -200,9 +200,7 @@ def _compared_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
     found = {key: value for key, value in settings.items() if key != "experiment"}
     found["model"] = dict(found["model"])
     found["stages"] = [
-        {key: value for key, value in without_parts(stage).items() if key != "origins"}
-        if isinstance(stage, Mapping)
-        else stage
+        without_parts(stage) if isinstance(stage, Mapping) else stage
         for stage in found.get("stages", [])
     ]
     return found
