@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from cl_bench.data.choices import MOST
 from cl_bench.data.examples import training_faults
 from cl_bench.data.tasks import canonical_name
 from cl_bench.errors import UserError, nearest
@@ -29,6 +30,18 @@ def shot_faults(found: Preflight) -> Iterator[str]:
                 f"{name}: num_fewshot: {shots} worked examples, but its split "
                 f"'{config.fewshot_split}' has {there - own}{beside}"
             )
+
+
+def prompt_faults(found: Preflight) -> Iterator[str]:
+    """Scored documents of which a task's own template or function cannot make a prompt."""
+    for name, task in found.suite.leaves.items():
+        for document in list(found.suite.documents.get(name, ()))[:MOST]:
+            try:
+                task.doc_to_text(task.eval_docs[document])
+            except Exception as error:
+                what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+                yield f"{name}: test document {document}: no prompt can be made ({what})"
+                break
 
 
 def task_faults(found: Preflight) -> Iterator[str]:

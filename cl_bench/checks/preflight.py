@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from cl_bench.checks.asked_alike import note_forms
-from cl_bench.checks.asked_data import count_faults, shot_faults, task_faults
+from cl_bench.checks.asked_data import count_faults, prompt_faults, shot_faults, task_faults
 from cl_bench.checks.found import Examples, Preflight
 from cl_bench.checks.general_answers import check_general
 from cl_bench.checks.gold_answers import check_answers
@@ -75,6 +75,7 @@ CHECKS: tuple[Check, ...] = (
     task_faults,
     count_faults,
     shot_faults,
+    prompt_faults,
     score_faults,
     check_answers,
     check_general,
