@@ -44,6 +44,14 @@ def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+def columns(most: int = 100, least: int = 40) -> int | None:
+    """The width of the terminal within limits; None into a file or a pipe."""
+    try:
+        return max(least, min(most, os.get_terminal_size(sys.stdout.fileno()).columns))
+    except (OSError, ValueError):
+        return None
+
+
 def finish_output(code: int) -> int:
     """Write out what is still buffered; the exit code, 1 where standard output did not take all."""
     for name, stream in (("standard output", sys.stdout), ("standard error", sys.stderr)):

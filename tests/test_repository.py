@@ -13,7 +13,8 @@ from statistics import median
 import pytest
 
 from cl_bench.methods.user_files import method_from_file
-from cl_bench.report.markdown import write_report
+from cl_bench.report.written import write_report
+from cl_bench.results.groups import Chosen
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SOURCES = sorted((REPOSITORY / "cl_bench").rglob("*.py"))
@@ -119,19 +120,13 @@ def test_the_commands_of_the_readme_and_of_contributing_are_targets() -> None:
     ],
     ids=lambda folder: folder.name,
 )
-def test_committed_results_give_their_first_table_without_checkpoints(
+def test_committed_results_give_their_report_without_checkpoints(
     folder: Path, tmp_path: Path
 ) -> None:
     copy = tmp_path / folder.name
     shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("checkpoint", ".lock"))
     committed = (folder / "report.md").read_text()
-    assert _first_table(write_report(copy)) == _first_table(committed)
-
-
-def _first_table(report: str) -> list[str]:
-    lines = report.splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith("| method"))
-    return lines[start : lines.index("", start)]
+    assert write_report([Chosen(copy)], tmp_path).text == committed
 
 
 def test_the_readmes_method_loads_as_it_stands(tmp_path: Path) -> None:

@@ -2,22 +2,49 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 
 import typer
 
 
+class Format(str, Enum):
+    """What a report is printed in."""
+
+    md = "md"
+    latex = "latex"
+    csv = "csv"
+    json = "json"
+
+
 def report(
-    experiment: str | None = typer.Argument(None, help="Folder or name; the latest by default."),
+    runs: list[str] = typer.Argument(
+        None,
+        metavar="RUN",
+        help="Experiments by name or folder, or some of their runs: NAME/sft, NAME/sft/seed-42; "
+        "the latest experiment by default.",
+    ),
+    full: bool = typer.Option(
+        False, "--full", help="All tables: matrices, seeds, pairs, probes, protocol, requests."
+    ),
+    baseline: str | None = typer.Option(
+        None, help="Method that others are compared with beside the base model; sft by default."
+    ),
+    format: Format = typer.Option(Format.md, help="md (Markdown), latex, csv or json."),
+    table: str | None = typer.Option(
+        None, help="Only this table: main, lost, matrix, general, learned, pairs, probes, ..."
+    ),
     results: Path = typer.Option(Path("results"), help="Folder that experiments are kept in."),
 ) -> None:
-    """Print the Markdown tables of an experiment and write them to its report.md."""
-    import sys
+    """Print what was learned and lost, and write it beside the results."""
+    from cl_bench.errors import RunError
+    from cl_bench.report.written import Wanted, print_report
+    from cl_bench.results.groups import choose
+    from cl_bench.terminal import say
 
-    from cl_bench.report.markdown import write_report
-    from cl_bench.store.experiments import find_experiment
-
-    folder = find_experiment(experiment, results)
-    if experiment is None:
-        print(f"report of {folder}, the experiment that was run last", file=sys.stderr)
-    print(write_report(folder))
+    chosen = choose(runs or [], results)
+    if not runs:
+        say(f"report of {chosen[0].folder}, the experiment that was run last")
+    wanted = Wanted(format.value, table, full, baseline)
+    if faults := print_report(chosen, results, wanted):
+        raise RunError("\n  ".join(["some files could not be read:", *faults]))

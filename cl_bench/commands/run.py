@@ -45,17 +45,18 @@ def _run(
     chosen = choose_engine(engine, engine_args)
     experiment = resolve_file(config, override, method)  # its faults, before torch is imported
 
-    from cl_bench.errors import RunsFailedError
+    from cl_bench.errors import RunError, RunsFailedError
     from cl_bench.experiment.run import run_experiment
     from cl_bench.progress import Reporter
-    from cl_bench.report.markdown import write_report
+    from cl_bench.report.written import print_report
+    from cl_bench.results.groups import Chosen
 
     with Reporter() as reporter:
         try:
             folder = run_experiment(experiment, results, chosen, reporter, allow_code)
         except RunsFailedError as error:
             if reporter.enabled:
-                print(write_report(error.folder))
+                print_report([Chosen(error.folder)], results)
             raise
-    if reporter.enabled:
-        print(write_report(folder))
+    if reporter.enabled and (faults := print_report([Chosen(folder)], results)):
+        raise RunError("\n  ".join(faults))

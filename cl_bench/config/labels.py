@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
 from cl_bench.config.schema import LONGEST_NAME, folder_fault, slug
 
 TAKEN = {
-    *("base", "experiment.json", "report.md", "curves.png", "curves.svg", ".lock"),
+    *("base", "experiment.json", "curves.png", "curves.svg", ".lock"),
     *("kl-general.json", "kl-general.png", "kl-general.svg"),
 }
-"""What stands beside the runs in an experiment's folder."""
+"""What stands beside the runs in an experiment's folder, with `report.md` and its like."""
 UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}
 """Unicode's control characters, halves of characters, ends of lines and paragraphs."""
 
@@ -42,7 +43,7 @@ def _faults(label: str) -> Iterable[str]:
         yield "a label of blanks alone names nothing"
     elif len(label) > LONGEST_NAME:
         yield f"label: {len(label)} characters name a folder: at most {LONGEST_NAME}"
-    elif folder in TAKEN:
+    elif folder in TAKEN or re.fullmatch(r"report[^.]*\.(md|tex|csv|json)", folder):
         yield f"the label names a folder, and '{folder}' is taken by cl-bench: give another label:"
     elif fault := folder_fault(folder):
         yield f"label: {fault}"

@@ -22,6 +22,7 @@ from cl_bench.experiment.memory import advice, enough_memory
 from cl_bench.experiment.midway.held import NotSavedError
 from cl_bench.experiment.midway.opened import curve_goes_on, open_saves
 from cl_bench.experiment.midway.places import drop_midway
+from cl_bench.experiment.peak_memory import restart_peak
 from cl_bench.experiment.processes import Processes
 from cl_bench.experiment.pruned import AGAIN, base_position, finish_again
 from cl_bench.experiment.scoring import Scoring, score_into
@@ -137,6 +138,7 @@ def _train_in(
     spec, label = run.stages[position], _label(run, position)
     place = folder.stage(spec.folder)
     beside = written != place.path
+    own_peak = restart_peak()
     saves, passes, logged = open_saves(work, run, folder, position, written)
     method = spec.build_method()
     model, tokenizer, base, state = _start(work, run, folder, position)
@@ -200,6 +202,7 @@ def _train_in(
             "train_seconds": round(trained - within, 2),
             "curve_seconds": round(within, 2),
             "peak_memory_mb": saves.peak(),
+            "peak_of": "stage" if own_peak else "process",
             "processes": work.processes.world,
         }
         write_sealed(written / "timing.json", timing)

@@ -44,9 +44,10 @@ from cl_bench.store.links import links_out
 from cl_bench.store.seals import FILES, file_fault, read_scores, read_sealed
 
 DERIVED = (
-    *("summary.json", "report.md", "curves.png", "curves.svg"),
+    *("summary.json", "curves.png", "curves.svg"),
     *("kl-general.json", "kl-general.png", "kl-general.svg", ".lock"),
 )
+REPORTS = [f"report*.{suffix}" for suffix in ("md", "tex", "csv", "json")]
 """Made again by each report, so nothing depends on them."""
 SPARED = (*STATE_FILES, *LOGS)
 """What a finished stage may lack: deleted to save room."""
@@ -91,6 +92,7 @@ def verify(experiment: Path) -> Findings:
         found.notes.append(f"{experiment}: nothing in it was read, since links lead out of it")
         return found
     found.known |= {experiment / name for name in (*DERIVED, EXPERIMENT)}
+    found.known |= {file for pattern in REPORTS for file in experiment.glob(pattern)}
     found.known |= set(experiment.rglob(".lock"))
     found.ask(lambda: read_experiment(experiment, whole=True))
     found.ask(lambda: _scores(found, experiment / "base"))

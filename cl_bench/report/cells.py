@@ -7,12 +7,23 @@ from math import sqrt
 from typing import Any
 
 from cl_bench.metrics.trace_tasks import TASKS
-from cl_bench.report.tables import Column, percentages, table
+from cl_bench.report.document import (
+    Block,
+    Cell,
+    Column,
+    Heading,
+    Number,
+    Paragraph,
+    Table,
+    percent,
+)
 from cl_bench.results.methods import MethodResult
 from cl_bench.store.folders import RunFolder
 from cl_bench.store.seals import read_scores
 
 Entry = Mapping[str, Any]
+ORI = "ori (base)"
+"""The base model's row."""
 Z = 1.96
 """Two-sided 95 %."""
 
@@ -22,9 +33,9 @@ def short(task: str) -> str:
     return TASKS[task].trace_name if task in TASKS else task
 
 
-def learned_table(base: Entry, results: Sequence[MethodResult]) -> Iterator[str]:
+def learned_table(base: Entry, results: Sequence[MethodResult]) -> Iterator[Block]:
     """Each task right after its own stage, against the base model and the best constant answer."""
-    rows = []
+    rows: list[list[Cell]] = []
     for task, before in base["trace"].items():
         for result in results:
             for run in result.runs:
@@ -41,20 +52,18 @@ def learned_table(base: Entry, results: Sequence[MethodResult]) -> Iterator[str]
                             result.name(run),
                             str(after["n"]),
                             _percent(before),
-                            "-" if constant is None else f"{100 * constant:.1f}",
+                            Number(None if constant is None else 100 * constant),
                             _percent(after),
                             _above(after, before["score"], before["stderr"]),
                             "-" if constant is None else _above(after, constant, 0.0),
                         ]
                     )
     if rows:
-        yield "## What was learned"
-        yield ""
-        yield (
+        yield Heading("What was learned")
+        yield Paragraph(
             "Each task right after its own stage. above: by more than 1.96 standard errors of the "
             "difference; otherwise nothing is claimed."
         )
-        yield ""
         columns = [
             Column("task", "left"),
             Column("method", "left"),
@@ -65,7 +74,7 @@ def learned_table(base: Entry, results: Sequence[MethodResult]) -> Iterator[str]
             Column("above base", "left"),
             Column("above constant", "left"),
         ]
-        yield from table(columns, rows)
+        yield Table("learned", columns, rows, labels=2)
 
 
 def _above(after: Entry, reference: float | None, stderr: float | None) -> str:
@@ -79,9 +88,9 @@ def _above(after: Entry, reference: float | None, stderr: float | None) -> str:
     return "no" if difference <= 0 else "not resolved"
 
 
-def labels_table(base: Entry, results: Sequence[MethodResult]) -> Iterator[str]:
+def labels_table(base: Entry, results: Sequence[MethodResult]) -> Iterator[Block]:
     """Classification cells beside the best constant answer, with the predicted labels."""
-    rows = []
+    rows: list[list[Cell]] = []
     for task, entry in base["trace"].items():
         if entry.get("majority") is None:
             continue
@@ -91,15 +100,14 @@ def labels_table(base: Entry, results: Sequence[MethodResult]) -> Iterator[str]:
                 found += _own_and_last(result, run, task)
         rows += [_label_row(task, name, cell) for name, cell in found]
     if rows:
-        yield ""
-        yield "## Classification cells"
-        yield ""
+        yield Heading("Classification cells")
         accuracy = all(
             entry.get("aggregation", "mean") == "mean" for entry in base["trace"].values()
         )
         what = "accuracy" if accuracy else "score"
-        yield f"constant: {what} of the best constant answer. A cell near it has learned nothing."
-        yield ""
+        yield Paragraph(
+            f"constant: {what} of the best constant answer. A cell near it has learned nothing."
+        )
         columns = [
             Column("task", "left"),
             Column("after", "left"),
@@ -108,13 +116,13 @@ def labels_table(base: Entry, results: Sequence[MethodResult]) -> Iterator[str]:
             Column("constant"),
             Column("predicted labels, %", "left"),
         ]
-        yield from table(columns, rows)
+        yield Table("labels", columns, rows, labels=2)
 
 
-def _label_row(task: str, name: str, cell: Entry) -> list[str]:
+def _label_row(task: str, name: str, cell: Entry) -> list[Cell]:
     labels = cell["labels"] or {}
     shares = ", ".join(f"{label} {100 * share:.0f}" for label, share in labels.items()) or "-"
-    constant = f"{100 * cell['majority']:.1f}"
+    constant = Number(100 * cell["majority"])
     return [short(task), name, str(cell["n"]), _percent(cell), constant, shares]
 
 
@@ -138,5 +146,5 @@ def _scores(result: MethodResult, run: RunFolder, task: str, stage: int) -> Entr
     return None
 
 
-def _percent(cell: Entry) -> str:
-    return percentages([{**cell, "value": cell["score"]}])
+def _percent(cell: Entry) -> Number:
+    return percent([{**cell, "value": cell["score"]}])

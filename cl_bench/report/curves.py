@@ -9,7 +9,7 @@ from typing import Any
 
 from cl_bench.experiment.stage_files import check_curve
 from cl_bench.report.cells import short
-from cl_bench.report.tables import Column, percentages, table
+from cl_bench.report.document import Block, Cell, Column, Figure, Heading, Paragraph, Table, percent
 from cl_bench.results.methods import MethodResult
 from cl_bench.store.folders import RunFolder, read_records, there
 from cl_bench.store.seals import read_scores
@@ -62,32 +62,31 @@ def _stages(run: RunFolder) -> Iterator[tuple[int, str, list[dict[str, Any]]]]:
             yield int(folder.path.name.split("-")[1]), name, read_records(file)
 
 
-def curve_lines(curves: Sequence[RunCurve], figure: Path) -> Iterator[str]:
-    """Markdown: the figure, then a table for each run."""
-    yield ""
-    yield "## Inside the stages"
-    yield ""
-    yield f"![Scores over all updates, a panel for each task]({figure.name})"
-    yield ""
-    yield "Update 0 is the model that a stage began with; dashed lines in the figure begin a stage."
+def curve_blocks(curves: Sequence[RunCurve], figure: Path) -> Iterator[Block]:
+    """The figure, then a table for each run."""
+    yield Heading("Inside the stages")
+    yield Figure("Scores over all updates, a panel for each task", figure.name)
+    yield Paragraph(
+        "Update 0 is the model that a stage began with; dashed lines in the figure begin a stage. "
+        "± is one standard error over documents."
+    )
     for curve in curves:
         tasks = curve.tasks
-        rows = [
+        rows: list[list[Cell]] = [
             [f"{number_}", str(point["step"]), str(point["epoch"]), *_cells(point, tasks)]
             for number_, _, points in curve.stages
             for point in _thinned(points)
         ]
-        yield ""
-        yield f"### {curve.name}"
-        yield ""
+        yield Heading(curve.name, 3)
         columns = [Column("stage", "left"), Column("update"), Column("epoch")]
-        yield from table([*columns, *(Column(short(task)) for task in tasks)], rows)
+        columns += [Column(short(task)) for task in tasks]
+        yield Table("curves", columns, rows, curve.name, labels=3)
 
 
-def _cells(point: dict[str, Any], tasks: Sequence[str]) -> list[str]:
+def _cells(point: dict[str, Any], tasks: Sequence[str]) -> list[Cell]:
     found = point["trace"] | point["general"]
     return [
-        percentages([found[task] | {"value": found[task]["score"]}]) if task in found else "-"
+        percent([found[task] | {"value": found[task]["score"]}]) if task in found else "-"
         for task in tasks
     ]
 

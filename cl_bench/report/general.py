@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cl_bench.report.tables import Column, percentages, table
+from cl_bench.report.cells import ORI
+from cl_bench.report.document import Block, Cell, Column, Heading, Paragraph, Table, percent
 from cl_bench.results.methods import MethodResult
 from cl_bench.store.seals import read_scores
 
@@ -35,28 +36,24 @@ def _harness(how: Mapping[str, Any]) -> str:
     return f"{how['harness']} {how['harness_version']}"
 
 
-def general_tables(base: Mapping[str, Any], results: Sequence[MethodResult]) -> Iterator[str]:
+def general_tables(base: Mapping[str, Any], results: Sequence[MethodResult]) -> Iterator[Block]:
     """Every benchmark of the base model and after the last stage, and how each was measured."""
     benchmarks = entries(base)
     if not benchmarks:
         return
-    yield ""
-    yield "## General, by benchmark"
-    yield ""
-    yield "The base model, and every method after its last stage."
-    yield ""
+    yield Heading("General, by benchmark")
+    yield Paragraph("The base model, and every method after its last stage.")
     columns = [Column("method", "left")]
     for name, entry in benchmarks.items():
         columns += [Column(name), *(Column(f"{name}, {BESIDE[key]}") for key in _beside(entry))]
-    rows = [["ori (base model)", *_row(benchmarks, [benchmarks])]]
+    rows: list[list[Cell]] = [[ORI, *_row(benchmarks, [benchmarks])]]
     rows += [
         [result.label, *_row(benchmarks, last)]
         for result in results
         if (last := _last_entries(result))
     ]
-    yield from table(columns, rows)
-    yield ""
-    yield from _measured_table(benchmarks)
+    yield Table("general", columns, rows)
+    yield _measured_table(benchmarks)
 
 
 def _last_entries(result: MethodResult) -> list[Entries]:
@@ -76,18 +73,18 @@ def _value(entry: Mapping[str, Any], key: str) -> float | None:
     return found
 
 
-def _row(benchmarks: Entries, seeds: Sequence[Entries]) -> list[str]:
-    cells = []
+def _row(benchmarks: Entries, seeds: Sequence[Entries]) -> list[Cell]:
+    cells: list[Cell] = []
     for name, first in benchmarks.items():
         found = [seed[name] for seed in seeds if name in seed]
         if len(found) < len(seeds):
             found = []
-        cells.append(percentages([{**entry, "value": entry["score"]} for entry in found]))
-        cells += [percentages([{"value": _value(e, key)} for e in found]) for key in _beside(first)]
+        cells.append(percent([{**entry, "value": entry["score"]} for entry in found]))
+        cells += [percent([{"value": _value(e, key)} for e in found]) for key in _beside(first)]
     return cells
 
 
-def _measured_table(benchmarks: Entries) -> Iterator[str]:
+def _measured_table(benchmarks: Entries) -> Table:
     """What must be equal before two scores are compared, as `scores.json` recorded it."""
     columns = [
         Column("benchmark", "left"),
@@ -107,4 +104,4 @@ def _measured_table(benchmarks: Entries) -> Iterator[str]:
         if how:
             how["harness"] = _harness(how)
         rows.append([name, *(str(how.get(key, "not recorded")) for key in keys), str(entry["n"])])
-    yield from table(columns, rows)
+    return Table("protocol", columns, rows)

@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.report.cells import short
-from cl_bench.report.tables import Column, percentages, table
+from cl_bench.report.document import (
+    Block,
+    Column,
+    Figure,
+    Heading,
+    Number,
+    Paragraph,
+    Table,
+    percent,
+)
+from cl_bench.report.document import Cell as TableCell
 from cl_bench.results.methods import MethodResult
 from cl_bench.results.summary import cells
 from cl_bench.scores.cells import Cell, unweighted_mean
@@ -109,27 +119,22 @@ def kl_data(points: Sequence[Point], lacking: int) -> dict[str, Any]:
     }
 
 
-def kl_section(points: Sequence[Point], lacking: int, folder: Path) -> Iterator[str]:
+def kl_section(points: Sequence[Point], lacking: int, folder: Path) -> Iterator[Block]:
     """Rank correlation, figure and table; the same numbers in `kl-general.json` in the folder."""
     if not points:
         return
     data = kl_data(points, lacking)
     drawn = _written(points, data, folder)
-    yield ""
-    yield "## KL on the new task against the loss of General"
-    yield ""
-    yield (
+    yield Heading("KL on the new task against the loss of General")
+    yield Paragraph(
         "A point is a stage of a run. KL: base to model, on gold answers of the stage's own task "
         "that no stage trains on, in nats per token; reverse: model to base. General loss: of the "
         "base model less that after the stage, in points."
     )
-    yield ""
-    yield _correlation(data["spearman"], points, lacking)
+    yield Paragraph(_correlation(data["spearman"], points, lacking))
     if drawn:
-        yield ""
-        yield f"![KL on the new task's text against the loss of General]({FIGURE})"
-    yield ""
-    yield from table(COLUMNS, [_row(point) for point in points])
+        yield Figure("KL on the new task's text against the loss of General", FIGURE)
+    yield Table("kl", COLUMNS, [_row(point) for point in points], labels=3)
 
 
 COLUMNS = [
@@ -142,16 +147,15 @@ COLUMNS = [
 ]
 
 
-def _row(point: Point) -> list[str]:
-    error = "" if point.kl_stderr is None else f" ± {point.kl_stderr:.4f}"
+def _row(point: Point) -> list[TableCell]:
     loss = {"value": point.general_loss, "stderr": point.general_loss_stderr}
     return [
         point.method,
         str(point.stage),
         " + ".join(map(short, point.tasks)),
-        f"{point.kl:.4f}{error}",
-        "-" if point.reverse_kl is None else f"{point.reverse_kl:.4f}",
-        percentages([loss], signed=True),
+        Number(point.kl, 4, spread=point.kl_stderr, of="documents"),
+        Number(point.reverse_kl, 4),
+        percent([loss], signed=True),
     ]
 
 

@@ -9,11 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.evaluation.probes.records import probe_values
+from cl_bench.report.document import (
+    Block,
+    Cell,
+    Column,
+    Heading,
+    Number,
+    Paragraph,
+    Table,
+    percent,
+)
 from cl_bench.report.kl_forgetting import divergence_of, kl_points, kl_section
-from cl_bench.report.tables import Column, interval, percentages, table
+from cl_bench.report.tables import interval
 from cl_bench.results.methods import MethodResult, compare_last
 from cl_bench.results.same_documents import left_out_line, pair
-from cl_bench.scores.cells import Cell, unweighted_mean
+from cl_bench.scores.cells import Cell as Score
+from cl_bench.scores.cells import unweighted_mean
 from cl_bench.scores.general import leaves
 from cl_bench.scores.matrix import compare_paired
 from cl_bench.store.seals import read_scores
@@ -26,38 +37,37 @@ COLUMNS = [
     Column("KL, new task"),
     Column("General NLL"),
     Column("Δ"),
-    Column("TRACE NLL"),
+    Column("stage NLL"),
     Column("Δ"),
     Column("strict"),
     Column("constrained"),
-    Column("valid, TRACE"),
+    Column("valid, stage"),
     Column("valid, General"),
 ]
 ABOUT = (
     "NLL: of the gold answers, in nats per token. KL to base: of next-token distributions on "
     "General text, in nats; KL, new task: the same on gold answers of the stage's own task. Δ: "
     "against the base model on the same documents, ± one standard error of the paired difference. "
-    "TRACE columns: the tasks scored after the stage. strict: accuracy of tasks with a closed "
+    "stage columns: the stage tasks scored after it. strict: accuracy of tasks with a closed "
     "label set; constrained: of their most likely label, whatever was written. valid: share of "
     "outputs in valid format. strict below constrained is lost format, constrained itself falling "
     "is lost knowledge. -: not measured."
 )
 
 
-def probes_section(experiment: Path, base: Entry, results: Sequence[MethodResult]) -> Iterator[str]:
+def probes_section(
+    experiment: Path, base: Entry, results: Sequence[MethodResult]
+) -> Iterator[Block]:
     """The base model, every stage of every run, and the methods compared after the last stage."""
     if not base.get("probes"):
         return
-    yield ""
-    yield "## Probes"
-    yield ""
+    yield Heading("Probes")
     if "not_measured" in base["probes"]:
-        yield f"Not measured: {base['probes']['not_measured']}."
+        yield Paragraph(f"Not measured: {base['probes']['not_measured']}.")
         return
-    yield ABOUT
-    yield ""
+    yield Paragraph(ABOUT)
     before = experiment / "base" / "predictions"
-    rows = [["base", "-", *_row(base, before, None)]]
+    rows: list[list[Cell]] = [["base", "-", *_row(base, before, None)]]
     for result in results:
         for run in result.runs:
             for stage in run.stages():
@@ -65,12 +75,12 @@ def probes_section(experiment: Path, base: Entry, results: Sequence[MethodResult
                     scores = read_scores(stage.path)
                     row = _row(scores, stage.path / "predictions", before)
                     rows.append([result.name(run), str(scores["stage"]), *row])
-    yield from table(COLUMNS, rows)
+    yield Table("probes", COLUMNS, rows, labels=2)
     yield from _comparisons(base, [result for result in results if result.complete])
     yield from kl_section(*kl_points(base, results), experiment)
 
 
-def _row(scores: Entry, predictions: Path, before: Path | None) -> list[str]:
+def _row(scores: Entry, predictions: Path, before: Path | None) -> list[Cell]:
     """Everything after method and stage; `before` has the base model's documents."""
     probes = scores.get("probes", {})
     trace, general = probes.get("trace", {}), probes.get("general", {})
@@ -80,7 +90,9 @@ def _row(scores: Entry, predictions: Path, before: Path | None) -> list[str]:
     }
     return [
         _nats(probes.get("kl"), digits=4),
-        "-" if moved is None else _with_error(moved.score, moved.stderr, 4),
+        Number(None)
+        if moved is None
+        else Number(moved.score, 4, spread=moved.stderr, of="documents"),
         _nats(probes.get("general_nll")),
         _change(predictions, before, leaves(scores["general"])),
         _nats(probes.get("trace_nll")),
@@ -92,53 +104,48 @@ def _row(scores: Entry, predictions: Path, before: Path | None) -> list[str]:
     ]
 
 
-def _cells(entries: Mapping[str, Entry], key: str) -> list[Cell | None]:
+def _cells(entries: Mapping[str, Entry], key: str) -> list[Score | None]:
     return [_cell(entry[key], "mean") for entry in entries.values() if key in entry]
 
 
-def _cell(entry: Entry, key: str) -> Cell | None:
-    return None if entry[key] is None else Cell(entry[key], entry["n"], entry["stderr"])
+def _cell(entry: Entry, key: str) -> Score | None:
+    return None if entry[key] is None else Score(entry[key], entry["n"], entry["stderr"])
 
 
-def _percent(cells: Sequence[Cell | None]) -> str:
+def _percent(cells: Sequence[Score | None]) -> Number:
     known = [cell for cell in cells if cell is not None]
     if not known or len(known) < len(cells):
-        return "-"
+        return Number(None)
     cell = unweighted_mean(known)
-    return percentages([{"value": cell.score, "stderr": cell.stderr}])
+    return percent([{"value": cell.score, "stderr": cell.stderr}])
 
 
-def _nats(entry: Entry | None, digits: int = 3) -> str:
+def _nats(entry: Entry | None, digits: int = 3) -> Number:
     if entry is None or entry["mean"] is None:
-        return "-"
-    return _with_error(entry["mean"], entry["stderr"], digits)
+        return Number(None)
+    return Number(entry["mean"], digits, spread=entry["stderr"], of="documents")
 
 
-def _with_error(value: float, stderr: float | None, digits: int, sign: str = "") -> str:
-    text = f"{value:{sign}.{digits}f}"
-    return text if stderr is None else f"{text} ± {stderr:.{digits}f}"
-
-
-def _change(predictions: Path, before: Path | None, names: Mapping[str, list[str]]) -> str:
+def _change(predictions: Path, before: Path | None, names: Mapping[str, list[str]]) -> Number:
     """The paired change of the NLL; `-` for the base model and without records of documents."""
     if before is None:
-        return "-"
+        return Number(None)
     read = partial(probe_values, names=names, key="nll")
     paired = pair([predictions, before], read, names)
     if paired is None or not paired.sides[0]:
-        return "-"
+        return Number(None)
     compared = compare_paired(*paired.sides)
-    return _with_error(compared.difference, compared.stderr, digits=3, sign="+")
+    return Number(compared.difference, 3, True, compared.stderr, "documents")
 
 
-def _comparisons(base: Entry, results: Sequence[MethodResult]) -> Iterator[str]:
+def _comparisons(base: Entry, results: Sequence[MethodResult]) -> Iterator[Block]:
     """Pairs of methods; KL over all texts together, NLL as the mean of tasks or benchmarks."""
     benchmarks = leaves(base["general"])
     everything = {"General": [leaf for members in benchmarks.values() for leaf in members]}
     groups = [
         ("KL to base", "kl", everything),
         ("General NLL", "nll", benchmarks),
-        ("TRACE NLL", "nll", {task: [task] for task in base["trace"]}),
+        ("stage NLL", "nll", {task: [task] for task in base["trace"]}),
     ]
     rows = []
     left_out: dict[str, int] = {}
@@ -152,12 +159,11 @@ def _comparisons(base: Entry, results: Sequence[MethodResult]) -> Iterator[str]:
                 shown = interval(compared, scale=1.0, digits=4)
                 rows.append([what, f"{first.label} - {second.label}", *shown])
     if line := left_out_line(left_out):
-        yield ""
-        yield line
+        yield Paragraph(line)
     if rows:
-        yield ""
-        yield "After the last stage, paired over the same documents; nats, lower is better."
-        yield ""
+        yield Paragraph(
+            "After the last stage, paired over the same documents; nats, lower is better."
+        )
         columns = [
             Column("probe", "left"),
             Column("methods", "left"),
@@ -165,4 +171,4 @@ def _comparisons(base: Entry, results: Sequence[MethodResult]) -> Iterator[str]:
             Column("95 % interval"),
             Column("ordering", "left"),
         ]
-        yield from table(columns, rows)
+        yield Table("probe pairs", columns, rows, labels=2)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cl_bench.report.cells import short
-from cl_bench.report.tables import Column, table
+from cl_bench.report.document import Block, Bullets, Column, Heading, Paragraph, Table
 from cl_bench.results.methods import MethodResult
 from cl_bench.store.seals import read_scores
 
@@ -19,7 +19,7 @@ ABOUT = (
 )
 
 
-def requests_section(base: Mapping[str, Any], results: Sequence[MethodResult]) -> Iterator[str]:
+def requests_section(base: Mapping[str, Any], results: Sequence[MethodResult]) -> Iterator[Block]:
     """A row for each scoring of a task with such requests; nothing where there are none."""
     rows = [["base", "-", *row] for row in _rows(base)]
     for result in results:
@@ -31,14 +31,11 @@ def requests_section(base: Mapping[str, Any], results: Sequence[MethodResult]) -
                     rows += [[*label, *row] for row in _rows(scores)]
     if not rows:
         return
-    yield ""
-    yield "## Requests that were not answered as asked"
-    yield ""
-    yield ABOUT
-    yield ""
+    yield Heading("Requests that were not answered as asked")
+    yield Paragraph(ABOUT)
     columns = [Column("method", "left"), Column("stage", "left"), Column("task", "left")]
     columns += [Column(name) for name in ("requests", *COUNTS)]
-    yield from table([*columns, Column("why unshared", "left")], rows)
+    yield Table("requests", [*columns, Column("why unshared", "left")], rows, labels=3)
 
 
 def _rows(scores: Mapping[str, Any]) -> Iterator[list[str]]:
@@ -49,14 +46,11 @@ def _rows(scores: Mapping[str, Any]) -> Iterator[list[str]]:
             yield [short(task), *figures, counts.get("reason", "")]
 
 
-def notes_section(notes: Sequence[str]) -> Iterator[str]:
+def notes_section(notes: Sequence[str]) -> Iterator[Block]:
     """What was said of data and answers at the start of the last run; nothing without notes."""
     if not notes:
         return
-    yield ""
-    yield "## Said at the start"
-    yield ""
-    for note in notes:
-        # As code, since it quotes answers, whose signs are not to be read as Markdown.
-        fence = "`" * (1 + max(map(len, re.findall("`*", note))))
-        yield f"- {fence} {note} {fence}"
+    yield Heading("Said at the start")
+    # As code, since they quote answers, whose signs are not to be read as Markdown.
+    fences = ["`" * (1 + max(map(len, re.findall("`*", note)))) for note in notes]
+    yield Bullets([f"{f} {note} {f}" for f, note in zip(fences, notes, strict=True)])

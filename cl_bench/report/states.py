@@ -10,6 +10,7 @@ from cl_bench.evaluation.probes.records import unmeasured_probes
 from cl_bench.experiment.pruned import RETRAINED
 from cl_bench.experiment.stage_files import read_failure
 from cl_bench.report.cells import short
+from cl_bench.report.document import Block, Bullets, Heading
 from cl_bench.results.methods import MethodResult
 from cl_bench.store.experiments import lost_runs, read_run
 from cl_bench.store.folders import RunFolder, StageFolder, stage_number, there
@@ -20,23 +21,24 @@ Entry = Mapping[str, Any]
 
 def states_section(
     experiment: Path, base: Entry, results: Sequence[MethodResult], sequence: Sequence[str]
-) -> Iterator[str]:
-    """A line for each thing that the tables do not show; nothing where there is none.
+) -> Iterator[Block]:
+    """A line for each thing that the tables do not show; nothing where there is none."""
+    if lines := states(experiment, base, results, sequence):
+        yield Heading("What the tables do not show")
+        yield Bullets(lines)
 
-    `sequence`: the task of every stage of the config.
-    """
+
+def states(
+    experiment: Path, base: Entry, results: Sequence[MethodResult], sequence: Sequence[str]
+) -> list[str]:
+    """What the tables do not show. `sequence`: the task of every stage of the config."""
     lines = [*_orphans(experiment), *_of_scores("base model", base)]
     for result in results:
         lines += _shorter(result, sequence)
         for run in result.runs:
             name = f"{result.label}, {run.path.name.replace('-', ' ')}"
             lines += [*_of_run(name, run, result.stages), *_appended(name, run, base)]
-    if not lines:
-        return
-    yield ""
-    yield "## What the tables do not show"
-    yield ""
-    yield from (f"- {line}" for line in lines)
+    return lines
 
 
 def _orphans(experiment: Path) -> Iterator[str]:

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean, stdev
-from typing import Any, Literal
+from typing import Any
 
 from rich.cells import cell_len
 
+from cl_bench.report.document import Column, percent, text_of
 from cl_bench.scores.uncertainty import Comparison
 
-
-@dataclass(frozen=True)
-class Column:
-    """Heading and alignment."""
-
-    title: str
-    align: Literal["left", "right"] = "right"
+__all__ = ["Column", "code", "escaped", "interval", "percentages", "table"]
 
 
-def table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def table(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], tight: bool = False
+) -> Iterator[str]:
     """Lines of a Markdown table, padded so that it also reads well as plain text.
 
     Cells may hold any text: pipes are escaped and line ends become spaces. Every rule has three
-    dashes at least, without which some readers see no table.
+    dashes at least, without which some readers see no table. `tight`: no spaces around the pipes.
     """
-    texts = [[_cell(text) for text in row] for row in ([c.title for c in columns], *rows)]
+    texts = [[escaped(text) for text in row] for row in ([c.title for c in columns], *rows)]
+    left, between, right = ("|", "|", "|") if tight else ("| ", " | ", " |")
     widths = [
         max(3 if column.align == "left" else 4, *(cell_len(row[i]) for row in texts))
         for i, column in enumerate(columns)
@@ -38,19 +34,19 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Iterator[
         for cell, width, column in zip(cells, widths, columns, strict=True):
             space = " " * (width - cell_len(cell))
             padded.append(cell + space if column.align == "left" else space + cell)
-        return f"| {' | '.join(padded)} |"
+        return f"{left}{between.join(padded)}{right}"
 
     yield line(texts[0])
     rules = [
         "-" * width if column.align == "left" else "-" * (width - 1) + ":"
         for width, column in zip(widths, columns, strict=True)
     ]
-    yield f"| {' | '.join(rules)} |"
+    yield f"{left}{between.join(rules)}{right}"
     for row in texts[1:]:
         yield line(row)
 
 
-def _cell(text: str) -> str:
+def escaped(text: str) -> str:
     """A text that stays within its cell: one line, every pipe escaped once."""
     return re.sub(r"(\\*)\|", lambda found: found[1] * 2 + r"\|", " ".join(text.split()))
 
@@ -75,16 +71,5 @@ def interval(compared: Comparison, scale: float = 100.0, digits: int = 2) -> lis
 
 
 def percentages(measures: Sequence[Mapping[str, Any]], signed: bool = False) -> str:
-    """`value` (0-1) of each seed as a percentage with its uncertainty.
-
-    One seed: ± the standard error over documents. Several: the mean ± the standard deviation over
-    seeds. `-` when any of them is not measured.
-    """
-    values = [measure["value"] for measure in measures]
-    if not values or any(value is None for value in values):
-        return "-"
-    text = f"{100 * fmean(values):{'+' if signed else ''}.1f}"
-    if len(values) > 1:
-        return f"{text} ± {100 * stdev(values):.1f} (sd)"
-    stderr = measures[0].get("stderr")
-    return text if stderr is None else f"{text} ± {100 * stderr:.1f}"
+    """`percent` in words: `-` when any of the values is not measured."""
+    return text_of(percent(measures, signed))

@@ -7,8 +7,8 @@ from statistics import fmean
 from typing import Any
 
 from cl_bench.metrics.trace_tasks import TASKS
-from cl_bench.report.cells import short
-from cl_bench.report.tables import Column, table
+from cl_bench.report.cells import ORI, short
+from cl_bench.report.document import Block, Bullets, Column, Heading, Paragraph, Table
 from cl_bench.results.methods import MethodResult
 from cl_bench.store.seals import read_scores
 
@@ -18,7 +18,7 @@ UNSCORABLE = "unscorable"
 """Documents on which TRACE's own code fails: shown where there are any."""
 
 
-def metrics_section(base: Mapping[str, Any], results: Sequence[MethodResult]) -> Iterator[str]:
+def metrics_section(base: Mapping[str, Any], results: Sequence[MethodResult]) -> Iterator[Block]:
     """What a score is, by task, and the metrics beside it.
 
     Nothing for scores of an older cl-bench, which do not say.
@@ -26,9 +26,7 @@ def metrics_section(base: Mapping[str, Any], results: Sequence[MethodResult]) ->
     entries = _entries(base)
     if not any("metric" in entry for entry in entries.values()):
         return
-    yield ""
-    yield "## Metrics"
-    yield ""
+    yield Heading("Metrics")
     yield from _what_scores_are(entries)
     last = {
         result.label: [_entries(read_scores(run.stages()[-1].path)) for run in result.runs]
@@ -37,18 +35,16 @@ def metrics_section(base: Mapping[str, Any], results: Sequence[MethodResult]) ->
     }
     rows = [row for name in entries for row in _rows(name, entries[name], last)]
     if rows:
-        yield ""
-        yield (
+        yield Paragraph(
             "The other metrics that the tasks list, each on its own scale: the base model, and "
-            "every method after its last stage. -: not computed."
+            "every method after its last stage. ± is one standard error over documents. -: not "
+            "computed."
         )
-        yield ""
-        columns = [Column("task", "left"), Column("metric", "left"), Column("ori (base model)")]
-        yield from table([*columns, *map(Column, last)], rows)
+        columns = [Column("task", "left"), Column("metric", "left"), Column(ORI)]
+        yield Table("metrics", [*columns, *map(Column, last)], rows, labels=2)
     for name, entry in entries.items():
         for metric, reason in entry.get("not_computed", {}).items():
-            yield ""
-            yield f"{short(name)}: {metric} is not computed: {reason}."
+            yield Paragraph(f"{short(name)}: {metric} is not computed: {reason}.")
 
 
 def _entries(scores: Mapping[str, Any]) -> dict[str, Entry]:
@@ -57,14 +53,12 @@ def _entries(scores: Mapping[str, Any]) -> dict[str, Entry]:
     }
 
 
-def _what_scores_are(entries: Mapping[str, Entry]) -> Iterator[str]:
+def _what_scores_are(entries: Mapping[str, Entry]) -> Iterator[Block]:
     found: dict[str, list[str]] = {}
     for name, entry in entries.items():
         found.setdefault(_what(name, entry), []).append(short(name))
-    yield "What a score is:"
-    yield ""
-    for what, names in found.items():
-        yield f"- {what}: {', '.join(names)}"
+    yield Paragraph("What a score is:")
+    yield Bullets([f"{what}: {', '.join(names)}" for what, names in found.items()])
 
 
 def _what(name: str, entry: Entry) -> str:

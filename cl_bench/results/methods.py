@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cl_bench.errors import RunError
 from cl_bench.results.paired import entry_of, is_unmeasured
 from cl_bench.results.same_documents import pair
 from cl_bench.results.summary import summarise_run
@@ -59,31 +60,58 @@ class MethodResult:
             if there(stage.failure_file)
         ]
 
+    @property
+    def seeds(self) -> list[int]:
+        """Of each run."""
+        return [int(run.path.name.removeprefix("seed-")) for run in self.runs]
+
+    def only(self, runs: Sequence[RunFolder]) -> MethodResult:
+        """The same method with some of its runs."""
+        kept = [(r, s) for r, s in zip(self.runs, self.summaries, strict=True) if r in runs]
+        return replace(self, runs=[r for r, _ in kept], summaries=[s for _, s in kept])
+
+    def joined(self, other: MethodResult) -> MethodResult:
+        """With the runs of another experiment, which has other seeds."""
+        runs, summaries = [*self.runs, *other.runs], [*self.summaries, *other.summaries]
+        return replace(self, runs=runs, summaries=summaries)
+
     def name(self, run: RunFolder) -> str:
         """The label, with the seed where there are several."""
         return f"{self.label} {run.path.name}" if len(self.runs) > 1 else self.label
 
 
-def load_results(experiment: Path) -> list[MethodResult]:
+def load_results(
+    experiment: Path, faults: list[str] | None = None, every_file: bool = True
+) -> list[MethodResult]:
     """Finished and unfinished runs, in the order of the config.
 
-    Raises RunError where a file that tables are made of is not as it was written.
+    Raises RunError where a file that tables are made of is not as it was written; with `faults`, a
+    damaged run is named there and left out. `every_file`: whether that holds for the records of
+    single documents of all stages; else who reads them checks them.
     """
-    check_records(experiment / "base", read_scores(experiment / "base"))
-    grouped: dict[str, list[RunFolder]] = {}
+    if every_file:
+        check_records(experiment / "base", read_scores(experiment / "base"))
+    grouped: dict[str, list[tuple[RunFolder, Summary]]] = {}
     stages = {}
-    for run in find_runs(experiment):
-        record = read_run(run.path / "run.json", whole=True)
-        for stage in run.stages():
-            if stage.scored:
-                check_records(stage.path, read_scores(stage.path))
-        grouped.setdefault(record["label"], []).append(run)
+    for run in find_runs(experiment, faults=faults):
+        try:
+            record = read_run(run.path / "run.json", whole=True)
+            for stage in run.stages():
+                if stage.scored and every_file:
+                    check_records(stage.path, read_scores(stage.path))
+            summary = summarise_run(experiment, run)
+        except RunError as error:
+            if faults is None:
+                raise
+            faults.append(str(error))
+            continue
+        grouped.setdefault(record["label"], []).append((run, summary))
         stages[record["label"]] = Recorded.all_of(record["config"])
     return [
         MethodResult(
             label,
-            runs,
-            [summarise_run(experiment, run) for run in runs],
+            [run for run, _ in runs],
+            [summary for _, summary in runs],
             [stage.tasks for stage in stages[label]],
             visits(stages[label]),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import fsum, inf, sqrt
 from statistics import NormalDist
 from typing import Any
@@ -69,6 +69,37 @@ def t_test(difference: float, stderr: float, df: float) -> float:
     return float(2 * (ndtr(-t) if df == inf else stdtr(int(df), -t)))
 
 
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """p values corrected for their number (Holm 1979): below 0.05 where a difference is resolved.
+
+    Of m tests in the order of their p, smallest first, the k-th (from 1) gets
+    max over j <= k of min(1, (m - j + 1) p_j). Whatever depends on whatever, the chance of even one
+    false claim among all of them stays below 5 %. None stands for no test and counts as none.
+    """
+    order = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
+    found: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for before, (p, place) in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - before) * p))
+        found[place] = largest
+    return found
+
+
+def detectable(stderr: float, df: float = inf, comparisons: int = 1) -> float:
+    """The smallest true difference that is resolved 80 % of the time, given its standard error.
+
+    (t(1 - 0.025 / m, df) + t(0.8, df)) * stderr, on the scale of `stderr`: the two-sided 5 % test
+    of one among m comparisons, as Holm's correction makes it for the first. Approximate for small
+    df, where the exact power is that of a noncentral t.
+    """
+    from scipy.special import ndtri, stdtrit
+
+    level = 1 - (1 - _LEVEL) / comparisons
+    if df == inf:
+        return float(ndtri(level) + ndtri(0.8)) * stderr
+    return float(stdtrit(int(df), level) + stdtrit(int(df), 0.8)) * stderr
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Difference of two models (first minus second), the unweighted mean over tasks, 0-1 scale.
@@ -87,6 +118,8 @@ class Comparison:
     minimum_detectable_difference: float | None
     p_value: float | None = None
     """Of the same t test as the interval."""
+    df: float | None = None
+    """Degrees of freedom of that test; None where they are infinite or there is none."""
 
     @property
     def resolved(self) -> bool:
@@ -122,19 +155,44 @@ def compare_seeds(first: Sequence[Documents], second: Sequence[Documents]) -> Co
         task: _differences([d[task] for d in first], [d[task] for d in second], task)
         for task in tasks
     }
-    means = [[mean(seed) for seed in differences] for differences, _ in per_task.values()]
-    parts = [_variance_of_mean(_by_document(differences)) for differences, _ in per_task.values()]
-    scaled = [part and (part[0] / len(tasks) ** 2, part[1]) for part in parts]
+    found = compare_differences({task: differences for task, (differences, _) in per_task.items()})
+    return replace(found, n_unmatched=sum(unmatched for _, unmatched in per_task.values()))
+
+
+def compare_differences(per_task: Mapping[str, Sequence[Sequence[float]]]) -> Comparison:
+    """`compare_seeds` where the differences are taken: by task a list a seed, in one order."""
+    means = [[mean(seed) for seed in differences] for differences in per_task.values()]
+    parts = [_variance_of_mean(_by_document(differences)) for differences in per_task.values()]
+    scaled = [part and (part[0] / len(per_task) ** 2, part[1]) for part in parts]
     overall = [mean(seed) for seed in zip(*means, strict=True)]
     if len(overall) > 1:
         scaled.append(_variance_of_mean(overall))
     return _interval(
         mean(overall),
         [part for part in scaled if part is not None] if None not in scaled else None,
-        n={task: len(differences[0]) for task, (differences, _) in per_task.items()},
-        n_unmatched=sum(unmatched for _, unmatched in per_task.values()),
+        n={task: len(differences[0]) for task, differences in per_task.items()},
+        n_unmatched=0,
         n_seeds=len(overall),
     )
+
+
+def compare_unpaired(
+    first: Sequence[tuple[float, float | None]], second: Sequence[tuple[float, float | None]]
+) -> Comparison:
+    """Two methods from their scores and standard errors alone, a pair a seed: an upper bound.
+
+    The difference of the means over seeds; its variance is the mean squared standard error of each
+    side, since all seeds are scored on the same documents, plus the variance of each side's mean
+    over seeds. Normal quantiles. No interval where a standard error is not known.
+    """
+    difference = mean([value for value, _ in first]) - mean([value for value, _ in second])
+    errors = [[error for _, error in side] for side in (first, second)]
+    if any(error is None for side in errors for error in side):
+        return Comparison(difference, None, None, None, {}, 0, len(first), None)
+    parts = [(mean([error**2 for error in side if error is not None]), inf) for side in errors]
+    spread = [_variance_of_mean([value for value, _ in side]) for side in (first, second)]
+    parts += [(part[0], inf) for part in spread if part is not None]
+    return _interval(difference, parts, n={}, n_unmatched=0, n_seeds=len(first))
 
 
 def _differences(
@@ -152,7 +210,9 @@ def _differences(
     return [[a[key] - b[key] for key in shared] for a, b in sides], unmatched
 
 
-def _by_document(differences: Sequence[Sequence[float]]) -> list[float]:
+def _by_document(differences: Sequence[Sequence[float]]) -> Sequence[float]:
+    if len(differences) == 1:
+        return differences[0]
     return [mean(seeds) for seeds in zip(*differences, strict=True)]
 
 
@@ -163,7 +223,7 @@ def _variance_of_mean(values: Sequence[float]) -> tuple[float, int] | None:
 
 def _interval(
     difference: float,
-    parts: Sequence[tuple[float, int]] | None,
+    parts: Sequence[tuple[float, float]] | None,
     *,
     n: dict[str, int],
     n_unmatched: int,
@@ -186,4 +246,5 @@ def _interval(
         n_seeds,
         (_Z + _POWER_Z) * stderr,
         t_test(difference, stderr, df),
+        None if df == inf else df,
     )

@@ -9,6 +9,7 @@ from typing import Any
 from cl_bench.errors import RunError, UserError, nearest
 from cl_bench.store.folders import RunFolder, is_stage, read_json, sha256_of, there, write_json
 from cl_bench.store.links import check_links
+from cl_bench.store.once import once
 from cl_bench.store.seals import read_sealed, seal_of, write_sealed
 from cl_bench.store.shapes import (
     ExperimentShape,
@@ -55,6 +56,12 @@ def read_run(file: Path, whole: bool = False) -> dict[str, Any]:
 
     `whole`: also when it has no stages.
     """
+    kind = "whole run" if whole else "run"
+    found: dict[str, Any] = once(kind, file, lambda: _read_run(file, whole))
+    return found
+
+
+def _read_run(file: Path, whole: bool) -> dict[str, Any]:
     remedy = "restore it from a copy: the numbers of this run are bound to it"
     record = read_json(file, remedy)
     known = isinstance(record, dict) and isinstance(record.get("config"), dict)
@@ -103,15 +110,21 @@ def named_experiment(given: str | None, results: Path) -> Path:
 
 
 def find_runs(
-    experiment: Path, method: str | None = None, seed: int | None = None
+    experiment: Path,
+    method: str | None = None,
+    seed: int | None = None,
+    faults: list[str] | None = None,
 ) -> list[RunFolder]:
     """The runs of an experiment, in the order they were started, narrowed by method and seed.
 
     `method` is a label, or that of an entry with lists, or the name of a method: of all its runs.
+    Raises RunError where a `run.json` is damaged; with `faults` it is named there and left out.
     """
     from cl_bench.config.schema import slug
 
     runs = run_folders(experiment)
+    if faults is not None:
+        runs = [folder for folder in runs if _readable(folder / RUN, faults)]
     runs.sort(key=lambda folder: (read_run(folder / RUN).get("order", 0), folder.name))
     if method is not None:
         called = {folder: {folder.parent.name, *_method_name(folder)} for folder in runs}
@@ -154,6 +167,15 @@ def run_folders(experiment: Path) -> list[Path]:
 
 def _is_run(folder: Path) -> bool:
     return folder.name.removeprefix("seed-").isdecimal()
+
+
+def _readable(file: Path, faults: list[str]) -> bool:
+    try:
+        read_run(file)
+    except RunError as error:
+        faults.append(str(error))
+        return False
+    return True
 
 
 def lost_runs(experiment: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from cl_bench.errors import RunError
 from cl_bench.scores.general import leaves
 from cl_bench.store.folders import read_json, sha256_file, sha256_of, there, write_json
 from cl_bench.store.links import leading_out
+from cl_bench.store.once import once
 from cl_bench.store.shapes import ScoresShape, check_shape, task_names
 
 SEAL = "sha256"
@@ -94,24 +95,36 @@ def read_scores(place: Path) -> dict[str, Any]:
 
     Raises RunError when it is damaged or was edited.
     """
+
+    def read() -> dict[str, Any]:
+        if not there(file):
+            raise RunError(
+                f"{file}: not there (not scored yet, or deleted); `cl-bench run` goes on"
+            )
+        scores = read_sealed(file, SCORE_AGAIN, {"trace": dict, "general": dict})
+        check_shape(file, scores, ScoresShape, SCORE_AGAIN)
+        members = [leaf for found in leaves(scores["general"]).values() for leaf in found]
+        task_names(file, [*scores["trace"], *members], SCORE_AGAIN)
+        return scores
+
     file = place / "scores.json"
-    if not there(file):
-        raise RunError(f"{file}: not there (not scored yet, or deleted); `cl-bench run` goes on")
-    scores = read_sealed(file, SCORE_AGAIN, {"trace": dict, "general": dict})
-    check_shape(file, scores, ScoresShape, SCORE_AGAIN)
-    members = [leaf for found in leaves(scores["general"]).values() for leaf in found]
-    task_names(file, [*scores["trace"], *members], SCORE_AGAIN)
-    return scores
+    found: dict[str, Any] = once("scores", file, read)
+    return found
 
 
-def check_records(place: Path, scores: Mapping[str, Any]) -> None:
+def check_records(
+    place: Path, scores: Mapping[str, Any], leaves: Iterable[str] | None = None
+) -> None:
     """Raise RunError where a file of single documents is not as it was when `scores` were written.
 
-    Without the whole folder (deleted to save room, or never copied) there is nothing to check.
+    `leaves`: of these tasks alone. Without the whole folder (deleted to save room, or never copied)
+    there is nothing to check.
     """
     recorded = scores.get(FILES, {})
     if (place / "predictions").is_dir():
         names = [name for name in recorded if name.startswith("predictions/")]
+        if leaves is not None:
+            names = [f"predictions/{leaf}.jsonl" for leaf in leaves]
         check_files(place, recorded, names, _RECORDS_AGAIN.format(place))
 
 

@@ -58,6 +58,10 @@ class Bench:
         shutil.copytree(stored / "results", self.root / "results")
         return (stored / "said").read_text()
 
+    def report(self) -> str:
+        """The report with all its sections."""
+        return self.must("report", "tiny", "--full")
+
     @property
     def results(self) -> Path:
         """The experiment's folder."""
@@ -70,7 +74,8 @@ def fingerprints(folder: Path) -> dict[str, str]:
         str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(folder.rglob("*"))
         if file.is_file()
-        and file.name not in ("timing.json", "experiment.json", ".lock", "run.json")
+        # What a report says of time and memory is measured.
+        and file.name not in ("timing.json", "experiment.json", ".lock", "run.json", "report.md")
     }
 
 

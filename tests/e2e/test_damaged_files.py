@@ -57,7 +57,7 @@ class Finished:
 COMMANDS = {
     "run": "run tiny.yaml",
     "go on": "run tiny.yaml",
-    "report": "report tiny",
+    "report": "report tiny --full",
     "diff": f"diff tiny/base tiny/{LAST} --json",
     "eval": "eval tiny --stage 2 --task piqa --limit 1",
 }

@@ -20,7 +20,8 @@ def test_the_other_runs_go_on_and_the_advice_can_be_followed(bench: Bench) -> No
     assert code == 1 and "1 of 2 runs failed; the others are complete" in err
     assert "wild, seed 1, stage 1 (trace_fomc): diverged at update 2: loss nan" in err
     assert "lr: (or" in err and "entry of methods:" in err
-    assert "diverged in stage 1" in out and "wild, seed 1, stage 1: diverged at update 2" in out
+    assert "Unfinished: wild (0 of 2 stages, diverged in stage 1)." in out
+    assert "wild, seed 1, stage 1: diverged at update 2" in bench.report()
     failed = json.loads((bench.results / "wild/seed-1/stage-1-trace_fomc/failed.json").read_text())
     assert failed["update"] == 2 and failed["loss"] is None and failed["lr"] > 1e29
     assert (bench.results / "sft/seed-1/stage-2-trace_numglue_ds/scores.json").is_file()
@@ -73,7 +74,7 @@ def test_later_stages_name_what_has_to_go(bench: Bench, monkeypatch: pytest.Monk
     code, out, err = bench.run("run", "tiny.yaml")
     assert code == 1 and "stage 2" in err and "another label:" in err
     assert str(Path("results/tiny/sft/seed-1")) in err
-    assert "(1 of 2 stages), diverged in stage 2" in out
+    assert "(1 of 2 stages, diverged in stage 2)" in out
 
 
 def test_a_dead_model_is_noted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +88,7 @@ def test_a_dead_model_is_noted(bench: Bench, monkeypatch: pytest.MonkeyPatch) ->
         return train(stage, *rest)
 
     monkeypatch.setattr(stage_module, "train_stage", dead)
-    code, out, err = bench.run("run", "tiny.yaml")
+    code, _, err = bench.run("run", "tiny.yaml")
     assert code == 0 and "gradient was exactly 0" in err
     notes = json.loads((bench.results / "sft/seed-1/stage-1-trace_fomc/notes.json").read_text())
-    assert "epoch 1, 2" in notes["dead"] and "gradient was exactly 0" in out
+    assert "epoch 1, 2" in notes["dead"] and "gradient was exactly 0" in bench.report()

@@ -68,7 +68,7 @@ def test_checkpoints_and_adapters_are_scored_in_a_subprocess(
     trace_last = ["-o", "eval.trace.after=last", "-o", "eval.general.after=last"]
     bench.must("run", "tiny.yaml", *trace_last, "-o", "name=here", "--engine", "hf")
     subprocess_hf = ["--engine", "hf", "--engine-args", "subprocess=true"]
-    out = bench.must("run", "tiny.yaml", *trace_last, *subprocess_hf)
+    bench.must("run", "tiny.yaml", *trace_last, *subprocess_hf)
     here = bench.root / "results" / "here"
     assert predictions(bench.results / "base") == predictions(here / "base")
     stage = Path("lora/seed-1/stage-2-trace_numglue_ds")
@@ -88,17 +88,17 @@ def test_checkpoints_and_adapters_are_scored_in_a_subprocess(
                 if name != "mean":
                     assert entry["requests"] == theirs[name]["requests"]
                     assert entry["requests"]["requests"] > 0
-    assert "Not measured: engine `hf subprocess=True" in out
+    assert "Not measured: engine `hf subprocess=True" in bench.report()
 
 
 def test_cut_prompts_are_counted_and_reported(bench: Bench) -> None:
-    out = bench.must("run", "tiny.yaml", "--method", "sft", "--engine-args", "max_length=16")
-    assert "## Requests that were not answered as asked" in out
+    bench.must("run", "tiny.yaml", "--method", "sft", "--engine-args", "max_length=16")
+    assert "## Requests that were not answered as asked" in bench.report()
     # 6 prompts of `Text i\nStance:` (14 tokens) and 4 new tokens do not fit into 16.
     assert scores_of(bench.results / "base")["trace"]["trace_fomc"]["requests"] == {
         "requests": 6,
         "truncated": 6,
         "empty": 0,
     }
-    whole = bench.must("run", "tiny.yaml", "--method", "sft", "-o", "name=whole")
-    assert "## Requests that were not" not in whole
+    bench.must("run", "tiny.yaml", "--method", "sft", "-o", "name=whole")
+    assert "## Requests that were not" not in bench.must("report", "whole", "--full")

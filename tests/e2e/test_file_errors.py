@@ -46,6 +46,6 @@ def test_errors_of_files_name_them(bench: Bench, monkeypatch: pytest.MonkeyPatch
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied", "report.md")
 
-    monkeypatch.setattr("cl_bench.report.markdown.write_text", refuse)
+    monkeypatch.setattr("cl_bench.report.written.write_text", refuse)
     code, out, err = bench.run("report")
     assert code == 0 and "# tiny" in out and "report.md was not written" in err

@@ -30,9 +30,11 @@ def test_a_row_with_examples_is_scored_once_and_stands_in_every_table(bench: Ben
     bench.write_config(**MINI | {"methods": MINI["methods"][:2]})
     out = bench.must("run", "tiny.yaml")
     must_render(out)
-    for label in ("ori (base model)", "ori 1-shot (2 seeds)", "ori 3-shot (2 seeds)"):
-        assert f"| {label} " in out
-    section = out.split("## Examples in the prompt")[1].split("\n## ")[0]
+    full = bench.report()
+    must_render(full)
+    for label in ("ori (base)", "ori 1-shot", "ori 3-shot"):
+        assert f"|{label} " in out.replace("| ", "|") and f"| {label} " in full
+    section = full.split("## Examples in the prompt")[1].split("\n## ")[0]
     folders = {f"ori-{n}-shot/seed-{seed}": (n, seed) for n in (1, 3) for seed in (1, 2)}
     base = bench.results / "base"
     for name, (asked, seed) in folders.items():
@@ -148,7 +150,8 @@ def test_prompts_that_do_not_fit_have_fewer_examples_and_the_report_counts_them(
 ) -> None:
     row = {"name": "ori", "shots": 3, "max_prompt_tokens": 420}
     bench.write_config(**MINI | {"seeds": [1], "methods": [row]})
-    out = bench.must("run", "tiny.yaml")
+    bench.must("run", "tiny.yaml")
+    out = bench.report()
     shots = scores_of(bench.results / "ori-3-shot" / "seed-1")["trace"]["mini_fomc"]["shots"]
     assert shots["mean"] < 3 and shots["documents_with_fewer"] > 0
     assert f" {shots['documents_with_fewer']} of 6 | " in out

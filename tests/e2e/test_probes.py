@@ -28,7 +28,8 @@ def records_of(folder: Path, task: str) -> list[dict[str, Any]]:
 
 
 def test_every_scoring_is_probed_and_reported(bench: Bench) -> None:
-    out = bench.trained()
+    bench.trained()
+    out = bench.report()
     base, last = bench.results / "base", bench.results / LAST
     for folder in (base, last):
         probes = scores_of(folder)["probes"]
@@ -51,12 +52,13 @@ def test_every_scoring_is_probed_and_reported(bench: Bench) -> None:
     rows, compared = section.split("After the last stage")
     assert rows.count("\n| sft ") == rows.count("\n| fggm ") == 2
     assert "| base " in rows and f"{moved['mean']:.4f} ± {moved['stderr']:.4f}" in rows
-    for probe in ("KL to base", "General NLL", "TRACE NLL"):
+    for probe in ("KL to base", "General NLL", "stage NLL"):
         assert f"| {probe} " in compared
 
 
 def test_the_new_tasks_own_text_stands_beside_the_loss_of_general(bench: Bench) -> None:
-    out = bench.trained()
+    bench.trained()
+    out = bench.report()
     base, last = bench.results / "base", bench.results / LAST
     numbers = scores_of(last)["probes"]["trace"]["trace_numglue_ds"]
     records = records_of(last, "trace_numglue_ds")
@@ -80,7 +82,8 @@ def test_the_new_tasks_own_text_stands_beside_the_loss_of_general(bench: Bench) 
 
 
 def test_its_text_can_be_left_out_and_older_runs_without_it_go_on(bench: Bench) -> None:
-    out = bench.must("run", "tiny.yaml", *SFT, "-o", "eval.probes.kl_task_texts=0")
+    bench.must("run", "tiny.yaml", *SFT, "-o", "eval.probes.kl_task_texts=0")
+    out = bench.report()
     assert "kl" not in scores_of(bench.results / LAST)["probes"]["trace"]["trace_fomc"]
     assert "## KL on the new task" not in out
     code, _, err = bench.run("run", "tiny.yaml", *SFT)
@@ -116,8 +119,8 @@ def test_the_base_model_is_kept_once_and_serves_a_run_that_goes_on(bench: Bench)
 
 
 def test_probes_can_be_switched_off(bench: Bench) -> None:
-    out = bench.must("run", "tiny.yaml", *SFT, "-o", "eval.probes=false")
-    assert "## Probes" not in out
+    bench.must("run", "tiny.yaml", *SFT, "-o", "eval.probes=false")
+    assert "## Probes" not in bench.report()
     assert scores_of(bench.results / LAST)["probes"] == {}
     assert not list(bench.results.rglob("*.probes.jsonl"))
     assert not (bench.results / "base" / "kl").exists()

@@ -137,7 +137,7 @@ def test_two_processes_train_like_one(bench: Bench, apart: bool) -> None:
     resumed = torchrun(bench, "-o", "name=two")
     assert resumed.returncode == 0, resumed.stderr
     assert len(re.findall(r": training$", resumed.stderr, re.M)) == 1, "the rest is not repeated"
-    assert resumed.stdout.count("| ori (base model)") == 1, "one process reports"
+    assert resumed.stdout.count("# two\n") == 1, "one process reports"
 
     for method in methods:
         compare(bench, method)

@@ -34,7 +34,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def _whole(folder: Path) -> dict[str, str]:
     """All that training and scoring write."""
-    made = ("report.md", "summary.json")
+    made = ("report.md", "report-full.md", "summary.json")
     return {name: one for name, one in fingerprints(folder).items() if not name.endswith(made)}
 
 
@@ -118,7 +118,7 @@ def test_a_second_training_that_ends_elsewhere_is_said_recorded_and_reported(
     assert json.loads((first / "retrained.json").read_text())["checkpoint"]
     for name in ("scores.json", "train.jsonl", "predictions/trace_fomc.jsonl"):
         assert fingerprints(first)[name] == kept[name]
-    text = bench.must("report")
+    text = bench.report()
     assert "sft, seed 1, stage 1: trained again" in text
     bench.must("run", "tiny.yaml")
     bench.must("eval", "--stage", "1", "--limit", "2")

@@ -38,5 +38,4 @@ def test_the_report_names_it(bench: Bench) -> None:
     data = json.loads(file.read_text())
     data["config"]["model"] |= {"path": "owner/name", "revision": "v1"}
     write_experiment(bench.results, data)
-    bench.must("report", "results/tiny")
-    assert "Model `owner/name@v1`, 1 stage, " in (bench.results / "report.md").read_text()
+    assert "Model `owner/name@v1`, 1 stage, " in bench.must("report", "results/tiny")

@@ -117,7 +117,7 @@ def _check_scores(place: Path) -> None:
 
 
 def _check_report(glue: Bench, last: Path) -> None:
-    report = glue.must("report", "tiny")
+    report = glue.report()
     assert "- mcc, matthews_corrcoef of all documents together, -100 to 100" in report
     assert "- acc, mean over documents: mrpc2" in report
     assert "- bleu / 100, bleu of all documents together: wording" in report
@@ -203,7 +203,7 @@ def test_what_is_no_score_ends_before_anything_is_paid_for(bench: Bench) -> None
     assert mrpc["score"] == pytest.approx(mrpc["metrics"]["nearness"] / 100)
     assert mrpc["metrics"]["steps"] == 2.5
     assert words["metric"] == "fluent" and words["metrics"]["word_perplexity"] > 1
-    assert "nearness / 100, mean over documents" in bench.must("report", "tiny")
+    assert "nearness / 100, mean over documents" in bench.report()
 
 
 def test_a_value_that_only_a_model_gives_ends_at_the_first_scored_task(bench: Bench) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from cl_bench.config.file import load_config
 from cl_bench.experiment.resolve import resolve_file
+from cl_bench.report.as_markdown import markdown
 from cl_bench.report.expected import expected_section
 from tests.helpers.configs import faults_of, write
 from tests.helpers.rendered import must_render
@@ -37,7 +38,8 @@ def test_every_config_of_a_paper_says_what_is_published(config: str) -> None:
 
 
 def test_a_section_names_source_and_kind_with_every_number() -> None:
-    lines = list(expected_section([ONE, {"kind": "measured here", "source": "b", "note": "c"}]))
+    other = {"kind": "measured here", "source": "b", "note": "c"}
+    lines = markdown(list(expected_section([ONE, other])), None, screen=False)
     (rows,) = must_render("\n".join(lines))
     assert "**published**: Some 2020." in lines and "Of another model." in lines
     assert "**measured here**: b." in lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cl_bench.report.as_markdown import markdown
 from cl_bench.report.general import general_tables, made_with
 
 
@@ -16,7 +17,7 @@ def measured(**changes):
 
 
 def rows(base):
-    lines = general_tables({"general": base}, [])
+    lines = markdown(list(general_tables({"general": base}, [])), None, screen=False)
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "|" in line]
 
 
@@ -29,7 +30,7 @@ def test_weighted_and_strict_stand_beside_the_scores():
     }
     found = rows(base)
     assert found[0] == ["method", "mmlu", "mmlu, weighted by documents", "gsm8k", "gsm8k, strict"]
-    assert found[2] == ["ori (base model)", "25.0 ± 1.0", "26.0", "20.0 ± 1.0", "10.0"]
+    assert found[2] == ["ori (base)", "25.0 ± 1.0", "26.0", "20.0 ± 1.0", "10.0"]
     assert found[5] == [
         *("mmlu", "lm-eval", "lm-evaluation-harness 0.4.13", "mmlu_*", "1.0", "test", "5"),
         *("acc", "100"),

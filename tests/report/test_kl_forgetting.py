@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cl_bench.report.as_markdown import markdown
 from cl_bench.report.kl_forgetting import FEWEST_DRAWN, kl_points, kl_section
 from cl_bench.store.seals import write_sealed
 from tests.helpers.rendered import tables_of
@@ -65,7 +66,7 @@ def test_a_stage_is_a_point_of_its_own_tasks_divergence_and_the_loss_of_general(
     assert [p.reverse_kl for p in points] == pytest.approx([0.4, 1.2, 0.4])
     assert [p.general_loss for p in points] == pytest.approx([0.1, 0.3, -0.1])
     assert lacking == 2
-    text = "\n".join(kl_section(points, lacking, tmp_path))
+    text = "\n".join(markdown(list(kl_section(points, lacking, tmp_path)), None, screen=False))
     assert "over 3 points: 0.87 (reverse: 0.87)" in text and "2 scored stages lack" in text
     (rows,) = tables_of(text)
     assert [row[-1].strip() for row in rows[1:]] == ["+10.0 ± 14.1", "+30.0 ± 14.1", "-10.0 ± 14.1"]
@@ -83,7 +84,7 @@ def test_more_points_are_drawn_and_the_same_points_give_the_same_bytes(tmp_path:
     points, lacking = kl_points(BASE, [result("sft", *stages)])
     drawn = []
     for _ in range(2):
-        text = "\n".join(kl_section(points, lacking, tmp_path))
+        text = "\n".join(markdown(list(kl_section(points, lacking, tmp_path)), None, screen=False))
         assert "](kl-general.png)" in text and "over 5 points: 1.00" in text
         drawn.append([(tmp_path / f"kl-general.{end}").read_bytes() for end in ("png", "svg")])
     assert drawn[0] == drawn[1]
@@ -99,6 +100,6 @@ def test_a_folder_that_cannot_be_written_costs_the_figure_alone(
 ) -> None:
     points, _ = kl_points(BASE, [result("sft", stage(tmp_path / "sft", 1, 0.5, {"a": 0.2}, "a"))])
     (tmp_path / "file").touch()
-    text = "\n".join(kl_section(points, 0, tmp_path / "file"))
+    text = "\n".join(markdown(list(kl_section(points, 0, tmp_path / "file")), None, screen=False))
     assert "over 1 point: not defined" in text
     assert "were not written" in capsys.readouterr().err

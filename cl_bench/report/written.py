@@ -1,0 +1,130 @@
+"""A report as text in one of the formats, and written beside the results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cl_bench.errors import RunError, UserError, nearest
+from cl_bench.report.as_data import as_csv, as_json
+from cl_bench.report.as_latex import as_latex
+from cl_bench.report.as_markdown import WIDTH, markdown
+from cl_bench.report.document import Block, Table
+from cl_bench.report.overview import (
+    Overview,
+    all_blocks,
+    default_place,
+    read_overview,
+    screen_blocks,
+    tables_of,
+)
+from cl_bench.results.groups import Chosen
+from cl_bench.store.file_errors import what_failed
+from cl_bench.store.folders import write_text
+from cl_bench.store.once import each_file_once
+from cl_bench.terminal import columns, say
+
+Format = Literal["md", "latex", "csv", "json"]
+SUFFIXES: dict[Format, str] = {"md": "md", "latex": "tex", "csv": "csv", "json": "json"}
+ON_FIRST = ("main", "lost")
+"""Tables that a first screen has."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to print."""
+
+    format: Format = "md"
+    table: str | None = None
+    full: bool = False
+    baseline: str | None = None
+
+
+@dataclass(frozen=True)
+class Written:
+    """A report's text, where it is, and which files could not be read."""
+
+    text: str
+    file: Path
+    faults: Sequence[str]
+
+
+def write_report(
+    chosen: Sequence[Chosen], results: Path, wanted: Wanted | None = None, width: int | None = None
+) -> Written:
+    """Make a report and write it beside the results; where that fails it is still returned.
+
+    `width`: of the terminal that the text is returned for; None as the file has it. Raises
+    RunError where no experiment can be read, UserError for a table that there is not.
+    """
+    wanted = wanted or Wanted()
+    with each_file_once():
+        whole = wanted.full or wanted.table not in (None, *ON_FIRST)
+        overview = read_overview(chosen, wanted.baseline, whole)
+        if not overview.groups:
+            raise RunError("\n  ".join(overview.faults))
+        folder, stem = default_place(overview, results)
+        parts = [
+            stem,
+            *(["full"] if wanted.full else []),
+            *([wanted.table] if wanted.table else []),
+        ]
+        file = folder / f"{'-'.join(parts).replace(' ', '-')}.{SUFFIXES[wanted.format]}"
+        kept, shown = _texts(overview, wanted, whole, file, width)
+    try:
+        write_text(file, kept)
+        say(f"cl-bench: written: {file}")
+    except OSError as error:
+        say(f"cl-bench: warning: {file.name} was not written ({what_failed(error)})")
+    return Written(shown, file, overview.faults)
+
+
+def print_report(
+    chosen: Sequence[Chosen], results: Path, wanted: Wanted | None = None
+) -> Sequence[str]:
+    """Write and print one, as wide as the terminal; returns which files could not be read."""
+    made = write_report(chosen, results, wanted, columns())
+    print(made.text, end="")
+    return made.faults
+
+
+def _texts(
+    overview: Overview, wanted: Wanted, whole: bool, file: Path, width: int | None
+) -> tuple[str, str]:
+    """For the file and for the screen."""
+    if wanted.format == "md" and wanted.table is None and not wanted.full:
+        blocks = screen_blocks(overview, f"{file.stem}-full.md")
+        return _text(markdown(blocks)), _text(markdown(blocks, width or WIDTH))
+    if wanted.format == "json":
+        tables = _tables(overview, wanted, whole=wanted.full or wanted.table is not None)
+        text = as_json(tables, overview)
+    elif wanted.format == "csv":
+        text = as_csv(_tables(overview, wanted, whole, only="main"))
+    elif wanted.format == "latex":
+        text = as_latex(_tables(overview, wanted, whole))
+    else:
+        blocks = _tables(overview, wanted, whole) if wanted.table else all_blocks(overview)
+        kept, shown = (_text(markdown(blocks, each, screen=False)) for each in (None, width))
+        return kept, shown
+    return text, text
+
+
+def _tables(
+    overview: Overview, wanted: Wanted, whole: bool, only: str | None = None
+) -> list[Block]:
+    """Those that are wanted; where none is named all, or `only`."""
+    tables: list[Table] = tables_of(overview, whole)
+    name = wanted.table or (None if wanted.full else only)
+    if name is None:
+        return list(tables)
+    found: list[Block] = [table for table in tables if table.name == name]
+    if not found:
+        names = [table.name for table in tables_of(overview, full=True)]
+        raise UserError(f"--table {name}: no such table in this report{nearest(name, names)}")
+    return found
+
+
+def _text(lines: Sequence[str]) -> str:
+    return "\n".join(lines) + "\n"
