@@ -97,7 +97,8 @@ def about_lines(
     benchmarks = entries(base)
     words = [f"{name} ({entry['n']})" for name, entry in benchmarks.items()]
     if words:
-        words[0] = words[0].replace(")", " documents)")
+        first = next(iter(benchmarks.values()))["n"]
+        words[0] = words[0][:-1] + (" document)" if first == 1 else " documents)")
         made = f"mean of {', '.join(words)}, {made_with(benchmarks)}"
     else:
         made = "not measured (eval.general.after: never)"

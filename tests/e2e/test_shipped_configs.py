@@ -53,7 +53,7 @@ def test_glue(bench: Bench) -> None:
     scores = json.loads((bench.root / "results/small/base/scores.json").read_text())
     assert scores["trace"].keys() == {f"glue_{task}" for task in ("sst2", "mrpc", "cola", "mnli")}
     assert scores["trace"]["glue_cola"]["aggregation"] == "matthews_corrcoef"
-    report = (bench.root / "results/small/report.md").read_text()
+    report = bench.must("report", "small", "--full")
     assert "studies of forgetting on these four tasks of GLUE" in report
 
 
@@ -67,5 +67,5 @@ def test_code(bench: Bench) -> None:
     code, _, err = bench.run("run", "small.yaml", *changes)
     assert code == 2 and "--allow-code-execution" in err
     bench.must("run", "small.yaml", *changes, "--method", "sft", "--allow-code-execution")
-    report = (bench.root / "results/small/report.md").read_text()
-    assert "humaneval (1)" in report and "Figure 2, Qwen2-0.5B" in report
+    report = bench.must("report", "small", "--full")
+    assert "humaneval (1 document)" in report and "Figure 2, Qwen2-0.5B" in report
