@@ -70,7 +70,7 @@ def test_the_report_says_what_was_recorded_not_what_is_installed(bench):
         "6",
     ] in lines
     assert ["method", "piqa"] in lines
-    assert {"ori (base model)", "sft"} <= {line[0] for line in lines if len(line) == 2}
+    assert {"ori (base)", "sft"} <= {line[0] for line in lines if len(line) == 2}
 
 
 @pytest.mark.parametrize(
