@@ -3,72 +3,158 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from cl_bench.report.diff_documents import WIDTH, document_json, document_lines
 from cl_bench.report.tables import Column, code, percentages, table
-from cl_bench.results.compare import Pair, TaskDiff
+from cl_bench.results.compare import TaskDiff
 from cl_bench.results.places import Place
+from cl_bench.results.shown_documents import Shown
 from cl_bench.scores.uncertainty import Comparison
 
-WIDTH = 100
-"""Characters of an answer or target that are shown."""
+SCORES = ("n", "A", "B", "B - A", "95 % interval", "p")
+DOCUMENTS = ("forgotten", "learned", "each by chance", "other", "log-lik.")
 
 
-def diff_lines(first: Place, second: Place, diffs: Sequence[TaskDiff], show: int) -> Iterator[str]:
-    """Markdown: a line for each task, then each group's members, then `show` documents of each."""
-    yield f"A: {code(str(first.path))}"
-    yield f"B: {code(str(second.path))}"
+@dataclass(frozen=True)
+class Diff:
+    """Two places, what differs, and the documents that are shown."""
+
+    first: Place
+    second: Place
+    tasks: Sequence[TaskDiff]
+    general: TaskDiff | None = None
+    """All benchmarks of General together."""
+    shown: Shown = field(default_factory=Shown)
+
+    @property
+    def rows(self) -> list[TaskDiff]:
+        """The tasks, and General below them."""
+        return [*self.tasks, *([] if self.general is None else [self.general])]
+
+
+def diff_lines(diff: Diff) -> Iterator[str]:
+    """Markdown: tables with a line for each task, a single group's members, and the documents."""
+    yield f"A: {code(str(diff.first.path))}"
+    yield f"B: {code(str(diff.second.path))}"
     yield ""
-    yield from _table(diffs)
+    yield from _tables(diff.rows)
     yield ""
+    for line in explained(diff):
+        yield from textwrap.wrap(line, WIDTH, break_long_words=False, break_on_hyphens=False)
+        yield ""
+    if len(diff.tasks) == 1 and diff.tasks[0].members:
+        (only,) = diff.tasks
+        beginning = _beginning(list(only.members))
+        yield f"## {only.task}: members" + (f" ({beginning}...)" if beginning else "")
+        yield ""
+        yield from _tables(list(only.members.values()), len(beginning))
+        yield ""
+    for changed in diff.shown.changed:
+        yield f"## {changed.task}: {changed.word} ({len(changed.pairs)} of {changed.total})"
+        yield ""
+        for pair in changed.pairs:
+            yield from document_lines(pair, diff.shown)
+            yield ""
+    for leaf, reason in diff.shown.not_there.items():
+        text = f"{leaf}: its questions cannot be shown: {reason}."
+        yield from textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+        yield ""
+    if not diff.shown.changed and any(each.forgotten or each.learned for each in diff.tasks):
+        yield "`--show 5` prints so many of each with question, gold and both answers;"
+        yield "`--html FILE` writes all of them."
+
+
+def explained(diff: Diff) -> Iterator[str]:
+    """What the columns mean, and what a row has that others do not."""
     yield (
         "forgotten: right in A, wrong in B; learned: the other way round (*: scores that may lie "
-        "between; fell, rose). B - A over the same documents with its 95 % interval; p: of the "
-        "same t test, below 0.05 where the interval excludes 0. "
-        "other: answered otherwise. log-lik.: largest difference in nats."
+        "between; fell, rose). other: answered otherwise. log-lik.: largest difference in nats."
     )
-    if of_all := [diff.task for diff in diffs if diff.of_all]:
+    yield (
+        "B - A: over the same documents, with its 95 % interval. p: McNemar's test where documents "
+        "are right or wrong, and the interval is that of the same test; Student's t where scores "
+        "may lie between. The interval excludes 0 exactly where p < 0.05."
+    )
+    if any(row.by_chance is not None for row in diff.rows):
+        yield (
+            "each by chance: of tasks with choices, so many documents would be forgotten, and as "
+            "many learned, by two models that guess what neither knows; an upper bound, as B "
+            "guesses much like A."
+        )
+    if diff.general is not None:
+        yield (
+            f"{diff.general.task}: the unweighted mean of its {len(diff.general.members)} "
+            "benchmarks above; its interval and test are of all their documents together, each "
+            "benchmark a stratum."
+        )
+    if of_all := [each.task for each in diff.tasks if each.of_all]:
         yield (
             f"{', '.join(of_all)}: a number of all documents together; its interval is from the "
             "same resampled documents on both sides. forgotten and learned count single answers."
         )
-    for diff in diffs:
-        for side, reason in diff.not_measured.items():
+    for each in diff.rows:
+        for side, reason in each.not_measured.items():
+            yield f"{each.task}: not measured in {side}: {reason}."
+
+
+def diff_json(diff: Diff) -> str:
+    """The same as one JSON object, with the ids of all documents that changed."""
+    tasks = {each.task: each.to_json() for each in diff.tasks}
+    found: dict[str, Any] = {"a": str(diff.first.path), "b": str(diff.second.path), "tasks": tasks}
+    if diff.general is not None:
+        found["general"] = diff.general.summary()
+    if diff.shown.changed:
+        found["documents"] = [
+            document_json(changed, pair, diff.shown)
+            for changed in diff.shown.changed
+            for pair in changed.pairs
+        ]
+        found["questions_not_there"] = dict(diff.shown.not_there)
+    return json.dumps(found, indent=1)
+
+
+def _beginning(names: Sequence[str]) -> str:
+    """What all names begin with, up to an underscore."""
+    first, last = min(names), max(names)
+    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
+    return first[: first.rfind("_", 0, same) + 1]
+
+
+def _tables(diffs: Sequence[TaskDiff], left_out: int = 0) -> Iterator[str]:
+    """Two, so that neither is wider than 100 columns; without so many characters of each name."""
+    for titles, cells in ((SCORES, scores_row), (DOCUMENTS, documents_row)):
+        columns = [Column("task", "left"), *map(Column, titles)]
+        yield from table(columns, [[task_cell(diff)[left_out:], *cells(diff)] for diff in diffs])
+        if titles is SCORES:
             yield ""
-            yield f"{diff.task}: not measured in {side}: {reason}."
-    for diff in diffs:
-        if diff.members and len(diffs) == 1:
-            yield ""
-            yield f"## {diff.task}: members"
-            yield ""
-            yield from _table(list(diff.members.values()))
-        if show:
-            yield from _documents(diff, show)
 
 
-def diff_json(first: Place, second: Place, diffs: Sequence[TaskDiff]) -> str:
-    """The same as one JSON object, with all documents that changed."""
-    tasks = {diff.task: diff.to_json() for diff in diffs}
-    return json.dumps({"a": str(first.path), "b": str(second.path), "tasks": tasks}, indent=1)
+def task_cell(diff: TaskDiff) -> str:
+    """Its name, with a star where scores of documents may lie between right and wrong."""
+    return diff.task + ("*" if diff.graded else "")
 
 
-def _table(diffs: Sequence[TaskDiff]) -> Iterator[str]:
-    titles = ["n", "A", "B", "forgotten", "learned", "B - A", "95 % interval", "p"]
-    columns = [Column("task", "left"), *map(Column, [*titles, "other", "log-lik."])]
-    yield from table(columns, [_row(diff) for diff in diffs])
-
-
-def _row(diff: TaskDiff) -> list[str]:
-    gap = diff.loglikelihood_gap
+def scores_row(diff: TaskDiff) -> list[str]:
+    """The cells of `SCORES`."""
     return [
-        diff.task + ("*" if diff.graded else ""),
         str(len(diff.pairs)),
         percentages([{"value": diff.before}]),
         percentages([{"value": diff.after}]),
+        *_difference(diff.comparison),
+    ]
+
+
+def documents_row(diff: TaskDiff) -> list[str]:
+    """The cells of `DOCUMENTS`."""
+    gap = diff.loglikelihood_gap
+    return [
         str(len(diff.forgotten)),
         str(len(diff.learned)),
-        *_difference(diff.comparison),
+        "-" if diff.by_chance is None else f"{diff.by_chance:.1f}",
         "-" if diff.other_answers is None else str(diff.other_answers),
         "-" if gap is None else f"{gap:.2g}",
     ]
@@ -81,40 +167,12 @@ def _difference(compared: Comparison | None) -> list[str]:
     interval = "-"
     if compared.low is not None and compared.high is not None:
         interval = f"{100 * compared.low:+.2f} to {100 * compared.high:+.2f}"
-    p_value = "-" if compared.p_value is None else f"{compared.p_value:.2g}"
-    return [f"{100 * compared.difference:+.2f}", interval, p_value]
+    return [f"{100 * compared.difference:+.2f}", interval, _p_value(compared.p_value)]
 
 
-def _documents(diff: TaskDiff, show: int) -> Iterator[str]:
-    fell, rose = ("fell", "rose") if diff.graded else ("forgotten", "learned")
-    for what, pairs in ((fell, diff.forgotten), (rose, diff.learned)):
-        if pairs:
-            most = sorted(pairs, key=lambda pair: -abs(pair.change))[:show]
-            yield ""
-            yield f"## {diff.task}: {what} ({len(most)} of {len(pairs)})"
-            for pair in most:
-                yield ""
-                yield from _document(pair)
-
-
-def _document(pair: Pair) -> Iterator[str]:
-    leaf, document = pair.key
-    yield f"{leaf} {document}: target {_short(pair.before['target'])}"
-    for name, record in (("A", pair.before), ("B", pair.after)):
-        score = "-" if record["score"] is None else f"{100 * record['score']:.0f}"
-        yield f"  {name} ({score}): {_answer(record)}"
-
-
-def _answer(record: dict[str, Any]) -> str:
-    if "prediction" in record:
-        return _short(record["prediction"])
-    values = record["loglikelihoods"]
-    likelihoods = ", ".join("-" if value is None else f"{value:.2f}" for value in values)
-    picked = f"choice {record['choice']}, " if "choice" in record else ""
-    return f"{picked}log-likelihoods {likelihoods}"
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text = " ".join(text.split())
-    return text if len(text) <= WIDTH else text[: WIDTH - 3] + "..."
+def _p_value(p: float | None) -> str:
+    """Never rounded across 0.05."""
+    if p is None:
+        return "-"
+    text = f"{p:.2g}"
+    return text if (float(text) < 0.05) == (p < 0.05) else f"{p:.5f}"

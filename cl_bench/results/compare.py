@@ -9,15 +9,12 @@ from typing import Any
 from cl_bench.errors import UserError, nearest
 from cl_bench.metrics.score_kinds import lies_between
 from cl_bench.models.contents import names
+from cl_bench.results.guessing import choices_of, expected_flips
 from cl_bench.results.paired import is_unmeasured, of_all_documents, paired_values
 from cl_bench.results.places import Place, Records
 from cl_bench.results.same_documents import made_of
-from cl_bench.scores.uncertainty import (
-    Comparison,
-    Documents,
-    compare_paired,
-    mean,
-)
+from cl_bench.scores.paired_changes import Graded, RightOrWrong, Stratum, compare_changes
+from cl_bench.scores.uncertainty import Comparison, mean
 
 HOW_SCORED = ("metric_list", "process_results", "filter_list", "output_type", "class")
 """Keys of a task's definition that make scores of other kinds of equal answers."""
@@ -32,12 +29,19 @@ class Pair:
     key: Key
     before: dict[str, Any]
     after: dict[str, Any]
+    choices: int | None = None
+    """How many answers it can have; None where any text can be one, 1 where it was no guess."""
 
     @property
     def change(self) -> float:
         """Score of B minus that of A, -1 to 1; 0 where single documents have none."""
         ours, theirs = self.before["score"], self.after["score"]
         return 0.0 if ours is None or theirs is None else float(theirs - ours)
+
+    @property
+    def wrong_twice(self) -> bool:
+        """Whether neither side has it right."""
+        return bool(self.before["score"] == 0 == self.after["score"])
 
     @property
     def same_answer(self) -> bool | None:
@@ -75,6 +79,23 @@ class TaskDiff:
     """Why A or B has no score, by `A` and `B`."""
     graded: bool = False
     """Whether scores of documents may lie between right and wrong."""
+    strata: Mapping[str, Stratum] = field(default_factory=dict)
+    """What `comparison` is made of, by member; each weighs the same."""
+
+    @property
+    def by_chance(self) -> float | None:
+        """How many forgotten, and as many learned, documents guessing alone would give.
+
+        Of a group, of those members that have choices. None where answers can be any text, or
+        scores lie between.
+        """
+        if self.members:
+            found = [member.by_chance for member in self.members.values()]
+            known = [number for number in found if number is not None]
+            return sum(known) if known else None
+        if self.graded or any(pair.choices is None for pair in self.pairs):
+            return None
+        return expected_flips(pair.choices or 0 for pair in self.pairs if pair.wrong_twice)
 
     @property
     def forgotten(self) -> list[Pair]:
@@ -97,8 +118,8 @@ class TaskDiff:
         """The largest difference of a log-likelihood in nats; None where there are none."""
         return max((g for p in self.pairs if (g := p.loglikelihood_gap) is not None), default=None)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, with the documents that changed."""
+    def summary(self) -> dict[str, Any]:
+        """Plain values of all its documents together."""
         return {
             "n": len(self.pairs),
             "a": self.before,
@@ -107,10 +128,19 @@ class TaskDiff:
             "of_all_documents": self.of_all,
             "difference": None if self.comparison is None else self.comparison.to_json(),
             **({"not_measured": self.not_measured} if self.not_measured else {}),
-            "forgotten": [list(pair.key) for pair in self.forgotten],
-            "learned": [list(pair.key) for pair in self.learned],
+            "by_chance": self.by_chance,
+            "n_forgotten": len(self.forgotten),
+            "n_learned": len(self.learned),
             "other_answers": self.other_answers,
             "loglikelihood_gap": self.loglikelihood_gap,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The same, with the documents that changed and the members of a group."""
+        return {
+            **self.summary(),
+            "forgotten": [list(pair.key) for pair in self.forgotten],
+            "learned": [list(pair.key) for pair in self.learned],
             "members": {name: member.to_json() for name, member in self.members.items()},
         }
 
@@ -201,7 +231,8 @@ def _list(keys: Sequence[Key]) -> str:
 
 
 def _compare(task: str, a: Records, b: Records, places: tuple[Place, Place]) -> TaskDiff:
-    pairs = [Pair(key, a[key], b[key]) for key in a]
+    entries = {leaf: places[0].entry(leaf) for leaf, _ in a}
+    pairs = [Pair(k, a[k], b[k], choices_of(entries[k[0]], a[k], b[k])) for k in a]
     members: dict[str, list[Pair]] = {}
     for pair in pairs:
         members.setdefault(pair.key[0], []).append(pair)
@@ -230,21 +261,21 @@ def _diff(
     if any(map(of_all_documents, entries)):
         return _diff_of_all(task, members, pairs, entries, inner)
     before, after = (
-        {
-            name: [(pair.key, float(getattr(pair, side)["score"])) for pair in own]
-            for name, own in members.items()
-        }
+        mean([mean([getattr(pair, side)["score"] for pair in own]) for own in members.values()])
         for side in ("before", "after")
     )
-    return TaskDiff(
-        task,
-        _score(before),
-        _score(after),
-        compare_paired(after, before),
-        pairs,
-        inner or {},
-        graded=_graded(task, entries, pairs),
-    )
+    graded = _graded(task, entries, pairs)
+    strata = {name: _stratum(own, graded) for name, own in members.items()}
+    found = compare_changes(strata)
+    return TaskDiff(task, before, after, found, pairs, inner or {}, graded=graded, strata=strata)
+
+
+def _stratum(pairs: Sequence[Pair], graded: bool) -> Stratum:
+    scores = {side["score"] for pair in pairs for side in (pair.before, pair.after)}
+    if graded or scores - {0, 1}:
+        return Graded([pair.change for pair in pairs])
+    changes = [pair.change for pair in pairs]
+    return RightOrWrong(changes.count(-1), changes.count(1), len(pairs))
 
 
 def _graded(task: str, entries: Sequence[Mapping[str, Any]], pairs: Sequence[Pair]) -> bool:
@@ -265,17 +296,17 @@ def _diff_of_all(
 ) -> TaskDiff:
     """Of a metric of all documents together: paired over their resamples."""
     before, after = (
-        paired_values(
-            entry,
-            {leaf: [getattr(pair, side) for pair in own] for leaf, own in members.items()},
+        dict(
+            paired_values(
+                entry,
+                {leaf: [getattr(pair, side) for pair in own] for leaf, own in members.items()},
+            )
         )
         for entry, side in zip(entries, ("before", "after"), strict=True)
     )
-    compared = compare_paired({task: after}, {task: before})
-    compared = replace(compared, n={task: len(pairs)})
+    strata = {task: Graded([after[key] - before[key] for key in after if key in before])}
+    compared = replace(compare_changes(strata), n={task: len(pairs)})
     scores = [float(entry["score"]) for entry in entries]
-    return TaskDiff(task, scores[0], scores[1], compared, pairs, inner or {}, of_all=True)
-
-
-def _score(members: Documents) -> float:
-    return mean([mean([score for _, score in documents]) for documents in members.values()])
+    return TaskDiff(
+        task, scores[0], scores[1], compared, pairs, inner or {}, of_all=True, strata=strata
+    )

@@ -38,6 +38,16 @@ class Place:
         alone = written - {leaf for names in found.values() for leaf in names}
         return found | {leaf: [leaf] for leaf in sorted(alone)}
 
+    def benchmarks(self) -> list[str]:
+        """Those of General that `scores.json` has."""
+        found = read_scores(self.path)["general"] if there(self.path / "scores.json") else {}
+        return [name for name, entry in found.items() if isinstance(entry, Mapping)]
+
+    @property
+    def experiment(self) -> Path | None:
+        """The experiment's folder that it belongs to."""
+        return _owner(self.path)
+
     def without_scores(self) -> str | None:
         """Where only records of documents are left: what then cannot be known; else None."""
         if there(self.path / "scores.json"):

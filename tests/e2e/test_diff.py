@@ -6,9 +6,11 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import pytest
+from scipy.stats import t as student
 
 from tests.e2e.conftest import Bench
 from tests.helpers.rendered import must_render
@@ -73,17 +75,58 @@ def test_what_was_forgotten_and_learned(group: Bench) -> None:
 
 def test_tables_and_documents(group: Bench) -> None:
     out = group.must("diff", "base", "sft/stage-1", "--task", "mmlu", "--show", "1")
-    assert len(must_render(out)) == 2
-    assert "| mmlu |    6 | 62.5 | 50.0 |         2 |       1 | -12.50 |" in out
-    assert "## mmlu: members" in out and "| general_mmlu_b |    2 | 50.0 | 50.0 |" in out
-    assert "## mmlu: forgotten (1 of 2)\n\ngeneral_mmlu_a 0: target 1\n" in out
-    assert "  A (100): choice 1, log-likelihoods -1.00, -2.00" in out
-    assert "  B (0): choice 0, log-likelihoods -1.00, -2.50" in out
+    assert len(must_render(out)) == 4 and max(map(len, out.splitlines())) <= 100
+    assert "| mmlu |    6 | 62.5 | 50.0 | -12.50 |" in out
+    # Nobody has a document wrong twice but number 0 of b: of two choices, one flip each way.
+    assert "| mmlu |         2 |       1 |            1.0 |     3 |      0.5 |" in out
+    assert "## mmlu: members (general_mmlu_...)" in out and "| b    |    2 | 50.0 | 50.0 |" in out
+    assert "## mmlu: forgotten (1 of 2)\n\ngeneral_mmlu_a 0\n\n    gold      1\n" in out
+    assert "    A (100)   choice 1, log-likelihoods -1.00, -2.00" in out
+    assert "    B (0)     choice 0, log-likelihoods -1.00, -2.50" in out
+    assert "general_mmlu_a: its questions cannot be shown: the config of its experiment" in out
     out = group.must("diff", "base", "sft/stage-1", "--show", "3", "--task", "trace_20minuten")
     assert "## trace_20minuten: rose (1 of 1)" in out and "trace_20minuten* " in out
-    assert "  A (25): base x\n" in out
+    assert "    A (25)    base\n              x\n" in out  # a line end of Unicode's
     out = group.must("diff", "base", "sft/stage-1", "--task", "general_mmlu_b")
-    assert "members" not in out and "| general_mmlu_b |    2 |" in out
+    assert "members" not in out and "| general_mmlu_b |    2 |" in out and "--show 5" not in out
+
+
+def test_general_is_pooled_over_its_benchmarks(group: Bench) -> None:
+    """Members weigh alike within a benchmark, and benchmarks alike: three strata."""
+    home = group.root / "results" / "pooled"
+    before = {"general_x_a": [1] * 8 + [0, 0], "general_x_b": [1, 1, 0], "general_y": [0.5, 0, 1]}
+    after = {"general_x_a": [0] * 5 + [1] * 5, "general_x_b": [1, 1, 0], "general_y": [0.25, 1, 1]}
+    general = {
+        "x": {"members": {f"general_x_{m}": {"metric": "acc"} for m in "ab"}},
+        "general_y": {"metric": "f1"},
+    }
+    for name, scores in (("base", before), ("after", after)):
+        leaves = {
+            leaf: [record(i, float(s), prediction="") for i, s in enumerate(values)]
+            for leaf, values in scores.items()
+        }
+        place(home / name, leaves, general)
+    found = json.loads(group.must("diff", str(home / "base"), str(home / "after"), "--json"))
+    pooled, x, y = found["general"], found["tasks"]["x"], found["tasks"]["general_y"]
+    assert pooled["a"] == pytest.approx((x["a"] + y["a"]) / 2)
+    difference = pooled["difference"]["difference"]
+    assert difference == pytest.approx((-0.3 / 2 + 0.25) / 2)
+    assert (pooled["n"], pooled["n_forgotten"], pooled["n_learned"]) == (16, 6, 3)
+    # At a true difference of 0: 7 of 10 and none of 3 changed; of the graded one its own variance.
+    variance = (7 / 100 / 4 + variance_of_mean([-0.25, 1, 0])) / 4
+    t = abs(difference) / variance**0.5
+    df = variance**2 / ((variance_of_mean([-0.25, 1, 0]) / 4) ** 2 / 2)
+    assert pooled["difference"]["p_value"] == pytest.approx(2 * student.sf(t, int(df)))
+    out = group.must("diff", str(home / "base"), str(home / "after"))
+    assert "| General*   |   16 |" in out and "the unweighted mean of its 2 benchmarks" in out
+    found = json.loads(
+        group.must("diff", str(home / "base"), str(home / "after"), "--json", "--task", "x")
+    )
+    assert "general" not in found
+
+
+def variance_of_mean(values: list[float]) -> float:
+    return stdev(values) ** 2 / len(values)
 
 
 def test_places_are_found_in_short(group: Bench) -> None:

@@ -1,0 +1,195 @@
+"""Paired differences of two models, whose interval is the inversion of their test.
+
+Scores that are right or wrong are tested by McNemar's test, and their interval holds exactly those
+differences that the same score test does not reject (Tango 1998). Graded scores have Student's t.
+Several tasks are strata of one difference, the weighted mean of theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import fsum, inf, sqrt
+from typing import Protocol
+
+from cl_bench.scores.uncertainty import (
+    Comparison,
+    mean,
+    minimum_detectable_difference,
+    standard_error,
+    t_test,
+)
+
+LEVEL = 0.05
+"""Two-sided."""
+_HALVINGS = 55
+"""Of a range of differences; what is left is below the precision of a number near 1."""
+
+
+class Stratum(Protocol):
+    """The documents of one task in two scorings."""
+
+    @property
+    def n(self) -> int:
+        """How many there are, or resamples of them."""
+
+    @property
+    def difference(self) -> float:
+        """Mean of after minus before, -1 to 1."""
+
+    @property
+    def df(self) -> float:
+        """Degrees of freedom of the variance; infinite where it is not estimated apart."""
+
+    def variance(self, true: float) -> float | None:
+        """Of `difference`, were `true` the true one; None where it cannot be known."""
+
+
+@dataclass(frozen=True)
+class RightOrWrong:
+    """Documents that are right or wrong on each side."""
+
+    forgotten: int
+    learned: int
+    n: int
+
+    @property
+    def difference(self) -> float:
+        """(learned - forgotten) / n."""
+        return (self.learned - self.forgotten) / self.n
+
+    @property
+    def df(self) -> float:
+        """Infinite: the normal approximation of the score test."""
+        return inf
+
+    def variance(self, true: float) -> float:
+        """With the most likely rates of forgotten and learned whose difference is `true`.
+
+        (2 q + true (1 - true)) / n, where q, the rate of forgotten documents, is the larger root of
+        2n q^2 + ((2n - learned + forgotten) true - learned - forgotten) q
+        - forgotten true (1 - true) = 0 (Tango 1998, equation 6). At 0 it is (forgotten + learned) /
+        n^2, so that the test is McNemar's without correction.
+        """
+        a, product = 2 * self.n, true * (1 - true)
+        b = (a - self.learned + self.forgotten) * true - self.learned - self.forgotten
+        root = sqrt(max(0.0, b * b + 4 * a * self.forgotten * product))
+        rate = (root - b) / (2 * a)
+        return max(0.0, 2 * rate + product) / self.n
+
+
+@dataclass(frozen=True)
+class Graded:
+    """Documents with any scores, by their differences (after minus before)."""
+
+    values: Sequence[float]
+
+    @property
+    def n(self) -> int:
+        """How many there are."""
+        return len(self.values)
+
+    @cached_property
+    def difference(self) -> float:
+        """Their mean."""
+        return mean(self.values)
+
+    @property
+    def df(self) -> float:
+        """n - 1."""
+        return len(self.values) - 1
+
+    @cached_property
+    def _stderr(self) -> float | None:
+        return standard_error(self.values)
+
+    def variance(self, true: float) -> float | None:
+        """The sample's, whatever the true difference is."""
+        return None if self._stderr is None else self._stderr**2
+
+
+def compare_changes(
+    strata: Mapping[str, Stratum], weights: Mapping[str, float] | None = None
+) -> Comparison:
+    """The weighted mean of the strata's differences; by default their unweighted mean.
+
+    A difference x is rejected where (difference - x)^2 / sum of w^2 variance(x) is beyond the 5 %
+    quantile, with x as the difference of every stratum in its variance (as Miettinen and Nurminen
+    1985 have it for unpaired rates): of the normal distribution for right or wrong scores, of
+    Student's t with Welch and Satterthwaite's degrees of freedom where graded ones take part. `p`
+    is that of x = 0 and the interval holds what is not rejected, so that it excludes 0 exactly
+    where p < 0.05. Weights sum to 1. Raises ValueError without strata.
+    """
+    if not strata:
+        raise ValueError("there is nothing to compare")
+    shares = weights or dict.fromkeys(strata, 1 / len(strata))
+    parts = [(shares[name], stratum) for name, stratum in strata.items()]
+    difference = fsum(weight * stratum.difference for weight, stratum in parts)
+    sizes = {name: stratum.n for name, stratum in strata.items()}
+    found = _spread(parts, difference)
+    if found is None:
+        return Comparison(difference, None, None, None, sizes, 0, 1, None)
+    p_value = _p(parts, difference, 0.0)
+    return Comparison(
+        difference,
+        found[0],
+        _bound(parts, difference, -1.0),
+        _bound(parts, difference, 1.0),
+        sizes,
+        0,
+        1,
+        # Nothing is known of how small a difference shows where no document changed.
+        _detectable(parts) or None,
+        p_value,
+    )
+
+
+def _spread(parts: Sequence[tuple[float, Stratum]], true: float) -> tuple[float, float] | None:
+    """Standard error of the difference, were `true` the true one, and its degrees of freedom."""
+    variances: list[float] = []
+    shares: list[float] = []
+    for weight, stratum in parts:
+        variance = stratum.variance(true)
+        if variance is None:
+            return None
+        variances.append(weight**2 * variance)
+        shares.append(variances[-1] ** 2 / stratum.df)
+    total, spread = fsum(variances), fsum(shares)
+    # The smallest addition, so that a whole number of degrees is not rounded down.
+    return sqrt(total), total**2 / spread + 1e-9 if spread else inf
+
+
+def _p(parts: Sequence[tuple[float, Stratum]], difference: float, true: float) -> float:
+    found = _spread(parts, true)
+    assert found is not None  # it depends on `true` in no stratum whether there is one
+    return t_test(difference - true, *found)
+
+
+def _bound(parts: Sequence[tuple[float, Stratum]], difference: float, end: float) -> float:
+    """The last difference from the observed one towards `end` (-1 or 1) that is not rejected."""
+    kept, beyond = difference, end * max(1.0, abs(difference))
+    while _p(parts, difference, beyond) >= LEVEL:
+        if all(isinstance(stratum, RightOrWrong) for _, stratum in parts):
+            return end
+        beyond *= 2  # a graded score's interval may reach beyond what scores can differ by
+    if kept < 0 < beyond or beyond < 0 < kept:
+        # 0 is asked first, so that the interval cannot differ from p on it.
+        if _p(parts, difference, 0.0) < LEVEL:
+            beyond = 0.0
+        else:
+            kept = 0.0
+    for _ in range(_HALVINGS):
+        middle = (kept + beyond) / 2
+        if _p(parts, difference, middle) < LEVEL:
+            beyond = middle
+        else:
+            kept = middle
+    return kept
+
+
+def _detectable(parts: Sequence[tuple[float, Stratum]]) -> float:
+    """The smallest true difference that the test finds 80 % of the time, from its error at 0."""
+    found = _spread(parts, 0.0)
+    assert found is not None
+    return minimum_detectable_difference(found[0], 0.0)
