@@ -26,6 +26,7 @@ from cl_bench.report.expected import expected_section
 from cl_bench.report.general import entries, general_tables, made_with
 from cl_bench.report.in_context import in_context_section
 from cl_bench.report.probes import probes_section
+from cl_bench.report.relative import relative_section
 from cl_bench.report.requests import notes_section, requests_section
 from cl_bench.report.states import states_section
 from cl_bench.report.tables import code, interval
@@ -33,7 +34,7 @@ from cl_bench.report.task_metrics import metrics_section
 from cl_bench.results.groups import Opened
 from cl_bench.results.methods import MethodResult, compare_last, lacking
 from cl_bench.results.same_documents import left_out_line, mixed_prompts, other_data
-from cl_bench.results.summary import cells, documents
+from cl_bench.results.summary import base_summary, cells, documents
 from cl_bench.scores.general import leaves
 from cl_bench.scores.matrix import Cell as Score
 from cl_bench.store.seals import read_scores
@@ -58,6 +59,8 @@ def full_blocks(opened: Opened) -> Iterator[Block]:
     finished = [result for result in results if result.complete]
     if len(finished) > 1:
         yield from _comparisons(base, finished)
+    sequence = [canonical_name(stage["task"]) for stage in config["stages"]]
+    yield from relative_section(base_summary(experiment, tasks, sequence), results)
     yield from probes_section(experiment, base, results)
     yield from in_context_section(experiment, base, opened.in_context)
     yield from learned_table(base, results)
@@ -71,7 +74,6 @@ def full_blocks(opened: Opened) -> Iterator[Block]:
     yield from labels_table(base, results)
     yield from metrics_section(base, results)
     yield from requests_section(base, results)
-    sequence = [canonical_name(stage["task"]) for stage in config["stages"]]
     yield from states_section(experiment, base, results, sequence)
     yield from notes_section(opened.record.get("notes", []))
 
