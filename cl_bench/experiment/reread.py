@@ -13,6 +13,7 @@ from typing import Any
 
 from cl_bench.data.examples import gold_text, own_prompt
 from cl_bench.data.loading import load_task_set
+from cl_bench.data.tasks import general_name
 from cl_bench.errors import RunError, UserError
 from cl_bench.evaluation.harness import FEWSHOT_SEED
 from cl_bench.evaluation.probes.questions import gold_choice
@@ -63,28 +64,39 @@ def _loaded(
     """The tasks that can be loaded; the others get their reason."""
     root: str | Path | None = data_root
     paths: Sequence[str | Path] = ()
+    protocol = "lm-eval"
     try:
         if (folder := place.experiment) is not None:
             config = recorded_experiment(folder, data_root).config
             root, paths = config.data_root, config.task_paths
+            protocol = config.eval.general.protocol
     except (RunError, UserError) as error:
         reasons |= dict.fromkeys(leaves, f"its config cannot be read ({error})")
         return
     except KeyError as error:
         reasons |= dict.fromkeys(leaves, f"the config of its experiment has no {error}")
         return
-    try:
-        found = load_task_set(leaves, root, paths).tasks
-    except UserError:  # one by one: what is missing for one need not hide the others
-        found = {}
-        for leaf in leaves:
-            try:
-                found |= load_task_set([leaf], root, paths).tasks
-            except UserError as error:
-                reasons[leaf] = error.faults[0]
+    for owner, own in _owners(place, leaves).items():
+        try:
+            name = general_name(owner, paths, protocol) if owner in place.benchmarks() else owner
+            found = load_task_set([name], root, paths).tasks
+        except UserError as error:
+            reasons |= dict.fromkeys(own, error.faults[0])
+            continue
+        for leaf in own:
+            if leaf in found:
+                yield leaf, found[leaf]
+            else:
+                reasons[leaf] = f"{name} has no such member any more"
+
+
+def _owners(place: Place, leaves: Sequence[str]) -> dict[str, list[str]]:
+    """The leaves by what is loaded: a member of a group has its data from the group's YAML."""
+    owner = {leaf: task for task, names in place.tasks().items() for leaf in names}
+    found: dict[str, list[str]] = {}
     for leaf in leaves:
-        if leaf in found:
-            yield leaf, found[leaf]
+        found.setdefault(owner.get(leaf, leaf), []).append(leaf)
+    return found
 
 
 def _other_rows(place: Place, leaf: str, task: Any, ids: Sequence[int]) -> str | None:

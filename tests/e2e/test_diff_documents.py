@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,24 @@ def test_a_page_that_needs_no_other_file(changed: Bench) -> None:
     assert code == 2 and "nowhere is not a folder" in err
     code, _, err = changed.run("diff", "base", "sft/stage-2", "--html", "x.html", "--json")
     assert code == 2 and "--html, --json: one of them" in err
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium")
+def test_the_page_in_a_browser(changed: Bench) -> None:
+    """What a model wrote does nothing, the filter does, and there is no error."""
+    changed.must("diff", "base", "sft/stage-2", "--html", "lost.html")
+    text = Path("lost.html").read_text()
+    use = "what.value = 'learned'; words.value = '&LT;B'.replace('&LT;', '<');"
+    script = f"<script>{use} what.dispatchEvent(new Event('input'));</script></body>"
+    Path("used.html").write_text(text.replace("</body>", script))
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    command = ["chromium", *flags, "--user-data-dir=profile", "--dump-dom"]
+    done = subprocess.run(
+        [*command, Path("used.html").absolute().as_uri()], capture_output=True, text=True
+    )
+    assert "CONSOLE" not in done.stderr
+    assert '<output id="count">1 of 3 documents</output>' in done.stdout
+    assert done.stdout.count('hidden=""') == 2 and "alert(1)&lt;/script&gt;" in done.stdout
 
 
 def test_where_the_data_is_not_there_or_another(changed: Bench) -> None:
