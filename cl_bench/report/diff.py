@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cl_bench.models.contents import names
 from cl_bench.report.diff_documents import WIDTH, document_json, document_lines
 from cl_bench.report.tables import Column, code, percentages, table
 from cl_bench.results.compare import TaskDiff
 from cl_bench.results.places import Place
 from cl_bench.results.shown_documents import Shown
-from cl_bench.scores.uncertainty import Comparison
+from cl_bench.scores.uncertainty import Comparison, holm
 
 SCORES = ("n", "A", "B", "B - A", "95 % interval", "p")
 DOCUMENTS = ("forgotten", "learned", "each by chance", "other", "log-lik.")
@@ -79,6 +80,8 @@ def explained(diff: Diff) -> Iterator[str]:
         "are right or wrong, and the interval is that of the same test; Student's t where scores "
         "may lie between. The interval excludes 0 exactly where p < 0.05."
     )
+    if line := _corrected(diff.tasks):
+        yield line
     if any(row.by_chance is not None for row in diff.rows):
         yield (
             "each by chance: of tasks with choices, so many documents would be forgotten, and as "
@@ -99,6 +102,23 @@ def explained(diff: Diff) -> Iterator[str]:
     for each in diff.rows:
         for side, reason in each.not_measured.items():
             yield f"{each.task}: not measured in {side}: {reason}."
+
+
+def _corrected(diffs: Sequence[TaskDiff]) -> str | None:
+    """Which tasks differ when it is counted how many are asked."""
+    found = {each.task: each.comparison.p_value for each in diffs if each.comparison is not None}
+    asked = [p for p in found.values() if p is not None]
+    if len(asked) < 2 or min(asked) >= 0.05:
+        return None
+    left = [
+        task
+        for task, p in zip(found, holm(list(found.values())), strict=True)
+        if p is not None and p < 0.05
+    ]
+    return (
+        f"Each p is of one task alone. Corrected for {len(asked)} tasks (Holm), "
+        f"{names(left) if left else 'none'} differ{'s' if len(left) < 2 else ''}."
+    )
 
 
 def diff_json(diff: Diff) -> str:

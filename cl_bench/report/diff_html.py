@@ -14,7 +14,7 @@ from cl_bench.report.diff import (
     scores_row,
     task_cell,
 )
-from cl_bench.report.diff_documents import answer_of, gold_of, score_of
+from cl_bench.report.diff_documents import answer_of, gold_of, score_of, visible
 from cl_bench.results.compare import Pair, TaskDiff
 from cl_bench.results.shown_documents import Changed, Shown
 
@@ -26,7 +26,8 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 0 auto; p
 h1 { font-size: 1.4rem; } h2 { font-size: 1.15rem; margin-top: 2rem; } h3 { font-size: 1rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: right; }
+th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); }
+th, td { text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 article { border: 1px solid var(--line); border-radius: .4rem; padding: .2rem 1rem; }
 article { margin: 1rem 0; }
@@ -151,9 +152,14 @@ def _choices(pair: Pair, shown: Shown) -> str:
             )
             if mine == number
         ]
-        lines.append(f"{number}: {escape(choice)}{''.join(marks)}")
+        lines.append(f"{number}: {_text(choice)}{''.join(marks)}")
     return f"<dt>choices</dt><dd><pre>{chr(10).join(lines)}</pre></dd>"
 
 
 def _item(name: str, text: str, mark: str = "") -> str:
-    return f'<dt class="{mark}">{escape(name)}</dt><dd><pre>{escape(text)}</pre></dd>'
+    return f'<dt class="{mark}">{escape(name)}</dt><dd><pre>{_text(text)}</pre></dd>'
+
+
+def _text(text: str) -> str:
+    """Escaped, and without what would turn the writing of all that follows."""
+    return escape(visible(text))

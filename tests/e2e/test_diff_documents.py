@@ -20,6 +20,7 @@ from tests.e2e.conftest import Bench
 
 STAGE = "sft/seed-1/stage-2-trace_numglue_ds"
 HOSTILE = "</pre><script>alert(1)</script>\x1b[2J\u202e & <b>"
+VISIBLE = "</pre><script>alert(1)</script>\\x1b[2J\\u202e & <b>"
 
 
 def answer(place: Path, leaf: str, answers: dict[int, dict[str, Any]]) -> None:
@@ -114,7 +115,7 @@ def test_a_page_that_needs_no_other_file(changed: Bench) -> None:
     assert changed.must("diff", "base", "sft/stage-2", "--html", "lost.html") == "lost.html\n"
     page = Page(Path("lost.html").read_text())
     assert page.open == [] and page.links == [] and page.scripts == 1
-    assert len(page.articles) == 3 and any(HOSTILE in text for text in page.articles)
+    assert len(page.articles) == 3 and any(VISIBLE in text for text in page.articles)
     assert "yes" in page.articles[1] and "forgotten" in page.articles[1]
     code, _, err = changed.run("diff", "base", "sft/stage-2", "--html", "nowhere/lost.html")
     assert code == 2 and "nowhere is not a folder" in err
