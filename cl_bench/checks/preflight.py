@@ -29,7 +29,12 @@ from cl_bench.identity.same import check_same
 from cl_bench.methods.adapter_checks import continuity_faults, target_faults
 from cl_bench.methods.function_methods import FunctionMethod
 from cl_bench.methods.spec import Experiment, RunSpec
-from cl_bench.methods.static_checks import file_faults, stage_faults, trained_faults
+from cl_bench.methods.static_checks import (
+    file_faults,
+    stage_faults,
+    trained_faults,
+    weights_faults,
+)
 from cl_bench.models.kinds import dtype_faults, kind_fault
 from cl_bench.models.load import (
     embedding_rows,
@@ -70,6 +75,7 @@ CHECKS: tuple[Check, ...] = (
     target_faults,
     continuity_faults,
     stage_faults,
+    weights_faults,
     trained_faults,
     engine_faults,
     task_faults,

@@ -302,6 +302,16 @@ class ExperimentConfig(Section):
         "10 s",
         description="in the middle of stages: a time, `500 updates`, or never; docs/runs.md",
     )
+    keep: Literal["all", "last", "scores"] = Field(
+        "all",
+        description="checkpoints: of all stages, of the newest, or none once a run is scored; what "
+        "is needed to go on always stays; docs/runs.md",
+    )
+    checkpoints: Literal["full", "delta"] = Field(
+        "full",
+        description="full: folders that plain transformers loads; delta: only what differs from "
+        "where the stage began (with keep: last or scores, from the base model)",
+    )
     allow_unreachable: bool = Field(False, description="as in a stage, for all of them")
     expected: list[Expected] = Field(
         default_factory=list, description="numbers to compare with; reports show them apart"

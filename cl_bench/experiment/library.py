@@ -14,9 +14,11 @@ from cl_bench.data.examples import Example, gold_text, own_prompt, training_exam
 from cl_bench.data.tasks import canonical_name
 from cl_bench.errors import RunError, nearest
 from cl_bench.evaluation.suite import leaves_named
+from cl_bench.experiment.pruned import read_by
 from cl_bench.experiment.stage_files import SMALL
-from cl_bench.methods.spec import RunSpec
-from cl_bench.models.checkpoints import adapter_base, load_checkpoint
+from cl_bench.methods.spec import RunSpec, StageSpec
+from cl_bench.models.bases import adapter_base
+from cl_bench.models.checkpoints import load_checkpoint
 from cl_bench.models.load import load_model, resolve_model_path
 from cl_bench.models.saved_weights import SavedWeights
 from cl_bench.store.folders import RunFolder, verify_folder
@@ -56,6 +58,12 @@ class RunLibrary:
                 f"stage.weights({k}): before this stage ({self.run.stages[self.position].index}) "
                 f"there are 0 (the base model){f' and stages {known}' if known else ''}"
             )
+        if config.keep != "all" and before[k] not in self._kept():
+            raise RunError(
+                f"stage.weights({k}): with keep: {config.keep} the weights of earlier stages are "
+                "deleted but for those that the method's `earlier_weights` names, which leaves out "
+                "this one: add it there, or give keep: all"
+            )
         place = self.folder.stage(before[k].folder)
         if not place.trained:
             raise RunError(
@@ -71,6 +79,10 @@ class RunLibrary:
 
         folder = place.checkpoint if whole else None
         return SavedWeights(folder, self.names, getattr(torch, dtype), load_merged)
+
+    def _kept(self) -> list[StageSpec]:
+        """Whose weights stay for this stage whatever `keep:` says."""
+        return [self.run.stages[i] for i in read_by(self.run.stages, self.position)]
 
     def task_examples(self, name: str) -> Sequence[Example]:
         """Raises UserError for a task that the config does not name, or without training rows."""

@@ -1,7 +1,8 @@
 """Which checkpoints are needed and are not there any more: those stages are trained again.
 
 Beside their scores: nothing that a stage holds is deleted for it. A checkpoint is needed where the
-next stage is not trained yet, or where a later adapter belongs to it.
+next stage is not trained yet, or one that reads its weights, or where a later adapter or delta
+belongs to it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from cl_bench.experiment.stage_files import STATE_FILES, TRAINING_FILES, record_training
 from cl_bench.methods.spec import StageSpec
-from cl_bench.models.checkpoints import recorded_base
+from cl_bench.models.bases import recorded_base
 from cl_bench.store.folders import RunFolder, StageFolder, read_records, there
 from cl_bench.store.seals import file_records, read_scores, write_sealed
 
@@ -38,8 +39,8 @@ def to_train_again(folder: RunFolder, stages: Sequence[StageSpec]) -> list[int]:
             begun_from(position)
 
     def begun_from(position: int) -> None:
-        if position and stages[position].start != "base":
-            needed(position - 1)
+        for earlier in read_by(stages, position):
+            needed(earlier)
 
     for position, place in enumerate(places):
         if not place.scored:
@@ -57,14 +58,28 @@ def announcements(folder: RunFolder, stages: Sequence[StageSpec]) -> list[str]:
 
 
 def base_position(folder: RunFolder, stages: Sequence[StageSpec], position: int) -> int | None:
-    """The earlier stage whose checkpoint the adapter of this one belongs to; None: of no stage."""
-    base = recorded_base(folder.stage(stages[position].folder).checkpoint)
-    if base is None:
-        return None
+    """The earlier stage whose checkpoint what this one saved belongs to; None: to no stage's.
+
+    An adapter does, and what is stored as a delta: the checkpoint, or the model that is scored.
+    """
+    place = folder.stage(stages[position].folder)
+    found = [recorded_base(saved) for saved in (place.checkpoint, place.scored_model)]
+    bases = {base.resolve() for base in found if base is not None}
     for earlier, stage in enumerate(stages[:position]):
-        if folder.stage(stage.folder).checkpoint.resolve() == base.resolve():
+        if folder.stage(stage.folder).checkpoint.resolve() in bases:
             return earlier
     return None
+
+
+def read_by(stages: Sequence[StageSpec], position: int) -> list[int]:
+    """Positions of the stages whose weights a stage begins with or reads, in order."""
+    stage = stages[position]
+    numbers = set(stage.build_method().earlier_weights(stage))
+    return [
+        earlier
+        for earlier, one in enumerate(stages[:position])
+        if one.index in numbers or (earlier == position - 1 and stage.start != "base")
+    ]
 
 
 def finish_again(place: StageFolder, fingerprint: str, scored: str | None) -> str | None:

@@ -19,6 +19,7 @@ from cl_bench.experiment.disk import missing_bytes
 from cl_bench.experiment.in_context import score_in_context
 from cl_bench.experiment.processes import join
 from cl_bench.experiment.pruned import announcements
+from cl_bench.experiment.space import delete_unneeded
 from cl_bench.experiment.stage import run_stage
 from cl_bench.experiment.stage_files import failure_advice
 from cl_bench.experiment.workplace import Workplace
@@ -129,6 +130,18 @@ def _check_reference(suite: Suite, runs: Sequence[RunSpec], folder: Path) -> Non
         suite.reference(folder / "base" / "kl")
 
 
+def _delete_unneeded(work: Workplace, run: RunSpec, place: RunFolder) -> None:
+    """What `keep:` does not want, once a stage is scored."""
+    keep = work.config.keep
+    if numbers := delete_unneeded(place, run, keep):
+        several = "s" if len(numbers) > 1 else ""
+        named = ", ".join(map(str, numbers))
+        work.reporter.line(
+            f"{run.label}, seed {run.seed}: checkpoint{several} of stage{several} {named} deleted "
+            f"(keep: {keep})"
+        )
+
+
 def _run_all(work: Workplace, runs: Sequence[RunSpec], folder: Path) -> None:
     work.processes.wait()
     total = sum(len(run.stages) for run in runs)
@@ -149,6 +162,7 @@ def _run_all(work: Workplace, runs: Sequence[RunSpec], folder: Path) -> None:
                 done += 1
                 if work.first_process:
                     write_summary(folder, place)
+                    _delete_unneeded(work, run, place)
         except DivergedError as error:
             work.reporter.line(f"{run.label}, seed {run.seed}, {error}; the other runs go on")
             failures.append(

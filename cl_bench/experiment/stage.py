@@ -24,9 +24,11 @@ from cl_bench.experiment.midway.opened import curve_goes_on, open_saves
 from cl_bench.experiment.midway.places import drop_midway
 from cl_bench.experiment.peak_memory import restart_peak
 from cl_bench.experiment.processes import Processes
-from cl_bench.experiment.pruned import AGAIN, base_position, finish_again
+from cl_bench.experiment.pruned import AGAIN, base_position, finish_again, read_by
 from cl_bench.experiment.scoring import Scoring, score_into
+from cl_bench.experiment.space import stored_by
 from cl_bench.experiment.stage_files import (
+    DELETED,
     TRAINING_FILES,
     check_done,
     check_training,
@@ -43,8 +45,8 @@ from cl_bench.methods.base import Method, Stage
 from cl_bench.methods.spec import RunSpec, StageSpec
 from cl_bench.methods.state import State, give_state, handed_on, state_of
 from cl_bench.methods.user_files import user_errors
+from cl_bench.models.bases import adapter_base
 from cl_bench.models.checkpoints import (
-    adapter_base,
     load_checkpoint,
     load_tensors,
     save_checkpoint,
@@ -117,8 +119,9 @@ def _train(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -> t
     """Train a stage; one that was trained before, whose checkpoint is gone, beside what it left."""
     spec = run.stages[position]
     place = folder.stage(spec.folder)
-    if position and spec.start != "base":
-        _restore(work, run, folder, position - 1)
+    for earlier in read_by(run.stages, position):
+        begins = earlier == position - 1 and spec.start != "base"
+        _restore(work, run, folder, earlier, begins)
     beside = work.processes.agreed(place.worth_keeping) == 1
     written = place.path / AGAIN if beside else place.path
     try:
@@ -214,8 +217,11 @@ def _train_in(
             elif fault := finish_again(place, fingerprint, scored):
                 work.reporter.line(f"{label}: {fault}")
 
-        publish_folder(temporary, place.checkpoint, ready)
+        publish_folder(
+            temporary, place.checkpoint, ready, stored_by(work.config, base, place.checkpoint)
+        )
         drop_midway(written)
+        (place.path / DELETED).unlink(missing_ok=True)
     work.processes.wait()
     return stage.model, tokenizer
 
@@ -249,18 +255,25 @@ def _save_scored(
                 f"method {method.name}: of the model that it gives to be scored {names} not finite"
             )
         if work.first_process:
-            save_checkpoint(model, tokenizer, place.scored_model, base, found.append)
+            shrink = stored_by(work.config, base, place.scored_model)
+            save_checkpoint(model, tokenizer, place.scored_model, base, found.append, shrink)
     return found[0] if found else None
 
 
-def _restore(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -> None:
-    """Have the checkpoint after a stage, and what belongs to it, where it is needed."""
+def _restore(
+    work: Workplace, run: RunSpec, folder: RunFolder, position: int, state: bool = True
+) -> None:
+    """Have the checkpoint after a stage, and what belongs to it, where it is needed.
+
+    `state`: also what its method kept.
+    """
     place = folder.stage(run.stages[position].folder)
     if _agreed(work.processes, place)[1]:
         _restore_base(work, run, folder, position)
     else:
         _train(work, run, folder, position)
-    _check_training(work, place)
+    if state:
+        _check_training(work, place)
 
 
 def _check_training(work: Workplace, place: StageFolder) -> None:

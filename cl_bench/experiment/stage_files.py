@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.errors import DivergedError, RunError
-from cl_bench.models.checkpoints import recorded_base
+from cl_bench.models.bases import recorded_base
 from cl_bench.store.folders import (
     MANIFEST,
     RunFolder,
@@ -185,16 +185,15 @@ def check_done(place: StageFolder) -> None:
 def checkpoint_fault(run: RunFolder, place: StageFolder) -> str | None:
     """Why the model after a stage cannot be loaded, and what can be done; None when it can.
 
-    An adapter needs the checkpoint of the stage that it belongs to.
+    An adapter or a delta needs the checkpoint of the stage that it belongs to.
     """
     owner = place
-    if place.trained:
-        base = recorded_base(place.checkpoint)
+    while owner.trained:
+        saved = owner.scored_model if owner == place else owner.checkpoint
+        base = recorded_base(owner.checkpoint) or recorded_base(saved)
         if base is None or not base.resolve().is_relative_to(run.path.resolve()):
             return None
         owner = StageFolder(base.resolve().parent)
-        if owner.trained:
-            return None
     with_one = [stage_number(s.path.name) for s in run.stages() if s.trained]
     more = f" (stages with one: {', '.join(map(str, with_one)) or 'none'})"
     if not owner.worth_keeping:
@@ -203,10 +202,30 @@ def checkpoint_fault(run: RunFolder, place: StageFolder) -> str | None:
     lost = owner.missing_file()
     what = f"{lost}: missing, so that" if lost else f"{owner.checkpoint}:"
     return (
-        f"{what} the checkpoint is not there any more{more}{kept}. `cl-bench run` "
+        f"{what} the checkpoint is not there any more{_why(owner)}{more}{kept}. `cl-bench run` "
         "makes it again only where a later stage needs it; to have all of them again, run the "
         "config under another name (-o name=NEW)"
     )
+
+
+DELETED = "deleted.json"
+"""In a stage's folder: by which setting its weights were deleted."""
+
+
+def why_deleted(place: StageFolder) -> str | None:
+    """`keep: last` where a stage's checkpoint was deleted by that setting; None where it was not.
+
+    Raises RunError when the record is damaged.
+    """
+    file = place.path / DELETED
+    if place.checkpoint.exists() or not there(file):
+        return None
+    return f"keep: {read_sealed(file, f'delete {file}', {'keep': str})['keep']}"
+
+
+def _why(place: StageFolder) -> str:
+    found = why_deleted(place)
+    return f", deleted by {found}" if found else ""
 
 
 def _remedy(place: StageFolder) -> str:

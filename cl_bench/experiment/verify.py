@@ -12,15 +12,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cl_bench.errors import RunError
+from cl_bench.errors import RunError, UserError
 from cl_bench.experiment.midway.places import MIDWAY
 from cl_bench.experiment.stage_files import (
+    DELETED,
     LOGS,
     STATE_FILES,
     check_training,
     model_to_score,
     read_failure,
+    why_deleted,
 )
+from cl_bench.store.deltas import read_delta
 from cl_bench.store.experiments import (
     EXPERIMENT,
     RUN,
@@ -31,10 +34,12 @@ from cl_bench.store.experiments import (
     run_folders,
 )
 from cl_bench.store.folders import (
+    DELTA,
     MANIFEST,
     RunFolder,
     StageFolder,
     is_stage,
+    delta_place,
     read_manifest,
     stage_number,
     there,
@@ -74,6 +79,9 @@ class Findings:
             return answer
         except RunError as error:
             self.faults.append(str(error))
+            return None
+        except UserError as error:  # what it belongs to is gone
+            self.faults += map(str, error.faults)
             return None
 
     def compare(self, folder: Path, recorded: Mapping[str, Mapping[str, Any]], remedy: str) -> None:
@@ -126,7 +134,9 @@ def _run(found: Findings, file: Path) -> None:
 def _stage(found: Findings, place: StageFolder) -> None:
     """One stage: its training, its checkpoint, the model that is scored, its scores."""
     path = place.path
-    found.known |= {path / name for name in ("trained.json", "timing.json", "retrained.json")}
+    found.known |= {
+        path / name for name in ("trained.json", "timing.json", "retrained.json", DELETED)
+    }
     if there(place.failure_file):
         found.known.add(place.failure_file)
         if failure := found.ask(lambda: read_failure(place)):
@@ -135,7 +145,7 @@ def _stage(found: Findings, place: StageFolder) -> None:
     for folder in (place.checkpoint, place.scored_model):
         _published(found, folder)
     _midway(found, path)
-    for name in ("timing.json", "retrained.json"):
+    for name in ("timing.json", "retrained.json", DELETED):
         if there(path / name):
             found.ask(partial(read_sealed, path / name, f"delete {path / name}"))
     if there(place.training_file):
@@ -155,7 +165,9 @@ def _stage(found: Findings, place: StageFolder) -> None:
         if line := found.ask(partial(check_training, place)):
             found.notes.append(line)
     elif place.scored and trained is False:
-        found.notes.append(f"{place.checkpoint}: deleted after the stage was scored")
+        by = found.ask(lambda: why_deleted(place) or "")
+        setting = f" ({by})" if by else ""
+        found.notes.append(f"{place.checkpoint}: deleted after the stage was scored{setting}")
     if place.scored:
         _scores(found, path)
     else:
@@ -180,8 +192,18 @@ def _published(found: Findings, folder: Path) -> None:
     if not there(folder / MANIFEST):
         return
     found.known.add(folder / MANIFEST)
-    manifest = found.ask(lambda: read_manifest(folder))
-    found.compare(folder, manifest or {}, train_again(folder))
+    manifest = found.ask(lambda: read_manifest(folder)) or {}
+    apart = [name for name in manifest if not there(folder / name)]
+    deltas = found.ask(lambda: read_delta(folder)) if there(folder / DELTA) else None
+    if deltas is not None:
+        found.known |= {folder / DELTA, *(delta_place(folder / name) for name in deltas["weights"])}
+        found.compared += len(deltas["weights"])
+        manifest = {name: one for name, one in manifest.items() if name not in deltas["weights"]}
+        if apart:
+            from cl_bench.models.deltas import check_whole
+
+            found.ask(lambda: check_whole(folder))
+    found.compare(folder, manifest, train_again(folder))
 
 
 def _scores(found: Findings, place: Path) -> None:

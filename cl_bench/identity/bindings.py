@@ -35,6 +35,8 @@ IRRELEVANT: Mapping[str, str] = {
     "allow_unreachable": "whether a run starts at all; none of its numbers depends on it",
     "stages.1.allow_unreachable": "as for all stages",
     "save_every": "when something is saved; what comes of it is the same",
+    "keep": "what is deleted when nothing needs it any more; no number depends on it",
+    "checkpoints": "how weights are stored; they are the same to the bit",
     "expected": "numbers to compare with; none of the run's depends on them",
     "eval.general.budget": "a word for limits; the limits are compared",
 }

@@ -129,6 +129,15 @@ class Method(Generic[O_co]):
         """
         return ()
 
+    def earlier_weights(self, stage: StageSpec) -> Iterable[int]:
+        """Numbers of the stages whose weights it reads (`Stage.weights`) while it trains this one.
+
+        Beside the base model's and those that the stage begins with, which are always there. With
+        `keep: last` or `scores` the weights of other stages are deleted, and reading them is
+        refused.
+        """
+        return ()
+
     @property
     def least_examples(self) -> int:
         """How many training examples a stage must have, with these options.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,10 @@ class Composite(Method):
         kept = next((one.disk.selection for one in added if one.disk.selection), 0)
         whole = sum(added, Cost())
         return replace(whole, disk=replace(whole.disk, selection=kept))
+
+    def earlier_weights(self, stage: StageSpec) -> Iterable[int]:
+        """What any part reads."""
+        return {number for part in self.parts for number in part.earlier_weights(stage)}
 
     def prepare(self, stage: Stage) -> None:
         """In order; a part that wraps the model shows the wrapped one to the next."""

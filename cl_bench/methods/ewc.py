@@ -110,6 +110,10 @@ class EWC(Method[EWCOptions]):
                 "with can pull; give mode: online and no anchors"
             )
 
+    def earlier_weights(self, stage: StageSpec) -> Iterable[int]:
+        """Those that it pulls towards: of any stage before, where it remembers several."""
+        return () if self.options.remembered == 1 else range(1, stage.index)
+
     def adds(self, shapes: Shapes) -> Cost:
         """A Fisher and an anchor of every entry, and one Fisher pass a stage.
 

@@ -235,6 +235,10 @@ class Checked(Protocol):
     """What checks of methods read of a preflight (`checks/preflight.py`)."""
 
     @property
+    def config(self) -> ExperimentConfig:
+        """As it was read."""
+
+    @property
     def runs(self) -> Sequence[RunSpec]:
         """Those that are to be trained."""
 

@@ -108,6 +108,29 @@ def trained_faults(found: Checked) -> Iterator[str]:
                     yield from (f"methods: {run.label}: {fault}" for fault in error.faults)
 
 
+def weights_faults(found: Checked) -> Iterator[str]:
+    """Files of methods that read the weights of stages, and do not say of which.
+
+    Where `keep:` deletes weights that nothing needs.
+    """
+    if found.config.keep == "all":
+        return
+    used = ((r.label, p.method) for r in found.runs for s in r.stages for p in s.parts)
+    for label, method in dict.fromkeys(used):
+        if method.__module__.startswith("cl_bench.") or overrides(method, "earlier_weights"):
+            continue
+        file = inspect.getfile(method)
+        for node in ast.walk(ast.parse(Path(file).read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or getattr(node.func, "attr", "") != "weights":
+                continue
+            if [getattr(one, "value", None) for one in node.args] != [0]:
+                yield (
+                    f"methods: {label}: {file}, line {node.lineno}: reads the weights of stages, "
+                    f"which keep: {found.config.keep} deletes: say which in `earlier_weights`, or "
+                    "give keep: all"
+                )
+
+
 def _asked(tree: ast.AST) -> Iterator[tuple[int, str, str]]:
     """Uses (not imports) of PEFT's configs, and of names of their types: line, name, reason."""
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as CONFIGS

@@ -5,7 +5,7 @@ Names are mergekit's (`density`, `lambda`, `normalize`); its weight of single mo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -25,6 +25,8 @@ from cl_bench.methods.merging import (
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from cl_bench.methods.spec import StageSpec
 
     Ends = tuple[int, Mapping[str, Tensor], Mapping[str, Tensor] | None]
     """A stage, the weights its vector starts at, and those it ends at (None: this stage's)."""
@@ -63,6 +65,11 @@ class TaskVectors(Merging[V_co]):
     `for: training` and `since: base` the theta_k of earlier stages are the merged ones, which is
     what their checkpoints hold.
     """
+
+    def earlier_weights(self, stage: StageSpec) -> Iterable[int]:
+        """Of all stages before, where their vectors are merged again."""
+        own = self.options.use == "training" and self.options.since == "start"
+        return () if own else range(1, stage.index)
 
     @property
     def consensus(self) -> bool:

@@ -8,17 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cl_bench.errors import RunError, UserError
-from cl_bench.models.contents import adapter_bases, changed_files, model_contents, names, same_model
+from cl_bench.models.bases import BASE, adapter_base, base_contents
 from cl_bench.store.file_errors import writing
 from cl_bench.store.folders import (
-    MANIFEST,
-    located,
+    DELTA,
     portable,
     publish_folder,
-    read_json,
-    sha256_file,
     there,
-    train_again,
     verify_folder,
     write_json,
 )
@@ -27,8 +23,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-BASE = "base.json"
-
 
 def save_checkpoint(
     model: Any,
@@ -36,9 +30,10 @@ def save_checkpoint(
     folder: Path,
     base: str,
     ready: Callable[[str], None] | None = None,
+    shrink: Callable[[Path], None] | None = None,
 ) -> None:
-    """`write_checkpoint`, and its name. `ready` is called with the manifest's checksum before."""
-    publish_folder(write_checkpoint(model, tokenizer, folder, base), folder, ready)
+    """`write_checkpoint`, and its name; `ready` and `shrink` are those of `publish_folder`."""
+    publish_folder(write_checkpoint(model, tokenizer, folder, base), folder, ready, shrink)
 
 
 def write_checkpoint(model: Any, tokenizer: Any, folder: Path, base: str) -> Path:
@@ -87,79 +82,6 @@ def is_adapter(model: Any) -> bool:
     return isinstance(model, PeftModel) or adapter_of(model) is not None
 
 
-def base_contents(base: str) -> dict[str, Any]:
-    """What identifies an adapter's base: `files` or `commit` of a model, or of a checkpoint of ours
-    its `fingerprint`, the checksum of its manifest."""
-    manifest = Path(base) / MANIFEST
-    if manifest.is_file():
-        return {"fingerprint": sha256_file(manifest)}
-    return model_contents(base)
-
-
-def adapter_base(folder: Path) -> str | None:
-    """What the adapter in `folder` belongs to; None if the folder holds a whole model.
-
-    The base is looked for where it was, and where the experiment has its model now; the first that
-    has the recorded checksums is taken. Raises UserError when none has.
-    """
-    record = _base_record(folder)
-    if record is None:
-        return None
-    recorded = located(record["base"], folder)
-    places = list(dict.fromkeys(adapter_bases(folder, recorded)))
-    if not record.keys() - {"base"} and not Path(recorded).is_absolute():
-        # An older version, which wrote some paths as they were: the folder that the experiment
-        # has under that name, not one of the current folder.
-        end = Path(recorded).parts
-        places.sort(key=lambda place: not _ends_with(Path(place), end))
-    faults = []
-    if recorded not in places:
-        faults.append(f"{recorded} is neither in the experiment's folder nor its model.path")
-    for place in places:
-        fault = _base_fault(place, record)
-        if fault is None:
-            return place
-        faults.append(fault)
-    raise UserError(
-        f"{folder}: the model that this adapter was trained on is not there: {'; '.join(faults)}. "
-        "Put it back, or give its new place as model.path: of the config and run that again"
-    )
-
-
-def recorded_base(folder: Path) -> Path | None:
-    """Where the base of the adapter in `folder` was, there or not; None for a whole model."""
-    record = _base_record(folder)
-    return None if record is None else Path(located(record["base"], folder))
-
-
-def _base_record(folder: Path) -> dict[str, Any] | None:
-    """What an adapter's checkpoint says of its base; raises RunError when that is damaged."""
-    file, remedy = folder / BASE, train_again(folder)
-    if not there(file):
-        return None
-    record = read_json(file, remedy)
-    if not isinstance(record, dict) or not isinstance(record.get("base"), str):
-        raise RunError(f"{file}: does not say what the adapter belongs to; {remedy}")
-    return record
-
-
-def _ends_with(folder: Path, end: tuple[str, ...]) -> bool:
-    return folder.is_absolute() and folder.is_dir() and folder.parts[-len(end) :] == end
-
-
-def _base_fault(place: str, record: Mapping[str, Any]) -> str | None:
-    """Why the model at `place` is not the one of the record, or None; older records have a name."""
-    if Path(place).is_absolute() and not Path(place).is_dir():
-        return f"{place} does not exist"
-    found = base_contents(place)
-    if "fingerprint" in record:
-        same = found.get("fingerprint") == record["fingerprint"]
-        return None if same else f"{place} is not that checkpoint ({MANIFEST} differs)"
-    if same_model(record, found) is False:
-        return f"{place} has other weights ({names(changed_files(record, found))})"
-    return None
-
-
 def load_checkpoint(
     folder: Path, dtype: str, device: torch.device, adapters: bool
 ) -> tuple[Any, Any]:
@@ -169,12 +91,11 @@ def load_checkpoint(
     one that cannot be merged raises UserError.
     """
     from cl_bench.models.function_adapters import is_function_adapter, load_function_adapter
-    from cl_bench.models.load import load_model, resolve_model_path
 
     verify_folder(folder)
     base = adapter_base(folder)
     if base is None:
-        return load_model(folder, dtype, str(device))
+        return _load_whole(folder, dtype, device)
     from peft import PeftModel
 
     functions = is_function_adapter(folder)
@@ -183,7 +104,7 @@ def load_checkpoint(
             f"{folder}: holds functions beside a model (kan_lora, bottleneck), which cannot be "
             "merged into its weights: only the engines of this process (cl-bench, hf) can score it"
         )
-    model, tokenizer = load_model(resolve_model_path(base), dtype, str(device))
+    model, tokenizer = _load_whole(base, dtype, device)
     if functions:
         load_function_adapter(model, folder)
         return model, tokenizer
@@ -194,6 +115,20 @@ def load_checkpoint(
         return wrapped, tokenizer
     merged = wrapped.merge_and_unload()
     return merged.requires_grad_(True), tokenizer
+
+
+def _load_whole(source: str | Path, dtype: str, device: torch.device) -> tuple[Any, Any]:
+    """A model without adapters: the config's, or a checkpoint of ours, of a delta too."""
+    from cl_bench.models.deltas import whole_folder
+    from cl_bench.models.load import load_model, resolve_model_path
+
+    if not (Path(source) / DELTA).is_file():
+        return load_model(resolve_model_path(str(source)), dtype, str(device))
+    with whole_folder(Path(source)) as whole:
+        model, tokenizer = load_model(whole, dtype, str(device))
+    # Not the temporary folder, which PEFT would record.
+    model.name_or_path = model.config.name_or_path = tokenizer.name_or_path = str(source)
+    return model, tokenizer
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -48,7 +48,7 @@ def model_contents(source: str | Path, say: Say | None = None) -> dict[str, Any]
     model what is in Hugging Face's cache counts; without its weights `files` is missing, without
     anything the record is empty: then there is nothing to compare.
     """
-    folder, commit = _folder(source)
+    folder, commit = model_folder(source)
     found: dict[str, Any] = {} if commit is None else {"commit": commit}
     weights = [] if folder is None else _weights(folder)
     if folder is not None and weights and all(file.is_file() for file in weights):
@@ -60,7 +60,7 @@ def model_contents(source: str | Path, say: Say | None = None) -> dict[str, Any]
 
 def tokenizer_contents(source: str | Path) -> dict[str, str]:
     """sha256 by name of the tokenizer's files; empty when they are not on this machine."""
-    folder, _ = _folder(source)
+    folder, _ = model_folder(source)
     if folder is None:
         return {}
     found = [
@@ -87,7 +87,7 @@ def changed_files(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
     return [f"commit {before.get('commit')}, now {now.get('commit')}"]
 
 
-def _folder(source: str | Path) -> tuple[Path | None, str | None]:
+def model_folder(source: str | Path) -> tuple[Path | None, str | None]:
     """The model's folder on this machine, and the commit when it is in the hub's cache."""
     if source == QUICKSTART_MODEL:
         return _existing(user_cache() / "models" / QUICKSTART_MODEL), None

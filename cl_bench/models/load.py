@@ -14,6 +14,7 @@ from cl_bench.errors import UserError, missing_dependency, nearest
 from cl_bench.models.kinds import kind_fault
 from cl_bench.models.quickstart import quickstart_model
 from cl_bench.resources import expanded
+from cl_bench.store.folders import DELTA
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -61,6 +62,11 @@ def model_path_fault(path: str) -> str | None:
         return (
             f"model.path: '{path}' is a PEFT adapter, not a whole model: merge it into its base "
             "(merge_and_unload, then save_pretrained) and name that folder"
+        )
+    if (local / DELTA).is_file():
+        return (
+            f"model.path: '{path}' stores only what differs from another model (delta.json): write "
+            "the whole model with `cl-bench export`, and name that folder"
         )
     if (local / FUNCTION_ADAPTER).is_file():
         return (

@@ -8,6 +8,7 @@ from typing import Any
 
 from cl_bench.evaluation.probes.records import unmeasured_probes
 from cl_bench.experiment.pruned import RETRAINED
+from cl_bench.experiment.space import deletions
 from cl_bench.experiment.stage_files import read_failure
 from cl_bench.report.cells import short
 from cl_bench.report.document import Block, Bullets, Heading
@@ -50,6 +51,8 @@ def _orphans(experiment: Path) -> Iterator[str]:
 def _of_run(name: str, run: RunFolder, stages: int) -> Iterator[str]:
     found = {stage_number(stage.path.name): stage for stage in run.stages()}
     last = max((number for number, stage in found.items() if stage.scored), default=0)
+    for line in deletions(run.stages()):
+        yield f"{name}, {line}."
     for number in range(1, stages + 1):
         stage = found.get(number)
         where = f"{name}, stage {number}"

@@ -13,9 +13,10 @@ from torch import Tensor
 from cl_bench.config.schema import ModelConfig
 from cl_bench.costs.model_shapes import model_file
 from cl_bench.errors import RunError, UserError
-from cl_bench.models.checkpoints import adapter_base
+from cl_bench.models.bases import adapter_base
+from cl_bench.models.deltas import StoredTensors
 from cl_bench.models.places import numbered_layers
-from cl_bench.models.saved_weights import SavedWeights, stored_names
+from cl_bench.models.saved_weights import SavedWeights
 from cl_bench.results.selections import place_of
 from cl_bench.store.folders import RunFolder, StageFolder, located
 from cl_bench.store.seals import read_scores
@@ -85,7 +86,7 @@ def _base(run: RunFolder, config: Mapping[str, Any]) -> SavedWeights:
 
 
 def _saved(folder: Path) -> SavedWeights:
-    names = stored_names(folder)
+    names = StoredTensors(folder).names
     if not names:
         raise RunError(f"{folder} has no safetensors")
 

@@ -24,6 +24,8 @@ from cl_bench.store.file_errors import writing
 from cl_bench.store.links import leading_out
 
 MANIFEST = "manifest.json"
+DELTA = "delta.json"
+"""In a folder that has deltas in place of its weights (`deltas.py`)."""
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -105,11 +107,15 @@ def sha256_file(path: Path) -> str:
 
 
 def publish_folder(
-    temporary: Path, final: Path, ready: Callable[[str], None] | None = None
+    temporary: Path,
+    final: Path,
+    ready: Callable[[str], None] | None = None,
+    shrink: Callable[[Path], None] | None = None,
 ) -> None:
     """Rename a finished folder into place, with a manifest of sizes and checksums.
 
-    `ready` is called with the manifest's checksum just before.
+    `shrink` may then store some of its files otherwise (`deltas.py`). `ready` is called with the
+    manifest's checksum just before the renaming.
     """
     files = sorted(path for path in temporary.rglob("*") if path.is_file())
     manifest = {
@@ -120,6 +126,8 @@ def publish_folder(
         for path in files
     }
     write_json(temporary / MANIFEST, manifest)
+    if shrink is not None:
+        shrink(temporary)
     if ready is not None:
         ready(sha256_file(temporary / MANIFEST))
     if final.exists():
@@ -146,15 +154,31 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
 def verify_folder(folder: Path, up_to: int | None = None) -> None:
     """Raise RunError if a file of a published folder is missing or has changed.
 
-    Of files with more than `up_to` bytes only the size is looked at.
+    Of files with more than `up_to` bytes only the size is looked at. Of a file that is stored as a
+    delta what is stored is compared, without the model that it belongs to.
     """
+    from cl_bench.store.deltas import check_stored
+
     for name, expected in read_manifest(folder).items():
         path = folder / name
+        if not path.is_file() and delta_place(path).is_file():
+            check_stored(folder, name, up_to)
+            continue
         if not path.is_file() or path.stat().st_size != expected["bytes"]:
             raise RunError(f"{path}: missing or cut short; {train_again(folder)}")
         small = up_to is None or expected["bytes"] <= up_to
         if small and sha256_file(path) != expected["sha256"]:
             raise RunError(f"{path}: checksum differs; {train_again(folder)}")
+
+
+def delta_place(file: Path) -> Path:
+    """Where that is which is stored of a file of weights in place of it."""
+    return file.with_name(f"{file.name.removesuffix('.safetensors')}.delta.safetensors")
+
+
+def _stored(file: Path) -> bool:
+    """Whether a file of a published folder is there, whole or as a delta."""
+    return there(file) or there(delta_place(file))
 
 
 def train_again(folder: Path) -> str:
@@ -184,7 +208,7 @@ class StageFolder:
         """
         if not there(self.checkpoint / MANIFEST):
             return False
-        return all(there(self.checkpoint / name) for name in read_manifest(self.checkpoint))
+        return all(_stored(self.checkpoint / name) for name in read_manifest(self.checkpoint))
 
     def missing_file(self) -> Path | None:
         """The first file that a checkpoint lacks which is there otherwise."""
@@ -194,7 +218,7 @@ class StageFolder:
             return self.checkpoint / MANIFEST
         names = read_manifest(self.checkpoint)
         return next(
-            (self.checkpoint / name for name in names if not there(self.checkpoint / name)), None
+            (self.checkpoint / name for name in names if not _stored(self.checkpoint / name)), None
         )
 
     @property

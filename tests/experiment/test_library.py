@@ -32,7 +32,7 @@ def test_weights_after_a_stage_are_merged_and_in_the_dtype_of_the_run(tmp_path: 
     base = str(tmp_path / "model")
     save_checkpoint(model, byte_tokenizer(), place.path / "stage-1-t" / "checkpoint", base)
     specs = [SimpleNamespace(index=1, folder="stage-1-t"), SimpleNamespace(index=2, folder="no")]
-    config = SimpleNamespace(model=SimpleNamespace(dtype="float64", source=base))
+    config = SimpleNamespace(keep="all", model=SimpleNamespace(dtype="float64", source=base))
     work: Any = SimpleNamespace(config=config)
     run: Any = SimpleNamespace(stages=specs, seed=1)
     names = [name for name, _ in tiny_model().named_parameters()]

@@ -8,7 +8,7 @@ import pytest
 
 from cl_bench.errors import RunError
 from cl_bench.experiment.stage_files import check_done, check_training, record_training
-from cl_bench.models.checkpoints import recorded_base
+from cl_bench.models.bases import recorded_base
 from cl_bench.store.folders import StageFolder, publish_folder, write_json
 from cl_bench.store.partial import finish_scores
 from cl_bench.store.seals import file_records

@@ -89,12 +89,15 @@ def engine_faults(engine: Engine) -> list[str]:
 @contextmanager
 def _whole_model(subject: Subject) -> Iterator[Path]:
     """A folder with all weights: the subject's own, or for an adapter a temporary one."""
-    from cl_bench.models.checkpoints import adapter_base, load_checkpoint
+    from cl_bench.models.bases import adapter_base
+    from cl_bench.models.checkpoints import load_checkpoint
+    from cl_bench.models.deltas import whole_folder
 
     if subject.folder is None:
         raise ValueError("an engine in a subprocess needs the folder of a saved model")
     if adapter_base(subject.folder) is None:
-        yield subject.folder
+        with whole_folder(subject.folder) as whole:
+            yield whole
         return
     import torch
 
