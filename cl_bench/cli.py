@@ -14,6 +14,7 @@ import typer
 from cl_bench.commands import data
 from cl_bench.commands.diff import diff
 from cl_bench.commands.eval import evaluate
+from cl_bench.commands.export import export
 from cl_bench.commands.inspect import inspect
 from cl_bench.commands.overview import doctor, methods, plan, tasks
 from cl_bench.commands.plot import plot
@@ -40,6 +41,7 @@ app.command("eval")(evaluate)
 app.command("report")(report)
 app.command("diff")(diff)
 app.command("verify")(verify)
+app.command("export")(export)
 app.command("inspect")(inspect)
 app.command("plot")(plot)
 app.command("plan")(plan)

@@ -83,6 +83,12 @@ class Total:
         return disk.state + disk.state_each * self.earlier + round(stored)
 
     @property
+    def delta(self) -> int:
+        """The same where only what differs is stored; of the model that is scored all of it."""
+        own = self.base.checkpoint
+        return self.checkpoint - own + min(own, own if self.base.delta is None else self.base.delta)
+
+    @property
     def midway(self) -> int:
         """Bytes on disk of what an interrupted training goes on from: engine and methods.
 

@@ -34,7 +34,9 @@ class Trained:
     input, so that activations stay. `adapters`: shapes of what is added to the model, when that
     alone is trained. `adds`: what choosing this part takes in addition (masks, remarks). `grown`:
     the shapes of the model that is trained, where it is a larger one than the base model. `lowest`:
-    number of the decoder layer below which nothing is trained, so that no gradient passes.
+    number of the decoder layer below which nothing is trained, so that no gradient passes. `delta`:
+    bytes at most of what differs after a stage (`checkpoints: delta`), with what says where; None:
+    as many as the checkpoint has.
     """
 
     weights: int
@@ -49,6 +51,7 @@ class Trained:
     adds: Cost = field(default_factory=Cost)
     grown: Shapes | None = None
     lowest: int = 0
+    delta: int | None = None
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,7 @@ def adapters(
         flops_per_token=base.flops_per_token + own.flops_per_token,
         forward_flops=base.forward_flops + own.forward_flops,
         adapters=added,
+        delta=None,
     )
 
 
@@ -205,4 +209,9 @@ def _trained(shapes: Shapes, part: Callable[[str, Shape], _Part]) -> Trained:
         forward_flops=2 * shapes.products,
         entries=trained,
         inputs_kept=frozenset(name for name, p in parts.items() if p.trained),
+        delta=sum(
+            p.trained * shapes.dtype_bytes
+            + min(p.index, -(-math.prod(shapes.parameters[name]) // 8))
+            for name, p in parts.items()
+        ),
     )

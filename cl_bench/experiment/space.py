@@ -9,9 +9,8 @@ removed. A kill anywhere leaves what the next start goes on deleting.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cl_bench.config.schema import ExperimentConfig
 from cl_bench.experiment.pruned import base_position, read_by
@@ -20,9 +19,6 @@ from cl_bench.methods.spec import RunSpec, StageSpec
 from cl_bench.models.bases import adapter_base
 from cl_bench.store.folders import RunFolder, StageFolder, stage_number
 from cl_bench.store.seals import write_sealed
-
-if TYPE_CHECKING:
-    from collections.abc import Set
 
 
 def stored_by(config: ExperimentConfig, base: str, final: Path) -> Callable[[Path], None] | None:
@@ -101,32 +97,41 @@ def deletions(stages: Iterable[StageFolder]) -> Iterator[str]:
         )
 
 
-def kept_bytes(stages: Sequence[StageSpec], sizes: Sequence[int], keep: str) -> tuple[int, int]:
-    """What a run of checkpoints of these sizes leaves, and the most that is there at once.
+def kept_bytes(
+    stages: Sequence[StageSpec],
+    sizes: Sequence[int],
+    keep: str,
+    there: Collection[int] = (),
+    done: Collection[int] = (),
+) -> tuple[int, int]:
+    """What a run's weights of these sizes take in the end, and at most on the way there.
 
-    Before anything is trained: adapters belong to the base model or to where they began, deltas
-    under `keep: all` to stages that all stay.
+    `there`: positions whose weights are there already; `done`: those that are not trained any more.
+    What belongs to what is told without files: adapters to the stage of whole weights before them,
+    deltas to a stage only under `keep: all`.
     """
-    if keep == "all":
-        return sum(sizes), sum(sizes)
-    at_once, kept = 0, set[int]()
+    kept, at_most = set(there), sum(sizes[position] for position in there)
     for position in range(len(stages)):
-        kept |= {position}
-        at_once = max(at_once, sum(sizes[i] for i in kept))
-        kept = {position}
+        if position in done:
+            continue
+        kept.add(position)
+        at_most = max(at_most, sum(sizes[i] for i in kept))
+        if keep == "all":
+            continue
+        needed = {position}
         for later in range(position + 1, len(stages)):
-            kept |= {i for i in read_by(stages, later) if i <= position}
-        kept |= _bases(stages, kept)
-    return (sum(sizes[i] for i in kept) if keep == "last" else 0), at_once
+            needed |= set() if later in done else set(read_by(stages, later))
+        kept &= needed | {base for one in needed for base in _bases(stages, one)}
+    last = max(kept, default=0)
+    if keep == "last":
+        kept &= {last, *_bases(stages, last)}
+    return 0 if keep == "scores" else sum(sizes[i] for i in kept), at_most
 
 
-def _bases(stages: Sequence[StageSpec], positions: Set[int]) -> set[int]:
+def _bases(stages: Sequence[StageSpec], position: int) -> Iterator[int]:
     """The last stage of whole weights before an adapter, which it belongs to."""
-    found = set()
-    for position in positions:
-        here = position
-        while here and stages[here].adapters and stages[here].start != "base":
-            here -= 1
-        if here != position and not stages[here].adapters:
-            found.add(here)
-    return found
+    here = position
+    while here and stages[here].adapters and stages[here].start != "base":
+        here -= 1
+    if here != position and not stages[here].adapters:
+        yield here

@@ -92,6 +92,7 @@ class LoKI(Method[LoKIOptions]):
             optimiser=3 * entry * trained + index * sum(rows.values()),
             flops_per_token=4 * shapes.products + 2 * trained,
             entries=trained,
+            delta=shapes.dtype_bytes * trained + index * sum(rows.values()),
             inputs_kept=frozenset(found),
             adds=Cost(disk=Disk(selection=kept)),
         )

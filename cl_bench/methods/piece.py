@@ -89,6 +89,7 @@ class PIECE(Method[PIECEOptions]):
             optimiser=3 * entry * count + 4 * count,
             flops_per_token=full.flops_per_token,
             entries=count,
+            delta=(shapes.dtype_bytes + 4) * count,
             inputs_kept=full.inputs_kept - {tokens},
             adds=Cost(Memory(held=MASK_BYTES * scored), Work(passes=(one,)), Disk(selection=kept)),
         )

@@ -24,13 +24,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cl_bench.errors import RunError, UserError
-from cl_bench.models.bases import base_contents, delta_base
+from cl_bench.models.bases import BASE, base_contents, delta_base
 from cl_bench.models.contents import model_folder
 from cl_bench.models.differences import Difference, applied, difference, words
 from cl_bench.store.deltas import read_delta, write_delta
 from cl_bench.store.file_errors import writing
 from cl_bench.store.folders import (
-    DELTA,
     MANIFEST,
     delta_place,
     portable,
@@ -207,16 +206,17 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def write_whole(folder: Path, target: Path) -> None:
-    """Write the ordinary Hugging Face folder of what `folder` holds, without a manifest.
+    """Write the ordinary folder of what `folder` holds, a model or an adapter, without records.
 
     Raises RunError, naming what is damaged, where it is not the one that was saved.
     """
     check_whole(folder, target)
-    for file in sorted(folder.iterdir()):
-        whole = file.name not in (DELTA, MANIFEST) and not file.name.endswith(".delta.safetensors")
-        if file.is_file() and whole:
-            with writing(target / file.name):
-                shutil.copyfile(file, target / file.name)
+    for name in read_manifest(folder):
+        file = folder / name
+        if file.is_file() and name != BASE:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            with writing(target / name):
+                shutil.copyfile(file, target / name)
 
 
 def check_whole(folder: Path, target: Path | None = None) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from cl_bench.config.intervals import NEVER
+from cl_bench.config.schema import ExperimentConfig
 from cl_bench.costs.added import Work
 from cl_bench.costs.model_shapes import ModelShapes
 from cl_bench.costs.shapes import Shapes
@@ -17,13 +19,27 @@ Costs = Mapping[str, Sequence[Sequence[StageCost]]]
 """By label, for each seed the cost of every stage."""
 
 
+@dataclass(frozen=True)
+class OnDisk:
+    """Bytes of a run's weights and states: of each stage, in the end, and at most on the way."""
+
+    stages: list[int]
+    left: int
+    at_most: int
+
+
 def cost_lines(
-    found: ModelShapes, costs: Costs, cards: Sequence[float], save_every: str, reference: int = 0
+    found: ModelShapes,
+    costs: Costs,
+    disk: Mapping[str, Sequence[OnDisk]],
+    cards: Sequence[float],
+    config: ExperimentConfig,
+    reference: int = 0,
 ) -> Iterator[str]:
     """Both tables with what must be known to read them; one line where no shapes are known.
 
-    `save_every`: as in the config. `reference`: bytes of the base model's distributions, which all
-    runs share.
+    `disk`: for each label what every seed leaves. `reference`: bytes of the base model's
+    distributions, which all runs share.
     """
     shapes = found.shapes
     if shapes is None:
@@ -38,18 +54,21 @@ def cost_lines(
     yield from _memory_notes([stage for runs in costs.values() for stage in runs[0]], cards)
     yield from _remarks(costs)
     yield "\nWork and disk (stage, state, all: GB)\n"
-    yield from table(_WORK, [_work_row(label, runs, shapes) for label, runs in costs.items()])
+    yield from table(
+        _WORK, [_work_row(label, costs[label], disk[label], shapes) for label in costs]
+    )
     yield ""
     yield from _WORK_NOTES
+    yield from _space_notes(config, [one for runs in disk.values() for one in runs])
     yield (
         f"predictions/: on top, some {RECORD_BYTES} bytes a document and {TOKEN_BYTES} a generated "
         "token at every scoring."
     )
-    if save_every != NEVER:
+    if config.save_every != NEVER:
         midway = max(one.cost.midway for runs in costs.values() for one in runs[0])
         yield (
             f"midway/: up to {_gb(midway)} GB while a stage is trained, for a moment twice that, "
-            f"so that it goes on where it is interrupted (save_every: {save_every})."
+            f"so that it goes on where it is interrupted (save_every: {config.save_every})."
         )
     if reference:
         yield f"base/kl/: at most {_gb(reference)} GB once, the base model for the probe kl."
@@ -122,7 +141,23 @@ def _remarks(costs: Costs) -> Iterator[str]:
             yield f"{label}: {remark}."
 
 
-def _work_row(label: str, runs: Sequence[Sequence[StageCost]], shapes: Shapes) -> list[str]:
+def _space_notes(config: ExperimentConfig, runs: Sequence[OnDisk]) -> Iterator[str]:
+    """What `keep:` and `checkpoints:` change about these figures."""
+    if config.checkpoints == "delta":
+        yield "checkpoints: delta: at most what differs from the stage or model before, where a"
+        yield "method says what it trains; each stage is written whole for a moment."
+    if config.keep != "all":
+        most = max((one.at_most for one in runs), default=0)
+        yield f"keep: {config.keep}: all counts what stays in the end; on the way a run takes up to"
+        yield f"{_gb(most)} GB."
+
+
+def _work_row(
+    label: str,
+    runs: Sequence[Sequence[StageCost]],
+    disk: Sequence[OnDisk],
+    shapes: Shapes,
+) -> list[str]:
     stage = max(runs[0], key=lambda one: one.total)
     cost, plain = stage.cost, everything(shapes).flops_per_token
     work = cost.added.work
@@ -130,7 +165,6 @@ def _work_row(label: str, runs: Sequence[Sequence[StageCost]], shapes: Shapes) -
         f"{one.flops(stage.batch.length) / plain:.2f}x of {one.examples or 'all'}"
         for one in work.passes
     ]
-    disk = sum(one.cost.checkpoint for stages in runs for one in stages)
     return [
         label,
         f"{100 * cost.base.entries / shapes.numel:.3g} %",
@@ -138,9 +172,9 @@ def _work_row(label: str, runs: Sequence[Sequence[StageCost]], shapes: Shapes) -
         f"{cost.flops_per_token / plain:.2f}x",
         " + ".join(passes) or "-",
         _again(work),
-        _gb(max(one.cost.checkpoint for one in runs[0])),
+        _gb(max(disk[0].stages)),
         _gb(max(one.cost.state for one in runs[0])),
-        _gb(disk),
+        _gb(sum(one.left for one in disk)),
     ]
 
 

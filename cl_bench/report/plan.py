@@ -11,10 +11,11 @@ from cl_bench.costs.shapes import Shapes
 from cl_bench.costs.trained import everything
 from cl_bench.data.in_context import goes_without
 from cl_bench.errors import UserError
-from cl_bench.experiment.disk import reference_bytes
+from cl_bench.experiment.disk import reference_bytes, stored_sizes
+from cl_bench.experiment.space import kept_bytes
 from cl_bench.experiment.workload import Workloads
 from cl_bench.methods.spec import Experiment, InContextSpec, RunSpec, StageSpec
-from cl_bench.report.cost_tables import cost_lines, flops, work_text
+from cl_bench.report.cost_tables import OnDisk, cost_lines, flops, work_text
 from cl_bench.report.stage_costs import StageCost, stage_costs
 
 CARDS = (24.0, 48.0, 80.0)
@@ -66,7 +67,13 @@ def _lines(
     by_label: dict[str, list[list[StageCost]]] = {}
     for run, stages in zip(runs, costs, strict=True):
         by_label.setdefault(run.label, []).append(stages)
-    yield from cost_lines(found, by_label, cards, config.save_every, reference)
+    disk: dict[str, list[OnDisk]] = {}
+    for run, stages in zip(runs, costs, strict=True):
+        if stages:
+            sizes = stored_sizes(run, [stage.cost for stage in stages], config)
+            one = OnDisk(sizes, *kept_bytes(run.stages, sizes, config.keep))
+            disk.setdefault(run.label, []).append(one)
+    yield from cost_lines(found, by_label, disk, cards, config, reference)
     for row in experiment.chosen_in_context:
         yield from _in_context_lines(experiment, row, workloads, found.shapes)
     for run, stages in zip(runs, costs, strict=True):

@@ -11,8 +11,8 @@ from cl_bench.errors import UserError, nearest
 from cl_bench.evaluation.probes.records import PROBES
 from cl_bench.results.paired import entry_of
 from cl_bench.scores.general import leaves
-from cl_bench.store.experiments import EXPERIMENT, latest_experiment
-from cl_bench.store.folders import read_records, there
+from cl_bench.store.experiments import EXPERIMENT, RUN, latest_experiment
+from cl_bench.store.folders import RunFolder, read_records, there
 from cl_bench.store.links import check_links
 from cl_bench.store.seals import check_records, read_scores
 
@@ -97,6 +97,26 @@ def find_places(first: str, second: str, results: Path) -> tuple[Place, Place]:
         above = place.path.absolute().parents
         check_links(next((p for p in above if (p / EXPERIMENT).is_file()), place.path))
     return places[0], places[1]
+
+
+def find_run(text: str, results: Path) -> RunFolder:
+    """A run by its path, or as `NAME/method`, `NAME/method/seed-42` under `results`.
+
+    Raises UserError naming what is there.
+    """
+    for home in (Path(), results):
+        path, rest = _walk(home, text)
+        seeds = (
+            [path] if there(path / RUN) else sorted(f.parent for f in path.glob(f"seed-*/{RUN}"))
+        )
+        if not rest and len(seeds) == 1:
+            return RunFolder(seeds[0])
+        if not rest and seeds:
+            raise UserError(f"{text}: {len(seeds)} seeds: add one, {text}/{seeds[0].name}")
+    path, rest = min((_walk(home, text) for home in (Path(), results)), key=lambda one: len(one[1]))
+    known = [child.name for child in path.iterdir() if child.is_dir()] if path.is_dir() else []
+    what = f"no '{rest[0]}' in {path}{nearest(rest[0], known)}" if rest else f"{path} is no run"
+    raise UserError(f"{text}: {what}; a run is NAME/method, or NAME/method/seed-42")
 
 
 def _find(text: str, homes: list[Path]) -> Path | None:

@@ -44,17 +44,27 @@ def wholes(results: Path, scratch: Path) -> dict[str, dict[str, str]]:
 
 
 def test_deltas_are_the_same_run(bench: Bench, tmp_path: Path) -> None:
-    bench.write_config(methods=METHODS, stages=THREE, eval={"trace": {"limit": 2}, "general": {"after": "never"}})
+    bench.write_config(
+        methods=METHODS, stages=THREE, eval={"trace": {"limit": 2}, "general": {"after": "never"}}
+    )
     bench.must("run", "tiny.yaml", "-o", "name=full")
     bench.must("run", "tiny.yaml", "-o", "checkpoints=delta")
     full, delta = bench.results.with_name("full"), bench.results
     for p in sorted(delta.rglob("delta.json")):
-        d=json.loads(p.read_text()); forms={}
-        for e in d["weights"]["model.safetensors"]["tensors"].values(): forms[e["form"]]=forms.get(e["form"],0)+1
-        print(p.relative_to(delta), d["base"], forms, (p.parent/"model.delta.safetensors").stat().st_size/ json.loads((p.parent/"manifest.json").read_text())["model.safetensors"]["bytes"])
+        d = json.loads(p.read_text())
+        forms = {}
+        for e in d["weights"]["model.safetensors"]["tensors"].values():
+            forms[e["form"]] = forms.get(e["form"], 0) + 1
+        print(
+            p.relative_to(delta),
+            d["base"],
+            forms,
+            (p.parent / "model.delta.safetensors").stat().st_size
+            / json.loads((p.parent / "manifest.json").read_text())["model.safetensors"]["bytes"],
+        )
     assert wholes(full, tmp_path / "a") == wholes(delta, tmp_path / "b")
     first = {n: h for n, h in fingerprints(full).items() if not n.endswith(DELTAS)}
     second = {n: h for n, h in fingerprints(delta).items() if not n.endswith(DELTAS)}
-    print([n for n in first if first[n]!=second.get(n)])
+    print([n for n in first if first[n] != second.get(n)])
     assert first == second
     print(bench.must("verify", "tiny"))

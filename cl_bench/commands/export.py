@@ -1,0 +1,22 @@
+"""`cl-bench export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+
+def export(
+    run: str = typer.Argument(..., help="NAME/method, NAME/method/seed-42, or a run's folder."),
+    folder: Path = typer.Argument(..., help="New folder to write."),
+    stage: int | None = typer.Option(None, min=1, help="After this stage; default: the last."),
+    results: Path = typer.Option(Path("results"), help="Folder that experiments are kept in."),
+) -> None:
+    """Write the model after a stage as an ordinary folder, also where only a delta is stored."""
+    from cl_bench.experiment.export import export as write
+    from cl_bench.results.places import find_run
+
+    found = find_run(run, results)
+    number = write(found, stage, folder)
+    print(f"{folder}: {found.path} after stage {number}")
