@@ -17,7 +17,7 @@ from cl_bench.experiment.pruned import base_position, read_by
 from cl_bench.experiment.stage_files import DELETED, why_deleted
 from cl_bench.methods.spec import RunSpec, StageSpec
 from cl_bench.models.bases import adapter_base
-from cl_bench.store.folders import RunFolder, StageFolder, stage_number
+from cl_bench.store.folders import DELTA, RunFolder, StageFolder, stage_number, there
 from cl_bench.store.seals import write_sealed
 
 
@@ -37,19 +37,44 @@ def stored_by(config: ExperimentConfig, base: str, final: Path) -> Callable[[Pat
     return shrinking(origin, final)
 
 
-def needed_positions(folder: RunFolder, stages: Sequence[StageSpec], keep: str) -> set[int]:
-    """Positions of the stages whose weights stay with `keep: last` or `scores`."""
+def needed_positions(
+    folder: RunFolder, stages: Sequence[StageSpec], keep: str, bases: bool = True
+) -> set[int]:
+    """Positions of the stages whose weights stay with `keep: last` or `scores`.
+
+    `bases`: with those that adapters and deltas belong to.
+    """
     places = [folder.stage(stage.folder) for stage in stages]
     trained = [i for i, place in enumerate(places) if place.trained]
     open_ = [i for i, place in enumerate(places) if not place.scored]
     found = set(trained[-1:]) if keep == "last" or open_ else set()
     for position in open_:
         found |= {position} if position in trained else set(read_by(stages, position))
-    for position in sorted(found, reverse=True):
+    for position in sorted(found, reverse=True) if bases else ():
         while (base := base_position(folder, stages, position)) is not None:
             found.add(base)
             position = base
     return found
+
+
+def _free(folder: RunFolder, stages: Sequence[StageSpec], keep: str) -> None:
+    """Make whole what stays and belongs as a delta to a stage that would be deleted otherwise.
+
+    With `keep: last` deltas belong to the base model: these are of a start with `keep: all`.
+    """
+    from cl_bench.models.deltas import make_whole
+
+    kept = needed_positions(folder, stages, keep, bases=False)
+    for position in kept:
+        place = folder.stage(stages[position].folder)
+        for saved in (place.checkpoint, place.scored_model):
+            leftover = list(saved.glob(".whole-*"))
+            for gone in leftover:
+                shutil.rmtree(gone)
+            base = base_position(folder, stages, position)
+            stray = not there(saved / DELTA) and any(saved.glob("*.delta.safetensors"))
+            if stray or (there(saved / DELTA) and base is not None and base not in kept):
+                make_whole(saved)
 
 
 def delete_unneeded(folder: RunFolder, run: RunSpec, keep: str) -> list[int]:
@@ -59,6 +84,7 @@ def delete_unneeded(folder: RunFolder, run: RunSpec, keep: str) -> list[int]:
             shutil.rmtree(gone)
     if keep == "all":
         return []
+    _free(folder, run.stages, keep)
     needed = needed_positions(folder, run.stages, keep)
     return [
         stage.index
@@ -101,16 +127,16 @@ def kept_bytes(
     stages: Sequence[StageSpec],
     sizes: Sequence[int],
     keep: str,
-    there: Collection[int] = (),
+    present: Collection[int] = (),
     done: Collection[int] = (),
 ) -> tuple[int, int]:
     """What a run's weights of these sizes take in the end, and at most on the way there.
 
-    `there`: positions whose weights are there already; `done`: those that are not trained any more.
+    `present`: positions whose weights are there already; `done`: those that are not trained again.
     What belongs to what is told without files: adapters to the stage of whole weights before them,
     deltas to a stage only under `keep: all`.
     """
-    kept, at_most = set(there), sum(sizes[position] for position in there)
+    kept, at_most = set(present), sum(sizes[position] for position in present)
     for position in range(len(stages)):
         if position in done:
             continue

@@ -193,12 +193,12 @@ def _published(found: Findings, folder: Path) -> None:
         return
     found.known.add(folder / MANIFEST)
     manifest = found.ask(lambda: read_manifest(folder)) or {}
-    apart = [name for name in manifest if not there(folder / name)]
-    deltas = found.ask(lambda: read_delta(folder)) if there(folder / DELTA) else None
+    apart = [name for name in manifest if not (folder / name).exists()]
+    deltas = found.ask(lambda: read_delta(folder))
     if deltas is not None:
         found.known |= {folder / DELTA, *(delta_place(folder / name) for name in deltas["weights"])}
-        found.compared += len(deltas["weights"])
-        manifest = {name: one for name, one in manifest.items() if name not in deltas["weights"]}
+        found.compared += len(apart)
+        manifest = {name: one for name, one in manifest.items() if name not in apart}
         if apart:
             from cl_bench.models.deltas import check_whole
 

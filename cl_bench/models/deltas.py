@@ -30,6 +30,7 @@ from cl_bench.models.differences import Difference, applied, difference, words
 from cl_bench.store.deltas import read_delta, write_delta
 from cl_bench.store.file_errors import writing
 from cl_bench.store.folders import (
+    DELTA,
     MANIFEST,
     delta_place,
     portable,
@@ -219,6 +220,24 @@ def write_whole(folder: Path, target: Path) -> None:
                 shutil.copyfile(file, target / name)
 
 
+def make_whole(folder: Path) -> None:
+    """Put the whole files in place of the deltas of a folder of ours, so that it needs no other.
+
+    Each is compared with the manifest before it gets its name. A kill leaves a folder of the same
+    weights; RunError where they are damaged.
+    """
+    record = read_delta(folder)
+    if record is not None:
+        with tempfile.TemporaryDirectory(prefix=".whole-", dir=folder) as temporary:
+            check_whole(folder, Path(temporary))
+            for file in record["weights"]:
+                if not (folder / file).is_file():
+                    (Path(temporary) / file).replace(folder / file)
+        (folder / DELTA).unlink()
+    for left in folder.glob("*.delta.safetensors"):
+        left.unlink()
+
+
 def check_whole(folder: Path, target: Path | None = None) -> None:
     """Make the weights of a folder again, and compare them with its manifest; RunError if damaged.
 
@@ -230,6 +249,8 @@ def check_whole(folder: Path, target: Path | None = None) -> None:
     _check_chain(folder)
     stored, manifest = StoredTensors(folder), read_manifest(folder)
     for file in record["weights"]:
+        if (folder / file).is_file():  # made whole since, and compared by `verify_folder`
+            continue
         digest = hashlib.sha256()
         if target is None:
             for part in _bytes_of(stored, file):

@@ -110,6 +110,7 @@ def find_run(text: str, results: Path) -> RunFolder:
             [path] if there(path / RUN) else sorted(f.parent for f in path.glob(f"seed-*/{RUN}"))
         )
         if not rest and len(seeds) == 1:
+            check_links(seeds[0])
             return RunFolder(seeds[0])
         if not rest and seeds:
             raise UserError(f"{text}: {len(seeds)} seeds: add one, {text}/{seeds[0].name}")

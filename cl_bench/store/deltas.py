@@ -13,7 +13,9 @@ from typing import Any
 
 from cl_bench.errors import RunError
 from cl_bench.store.folders import DELTA, delta_place, sha256_file, there, train_again
+from cl_bench.store.links import leading_out
 from cl_bench.store.seals import read_sealed, write_sealed
+from cl_bench.store.shapes import DeltaShape, check_shape
 
 
 def write_delta(folder: Path, record: dict[str, Any]) -> None:
@@ -25,9 +27,12 @@ def read_delta(folder: Path) -> dict[str, Any] | None:
     """The record; None where the folder is an ordinary one. Raises RunError when it is damaged."""
     if not there(folder / DELTA):
         return None
-    return read_sealed(
-        folder / DELTA, train_again(folder), {"base": str, "of": dict, "weights": dict}
-    )
+    remedy = train_again(folder)
+    record = read_sealed(folder / DELTA, remedy)
+    check_shape(folder / DELTA, record, DeltaShape, remedy)
+    if (away := leading_out(record["weights"])) is not None:
+        raise RunError(f"{folder / DELTA}: names a file outside of its folder ({away!r}); {remedy}")
+    return record
 
 
 def check_stored(folder: Path, name: str, up_to: int | None = None) -> None:

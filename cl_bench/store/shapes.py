@@ -55,6 +55,29 @@ class TrainedShape(Shape):
     files: dict[str, FileShape]
 
 
+class TensorShape(Shape):
+    """How a tensor is made from another one (`models/differences.py`)."""
+
+    form: str
+    count: int
+    sha256: str
+
+
+class StoredShape(Shape):
+    """What is stored in place of a file of weights."""
+
+    stored: FileShape
+    tensors: dict[str, TensorShape]
+
+
+class DeltaShape(Shape):
+    """`delta.json`."""
+
+    base: str
+    of: dict[str, Any]
+    weights: dict[str, StoredShape]
+
+
 class StageShape(Shape):
     """A stage of a `run.json`."""
 

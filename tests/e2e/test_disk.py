@@ -10,8 +10,14 @@ import pytest
 from cl_bench.costs.model_shapes import model_shapes
 from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.suite import load_suite
-from cl_bench.experiment.disk import missing_bytes, prediction_bytes, reference_bytes
+from cl_bench.experiment.disk import (
+    missing_bytes,
+    prediction_bytes,
+    reference_bytes,
+    stored_sizes,
+)
 from cl_bench.experiment.resolve import resolve_file
+from cl_bench.experiment.space import kept_bytes
 from cl_bench.experiment.workload import Workloads, stage_total
 from cl_bench.progress import Reporter
 from tests.e2e.conftest import Bench
@@ -101,3 +107,39 @@ def test_what_is_saved_in_the_middle_of_a_stage(bench: Bench, method: str) -> No
     assert seen and not list(bench.results.rglob("midway"))
     counted = experiment.runs[0].stages[1].cost(shapes, 1).midway
     assert counted == pytest.approx(max(seen) - GENERATORS, rel=0.1)
+
+
+@pytest.mark.parametrize("keep", ["all", "last", pytest.param("scores", marks=pytest.mark.slow)])
+def test_deltas_and_what_is_deleted_are_counted(bench: Bench, keep: str) -> None:
+    """At most what is written, at least what lies there at any time."""
+    fggm = {"name": "fggm", "alpha": 0.7}
+    bench.write_config(methods=[fggm, "lora"], keep=keep, checkpoints="delta")
+    experiment = resolve_file(str(bench.config))
+    config = experiment.config
+    shapes = model_shapes(config.model).shapes
+    assert shapes is not None
+    suite = load_suite(experiment, Engine("cl-bench"))
+    before = missing_bytes(experiment, suite, shapes, bench.results)
+    most, left = 0, 0
+    for run in experiment.runs:
+        totals = [stage.cost(shapes, i) for i, stage in enumerate(run.stages)]
+        sizes = stored_sizes(run, totals, config)
+        end, at_once = kept_bytes(run.stages, sizes, keep)
+        most, left = max(most, left + at_once), left + end
+        assert end <= at_once <= sum(sizes)
+    seen: list[int] = []
+
+    def look(reporter: Reporter, what: str) -> None:
+        seen.append(sum(size(f, "*.safetensors") for f in bench.results.rglob("checkpoint")))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Reporter, "scoring", look)
+        bench.must("run", "tiny.yaml")
+    slack = 1500 * len(seen)  # names in the headers of files, which nobody counts
+    assert max(seen) <= most + slack and most < before
+    last = sum(size(f, "*.safetensors") for f in bench.results.rglob("checkpoint"))
+    assert 0.4 * left <= last <= left + slack
+    if keep == "all":
+        written = size(bench.results / "fggm", "*.safetensors")
+        assert written < 0.35 * 4 * 2 * shapes.numel + slack
+    assert missing_bytes(experiment, suite, shapes, bench.results) == 0

@@ -101,9 +101,9 @@ def killed_until_done(seed: int, changes: int, looks: int) -> int:
     raise AssertionError("it does not get on")
 
 
-def whole(bench: Bench, methods: list[str]) -> dict[str, str]:
+def whole(bench: Bench, methods: list[str], **changes: str) -> dict[str, str]:
     """What the run leaves that is not killed; its folder is gone."""
-    bench.write_config(**SETTINGS, methods=[METHODS[name] for name in methods])
+    bench.write_config(**SETTINGS, methods=[METHODS[name] for name in methods], **changes)
     assert session(lambda: None) == 0
     found = fingerprints(bench.results)
     shutil.rmtree(bench.root / "results")
@@ -120,6 +120,13 @@ def leaves_nothing(results: Path) -> bool:
 def test_killed_again_and_again(bench: Bench, method: str) -> None:
     expected = whole(bench, [method])
     assert killed_until_done(seed=1, changes=30, looks=4) >= 20
+    assert fingerprints(bench.results) == expected and leaves_nothing(bench.results)
+
+
+@pytest.mark.slow
+def test_killed_where_little_stays_on_disk(bench: Bench) -> None:
+    expected = whole(bench, list(METHODS), keep="last", checkpoints="delta")
+    assert killed_until_done(seed=8, changes=30, looks=4) >= 60
     assert fingerprints(bench.results) == expected and leaves_nothing(bench.results)
 
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,10 @@ THREE = [
     {"task": "mini_fomc", "limit": 4, "test_limit": 3},
 ]
 QUICK = {"trace": {"after": "last", "limit": 2}, "general": {"after": "never"}, "probes": False}
-METHODS: list[Any] = [
-    "sft",
-    {"name": "fggm", "alpha": 0.7, "label": "rows"},
-    {"name": "fggm", "alpha": 0.7, "aggregation": "none", "label": "entries"},
-    {"name": "piece", "ratio": 0.01},
-    "layernorm",
-    {"name": "lora", "lr": 1e-3},
-    {"name": "block_expansion", "every": 1, "blocks": "new"},
-    {"name": "ties", "density": 0.5},
-]
+ROWS = {"name": "fggm", "alpha": 0.7, "label": "rows"}
+ENTRIES = {"name": "fggm", "alpha": 0.7, "aggregation": "none", "label": "entries"}
+GROWN = {"name": "block_expansion", "every": 1, "blocks": "new"}
+LORA = {"name": "lora", "lr": 1e-3}
 APART = ("delta.json", "model.delta.safetensors", "model.safetensors")
 
 
@@ -64,8 +59,16 @@ def apart_from(results: Path, names: tuple[str, ...]) -> dict[str, str]:
     return {n: h for n, h in fingerprints(results).items() if Path(n).name not in names}
 
 
-def test_deltas_are_the_same_run(bench: Bench, tmp_path: Path) -> None:
-    bench.write_config(methods=METHODS, eval=QUICK)
+@pytest.mark.parametrize(
+    "methods",
+    [
+        [ROWS, GROWN, "ties"],
+        pytest.param([ENTRIES, {"name": "piece", "ratio": 0.01}, LORA], marks=pytest.mark.slow),
+        pytest.param(["sft", "layernorm", "wise"], marks=pytest.mark.slow),
+    ],
+)
+def test_deltas_are_the_same_run(bench: Bench, tmp_path: Path, methods: list[Any]) -> None:
+    bench.write_config(methods=methods, eval=QUICK)
     bench.must("run", "tiny.yaml", "--results", "whole")
     bench.must("run", "tiny.yaml", "-o", "checkpoints=delta")
     full = bench.root / "whole" / "tiny"
@@ -79,11 +82,10 @@ def test_deltas_are_the_same_run(bench: Bench, tmp_path: Path) -> None:
         assert not (record.parent / "model.safetensors").exists()
     for method in ("rows", "entries", "piece", "layernorm", "block-expansion"):
         own = [ratio for name, ratio in ratios.items() if name.startswith(f"{method}/")]
-        assert len(own) == 2 and max(own) < 0.4, (method, own)
-    assert len([name for name in ratios if name.endswith("scored")]) == 2
+        assert len(own) in (0, 2) and max(own, default=0) < 0.4, (method, own)
+    assert ratios or methods == [LORA]
     assert verify(bench.results).faults == verify(full).faults == []
-    text = bench.must("inspect", "tiny", "--method", "rows")
-    assert text == bench.must("inspect", "tiny", "--method", "rows", "--results", "whole")
+    assert bench.must("inspect", "tiny") == bench.must("inspect", "tiny", "--results", "whole")
 
 
 def damage(file: Path) -> bytes:
@@ -116,7 +118,7 @@ def test_a_damaged_delta_or_base_is_found(bench: Bench, chain: list[Path]) -> No
         faults = verify(bench.results).faults
         assert faults and any(str(file.parent) in fault for fault in faults), (file, faults)
         code, _, err = bench.run("eval", "tiny", "--stage", "3", "--limit", "1")
-        assert code in (1, 2) and str(file.parent) in err, (file, err)
+        assert code in (1, 2) and str(file.parent.relative_to(bench.root)) in err, (file, err)
         code, _, err = bench.run("export", "tiny/layernorm", "out", "--stage", "3")
         assert code in (1, 2) and not Path("out").exists(), err
         file.write_bytes(before)
@@ -143,29 +145,26 @@ def test_a_chain_that_is_broken_is_refused_and_made_again(bench: Bench, chain: l
 
 
 def test_what_nothing_needs_is_deleted_and_said(bench: Bench) -> None:
-    methods = ["sft", {"name": "lora", "lr": 1e-3}, "ties", {"name": "ewc", "mode": "per_task"}]
-    bench.write_config(methods=methods, stages=THREE, eval=QUICK)
+    bench.write_config(methods=[LORA, "ties"], stages=THREE, eval=QUICK)
     bench.must("run", "tiny.yaml", "--results", "whole")
     bench.must("run", "tiny.yaml", "-o", "keep=last", "-o", "checkpoints=delta")
     apart = (*APART, "deleted.json", "report.md", "manifest.json", "method.safetensors")
     full, now = apart_from(bench.root / "whole" / "tiny", apart), apart_from(bench.results, apart)
     assert now.items() <= full.items()
     assert all("/checkpoint/" in name or "/scored/" in name for name in full.keys() - now.keys())
-    for method in ("sft", "lora", "ties", "ewc"):
+    for method in ("lora", "ties"):
         assert kept(bench.results / method) == [3], method
-        assert len(list((bench.results / method).rglob("method.safetensors"))) == (method == "ewc")
     found = verify(bench.results)
-    assert not found.faults and sum("(keep: last)" in note for note in found.notes) == 8
+    assert not found.faults and sum("(keep: last)" in note for note in found.notes) == 4
     text = bench.must("report", "tiny")
-    assert "sft, seed 1, stages 1, 2: checkpoints deleted when nothing needed them" in text
+    assert "lora, seed 1, stages 1, 2: checkpoints deleted when nothing needed them" in text
     bench.must("eval", "tiny", "--stage", "3", "--method", "ties", "--limit", "1")
-    code, _, err = bench.run("eval", "tiny", "--stage", "1", "--method", "sft")
+    code, _, err = bench.run("eval", "tiny", "--stage", "1", "--method", "lora")
     assert code == 2 and "deleted by keep: last" in err
 
     said = bench.run("run", "tiny.yaml", "-o", "keep=scores")[2]
-    assert "sft, seed 1: checkpoint of stage 3 deleted (keep: scores)" in said
+    assert "lora, seed 1: checkpoint of stage 3 deleted (keep: scores)" in said
     assert not list(bench.results.rglob("checkpoint")) and not verify(bench.results).faults
-    assert kept(bench.results / "lora") == []
 
 
 def test_a_stage_that_is_appended_finds_what_it_reads(bench: Bench) -> None:
@@ -246,27 +245,27 @@ def killed(work: Callable[[], Any], number: int) -> bool:
 
 @pytest.mark.parametrize("checkpoints", ["full", "delta"])
 def test_killed_at_every_change_of_a_file(bench: Bench, checkpoints: str) -> None:
-    bench.write_config(methods=["ewc", "lora"], stages=THREE, eval=QUICK, checkpoints=checkpoints)
+    """A chain of deltas too: what stays of it is made whole before what it belongs to goes."""
+    bench.write_config(methods=["ewc"], eval=QUICK, checkpoints=checkpoints)
     bench.trained()
     bench.write_config(keep="last")
-    runs = resolve_file(str(bench.config)).runs
-    before = bench.root / "before"
+    (run,) = resolve_file(str(bench.config)).runs
+    place = RunFolder(bench.results / run.slug / "seed-1")
+    delete = partial(delete_unneeded, place, run, "last")
+    before, ends = bench.root / "before", []
     bench.results.rename(before)
-    ends, kills = [], 0
-    for run in runs:
-        place = RunFolder(bench.results / run.slug / "seed-1")
-        for number in range(1, 200):
-            shutil.rmtree(bench.results, ignore_errors=True)
-            shutil.copytree(before, bench.results)
-            if not killed(lambda: delete_unneeded(place, run, "last"), number):
-                break
-            kills += 1
-            assert verify(bench.results).faults == []
-            delete_unneeded(place, run, "last")
-            ends.append(fingerprints(bench.results / run.slug))
-        last = fingerprints(bench.results / run.slug)
-        assert ends and all(end == last for end in ends)
-        ends.clear()
-        shared = checkpoints == "delta" and run.slug == "ewc"
-        assert kept(bench.results / run.slug) == ([1, 2, 3] if shared else [3])
-    assert kills >= (10 if checkpoints == "delta" else 40)
+    for number in range(1, 200):
+        shutil.rmtree(bench.results, ignore_errors=True)
+        shutil.copytree(before, bench.results)
+        if not killed(delete, number):
+            break
+        assert verify(bench.results).faults == []
+        delete()
+        ends.append(fingerprints(bench.results))
+    assert len(ends) >= 12 and all(end == fingerprints(bench.results) for end in ends)
+    first, last = stages(bench.results / run.slug)
+    assert kept(bench.results / run.slug) == [2] and not (first / "method.safetensors").exists()
+    assert {path.name for path in (last / "checkpoint").iterdir()} == {
+        path.name for path in (bench.root / "model").iterdir()
+    } | {"manifest.json"}
+    assert verify(bench.results).faults == []

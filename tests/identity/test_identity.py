@@ -34,6 +34,9 @@ CONFIG: dict[str, Any] = {
     "eval": {"within_stage": "epoch"},
 }
 OTHERWISE: dict[str, Any] = {
+    "keep": "last",
+    "checkpoints": "delta",
+    "save_every": "never",
     "name": "b",
     "model.path": "owner/other",
     "model.dtype": "float32",
