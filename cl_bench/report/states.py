@@ -24,7 +24,8 @@ def states_section(
     experiment: Path, base: Entry, results: Sequence[MethodResult], sequence: Sequence[str]
 ) -> Iterator[Block]:
     """A line for each thing that the tables do not show; nothing where there is none."""
-    if lines := states(experiment, base, results, sequence):
+    lines = [*states(experiment, base, results, sequence), *_deleted(results)]
+    if lines:
         yield Heading("What the tables do not show")
         yield Bullets(lines)
 
@@ -42,6 +43,14 @@ def states(
     return lines
 
 
+def _deleted(results: Sequence[MethodResult]) -> Iterator[str]:
+    """Weights that `keep:` deleted: as asked for, so that only full reports say it."""
+    for result in results:
+        for run in result.runs:
+            name = f"{result.label}, {run.path.name.replace('-', ' ')}"
+            yield from (f"{name}, {line}." for line in deletions(run.stages()))
+
+
 def _orphans(experiment: Path) -> Iterator[str]:
     """Runs that no table has, since what binds them to their settings is gone."""
     for folder in lost_runs(experiment):
@@ -51,8 +60,6 @@ def _orphans(experiment: Path) -> Iterator[str]:
 def _of_run(name: str, run: RunFolder, stages: int) -> Iterator[str]:
     found = {stage_number(stage.path.name): stage for stage in run.stages()}
     last = max((number for number, stage in found.items() if stage.scored), default=0)
-    for line in deletions(run.stages()):
-        yield f"{name}, {line}."
     for number in range(1, stages + 1):
         stage = found.get(number)
         where = f"{name}, stage {number}"
