@@ -36,7 +36,6 @@ CONFIG: dict[str, Any] = {
 OTHERWISE: dict[str, Any] = {
     "keep": "last",
     "checkpoints": "delta",
-    "save_every": "never",
     "name": "b",
     "model.path": "owner/other",
     "model.dtype": "float32",
