@@ -43,7 +43,7 @@ def _faults(label: str) -> Iterable[str]:
         yield "a label of blanks alone names nothing"
     elif len(label) > LONGEST_NAME:
         yield f"label: {len(label)} characters name a folder: at most {LONGEST_NAME}"
-    elif folder in TAKEN or re.fullmatch(r"report[^.]*\.(md|tex|csv|json)", folder):
+    elif folder in TAKEN or re.fullmatch(r"report[^.]*\.(md|tex|csv|json|html)", folder):
         yield f"the label names a folder, and '{folder}' is taken by cl-bench: give another label:"
     elif fault := folder_fault(folder):
         yield f"label: {fault}"

@@ -52,7 +52,7 @@ DERIVED = (
     *("summary.json", "curves.png", "curves.svg"),
     *("kl-general.json", "kl-general.png", "kl-general.svg", ".lock"),
 )
-REPORTS = [f"report*.{suffix}" for suffix in ("md", "tex", "csv", "json")]
+REPORTS = [f"report*.{suffix}" for suffix in ("md", "tex", "csv", "json", "html")]
 """Made again by each report, so nothing depends on them."""
 SPARED = (*STATE_FILES, *LOGS)
 """What a finished stage may lack: deleted to save room."""

@@ -181,24 +181,31 @@ def screen_blocks(overview: Overview, written: str) -> list[Block]:
     """The first screen; `written` is where everything is."""
 
     def closing(hidden: Hidden) -> list[Block]:
-        return [*_hidden(hidden, written), *_closing(overview)]
+        return [*_hidden(hidden, written), *closing_blocks(overview)]
 
     return first_screen([Heading(overview.title(), 1)], overview.views, closing)
 
 
-def all_blocks(overview: Overview) -> list[Block]:
-    """All rows of the first screen, all sections, and the terms at the end."""
-    found: list[Block] = [Heading(overview.title(), 1)]
+def overview_blocks(overview: Overview) -> list[Block]:
+    """All rows of the first screen, and what was forgotten of stage tasks."""
+    found: list[Block] = []
     for view, each in zip(overview.views, overview.found, strict=True):
         found += view.blocks()
         if (tasks := tasks_table(each)).rows:
             found += [Heading("Forgotten of stage tasks"), Paragraph(TASKS_ABOUT), tasks]
+    return found
+
+
+def all_blocks(overview: Overview) -> list[Block]:
+    """These, all sections, and the terms at the end."""
+    found: list[Block] = [Heading(overview.title(), 1), *overview_blocks(overview)]
     for experiment in overview.opened:
         found += full_blocks(experiment)
-    return [*found, *_closing(overview)]
+    return [*found, *closing_blocks(overview)]
 
 
-def _closing(overview: Overview) -> list[Block]:
+def closing_blocks(overview: Overview) -> list[Block]:
+    """What is damaged, and the terms."""
     found: list[Block] = []
     if overview.faults:
         found += [Heading("Damaged, and left out"), Bullets(overview.faults)]

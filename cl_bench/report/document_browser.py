@@ -1,0 +1,241 @@
+"""Single documents of a report's runs: what was asked, what is right, what each stage answered.
+
+What `predictions/` hold, for a page in which two stages are compared. Texts are kept once each and
+named by number. What is too much for a page is left out, and said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cl_bench.report.cells import short
+from cl_bench.results.groups import Opened
+from cl_bench.results.same_documents import made_of
+from cl_bench.scores.general import leaves
+from cl_bench.store.folders import read_records, stage_number, there
+from cl_bench.store.seals import read_scores
+
+DOCUMENTS = 100
+"""Of a task at most."""
+FEWEST = 5
+ANSWERS = 100_000
+"""Of all documents at all places; more places have fewer documents each."""
+CHARACTERS = 1500
+"""Of an answer; of a prompt twice as many."""
+ROOM, SHORT = 20_000_000, 200
+"""When all texts together have so many characters, the others are cut to so many each."""
+
+Key = tuple[str, int]
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a document asks, where its task's data is at hand."""
+
+    prompt: str
+    choices: Sequence[str] = ()
+    gold: str | None = None
+
+
+@dataclass
+class _Texts:
+    """Every text once, cut where it is long."""
+
+    numbers: dict[str, int] = field(default_factory=dict)
+    characters: int = 0
+
+    def add(self, text: str, most: int = CHARACTERS) -> int:
+        most = SHORT if self.characters > ROOM else most
+        if len(text) > most:
+            first, last = text[: most // 2], text[-(most - most // 2) :]
+            text = f"{first}\n[... {len(text) - most:,} characters ...]\n{last}"
+        if text not in self.numbers:
+            self.characters += len(text)
+        return self.numbers.setdefault(text, len(self.numbers))
+
+
+@dataclass(frozen=True)
+class _Run:
+    name: str
+    places: Sequence[int]
+    """Numbers of its places, the base model's first."""
+    own: Mapping[str, int]
+    """By task the place right after its own stage."""
+
+
+@dataclass
+class _Places:
+    """Folders with records, and what they are called."""
+
+    paths: list[Path]
+    names: list[str]
+    runs: list[_Run] = field(default_factory=list)
+
+
+def document_browser(
+    opened: Sequence[Opened], words: Mapping[tuple[Path, str, int], Words] | None = None
+) -> dict[str, Any]:
+    """Plain values for `pages/report.js`; `words` by experiment, leaf task and document.
+
+    Raises RunError where a file cannot be read.
+    """
+    found = [(each, _places(each)) for each in opened if (each.folder / "base/predictions").is_dir()]
+    number = sum(len(_tasks(each)) * len(places.paths) for each, places in found)
+    most = max(FEWEST, min(DOCUMENTS, ANSWERS // max(1, number)))
+    texts = _Texts()
+    experiments = [_experiment(each, places, most, texts, words or {}) for each, places in found]
+    return {
+        "experiments": experiments,
+        "texts": list(texts.numbers),
+        "notes": list(_notes(experiments, most, bool(words))),
+    }
+
+
+def _notes(experiments: Sequence[Record], most: int, worded: bool) -> Sequence[str]:
+    notes = []
+    tasks = [task for each in experiments for task in each["tasks"]]
+    if any(task["total"] > len(task["documents"]) for task in tasks):
+        notes.append(
+            f"At most {most} documents of a task stand in this file, those first that most often "
+            "score less after the last stage than before, then those that score more; `cl-bench "
+            "diff A B --html FILE` has all."
+        )
+    if not worded:
+        notes.append(
+            "Documents are named by task and number: `--texts` reads their words from the data, "
+            "which the records do not hold."
+        )
+    return notes
+
+
+def _tasks(opened: Opened) -> dict[str, Sequence[str]]:
+    """Leaf tasks of every stage task and benchmark of which the base model has records."""
+    named = {task: [task] for task in opened.base["trace"]} | leaves(opened.base["general"])
+    folder = opened.folder / "base/predictions"
+    return {
+        task: own for task, own in named.items() if all(there(folder / f"{o}.jsonl") for o in own)
+    }
+
+
+def _places(opened: Opened) -> _Places:
+    found = _Places([opened.folder / "base"], ["base"])
+    for result in opened.results:
+        for run in result.runs:
+            name = f"{result.label}, {run.path.name.replace('-', ' ')}"
+            numbers, own = [0], {}
+            for stage in run.stages():
+                if not (stage.scored and (stage.path / "predictions").is_dir()):
+                    continue
+                numbers.append(len(found.paths))
+                task = read_scores(stage.path)["task"]
+                tasks = [task] if isinstance(task, str) else task
+                own |= dict.fromkeys(tasks, len(found.paths))
+                found.paths.append(stage.path)
+                number = stage_number(stage.path.name)
+                found.names.append(f"stage {number}: {', '.join(map(short, tasks))}")
+            found.runs.append(_Run(name, numbers, own))
+    return found
+
+
+def _experiment(
+    opened: Opened,
+    places: _Places,
+    most: int,
+    texts: _Texts,
+    words: Mapping[tuple[Path, str, int], Words],
+) -> dict[str, Any]:
+    stage_tasks = set(opened.base["trace"])
+    tasks, answers = [], []
+    for task, own in _tasks(opened).items():
+        sides = _records(places, own)
+        keys = _most_telling(sides, places, task)
+        kept = keys[:most]
+        tasks.append(
+            {
+                "name": short(task),
+                "kind": "stage task" if task in stage_tasks else "General",
+                "total": len(keys),
+                "own": [run.own.get(task, 0) for run in places.runs],
+                "documents": [
+                    _document(k, sides[0][k], texts, words.get((opened.folder, *k))) for k in kept
+                ],
+            }
+        )
+        answers.append([_answers(side, kept, texts) for side in sides])
+    return {
+        "name": opened.name,
+        "places": places.names,
+        "runs": [{"name": run.name, "places": list(run.places)} for run in places.runs],
+        "tasks": tasks,
+        "answers": answers,
+    }
+
+
+def _records(places: _Places, own: Sequence[str]) -> list[dict[Key, Record]]:
+    """At every place, of those documents that were asked as the base model was; {} where none."""
+    rows = [made_of(path).get("data", {}) for path in places.paths]
+    found: list[dict[Key, Record]] = []
+    for path, made in zip(places.paths, rows, strict=True):
+        side: dict[Key, Record] = {}
+        for leaf in own:
+            file = path / "predictions" / f"{leaf}.jsonl"
+            if not there(file):
+                continue
+            checksums = {each.get(leaf, {}).get("test") for each in (made, rows[0])} - {None}
+            if len(checksums) > 1:
+                continue  # other rows: nothing says which documents are the same
+            side |= {(leaf, record["doc_id"]): record for record in read_records(file)}
+        if found:
+            side = {key: r for key, r in side.items() if key in found[0] and _same(r, found[0][key])}
+        found.append(side)
+    return found
+
+
+def _same(first: Record, second: Record) -> bool:
+    return all(first.get(key) == second.get(key) for key in ("prompt_hash", "target"))
+
+
+def _most_telling(sides: Sequence[Mapping[Key, Record]], places: _Places, task: str) -> list[Key]:
+    """Documents that fell in most runs first, then those that rose, then in their order."""
+
+    def changes(key: Key) -> tuple[int, int]:
+        fell = rose = 0
+        for run in places.runs:
+            before, after = sides[run.own.get(task, 0)].get(key), sides[run.places[-1]].get(key)
+            if before and after and before["score"] is not None and after["score"] is not None:
+                fell += after["score"] < before["score"]
+                rose += after["score"] > before["score"]
+        return -fell, -rose
+
+    return sorted(sides[0], key=changes)
+
+
+def _document(key: Key, record: Record, texts: _Texts, words: Words | None) -> list[Any]:
+    """Leaf, number, reference and, where they are known, prompt, choices and the right one."""
+    target = record.get("target")
+    found = [key[0], key[1], texts.add(target if isinstance(target, str) else f"{target}")]
+    if words is None:
+        return found
+    choices = [texts.add(choice) for choice in words.choices]
+    gold = None if words.gold is None else texts.add(words.gold)
+    return [*found, texts.add(words.prompt, 2 * CHARACTERS), choices, gold]
+
+
+def _answers(side: Mapping[Key, Record], kept: Sequence[Key], texts: _Texts) -> list[Any] | None:
+    """Score, text and choice of each document, None of those that are not there."""
+    if not side:
+        return None
+    return [_answer(side[key], texts) if key in side else None for key in kept]
+
+
+def _answer(record: Record, texts: _Texts) -> list[Any]:
+    if "prediction" in record:
+        return [record["score"], texts.add(str(record["prediction"]))]
+    values = record.get("loglikelihoods") or []
+    said = ", ".join("-" if value is None else f"{value:.2f}" for value in values)
+    text = f"log-likelihoods {said}" if said else str(record.get("not_measured", ""))
+    return [record["score"], texts.add(text), record.get("choice")]
