@@ -15,6 +15,7 @@ class Format(str, Enum):
     latex = "latex"
     csv = "csv"
     json = "json"
+    html = "html"
 
 
 def report(
@@ -30,21 +31,29 @@ def report(
     baseline: str | None = typer.Option(
         None, help="Method that others are compared with beside the base model; sft by default."
     ),
-    format: Format = typer.Option(Format.md, help="md (Markdown), latex, csv or json."),
+    format: Format = typer.Option(Format.md, help="md (Markdown), latex, csv, json or html."),
     table: str | None = typer.Option(
         None, help="Only this table: main, lost, matrix, general, learned, pairs, probes, ..."
+    ),
+    texts: bool = typer.Option(
+        False, "--texts", help="Of HTML: read the words of documents from the data again."
+    ),
+    data_root: Path | None = typer.Option(
+        None, help="Of --texts: where the data is; the experiment's own by default."
     ),
     results: Path = typer.Option(Path("results"), help="Folder that experiments are kept in."),
 ) -> None:
     """Print what was learned and lost, and write it beside the results."""
-    from cl_bench.errors import RunError
+    from cl_bench.errors import RunError, UserError
     from cl_bench.report.written import Wanted, print_report
     from cl_bench.results.groups import choose
     from cl_bench.terminal import say
 
+    if (texts and (format is not Format.html or table)) or (data_root and not texts):
+        raise UserError("--texts, --data-root: only of a whole HTML report (--format html --texts)")
     chosen = choose(runs or [], results)
     if not runs:
         say(f"report of {chosen[0].folder}, the experiment that was run last")
-    wanted = Wanted(format.value, table, full, baseline)
+    wanted = Wanted(format.value, table, full, baseline, texts, data_root)
     if faults := print_report(chosen, results, wanted):
         raise RunError("\n  ".join(["some files could not be read:", *faults]))

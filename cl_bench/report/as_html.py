@@ -21,7 +21,11 @@ from cl_bench.report.document import (
     Table,
     text_of,
 )
-from cl_bench.report.html_page import data_script, escape, page, rich_text
+from cl_bench.report.document_browser import Reading, document_browser
+from cl_bench.report.full import full_blocks
+from cl_bench.report.html_page import data_script, escape, page, rich_text, shipped
+from cl_bench.report.overview import Overview, closing_blocks, overview_blocks
+from cl_bench.report.provenance import provenance
 
 LARGEST_FIGURE = 4 << 20
 """Bytes; larger ones are named and not embedded."""
@@ -69,7 +73,19 @@ def as_html(title: str, parts: Sequence[Part], browser: dict[str, Any] | None = 
         top.append('<nav><details class="contents"><summary>Contents</summary>')
         top.append(f"<ul>{''.join(links)}</ul></details></nav>")
     body = [*top, "</header>\n<main>", *inner, "</main>"]
-    return page(f"{title} - cl-bench report", body, "report")
+    return page(f"{title} - cl-bench report", body, shipped("report.css"), shipped("report.js"))
+
+
+def report_page(overview: Overview, read: Reading | None = None) -> str:
+    """All that there is of these experiments; `read` finds the words of documents."""
+    opened = overview.opened
+    browser = document_browser(opened, read)
+    parts = [Part(overview_blocks(overview), opened[0].folder)]
+    for each in opened:
+        parts.append(Part(list(full_blocks(each)), each.folder, folded=True, all_figures=True))
+    parts.append(Part(list(provenance(opened)), opened[0].folder, folded=True))
+    parts.append(Part(closing_blocks(overview), opened[0].folder))
+    return as_html(overview.title(), parts, browser)
 
 
 def _part(part: Part, contents: _Contents) -> Iterator[str]:
@@ -113,7 +129,7 @@ def _block(block: Block) -> Iterator[str]:
 def _table(table: Table) -> Iterator[str]:
     yield f'<div class="wide" tabindex="0"><table data-name="{escape(table.name)}">'
     if table.caption:
-        yield f"<caption>{rich_text(table.caption)}</caption>"
+        yield f"<caption><span>{rich_text(table.caption)}</span></caption>"
     heads = "".join(map(_head, table.columns))
     yield f"<thead><tr>{heads}</tr></thead>\n<tbody>"
     for row in table.rows:

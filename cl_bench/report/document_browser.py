@@ -6,14 +6,18 @@ named by number. What is too much for a page is left out, and said.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cl_bench.report.cells import short
+from cl_bench.report.tables import code
+from cl_bench.results.compare import Key
 from cl_bench.results.groups import Opened
 from cl_bench.results.same_documents import made_of
+from cl_bench.results.shown_documents import Wording
 from cl_bench.scores.general import leaves
 from cl_bench.store.folders import read_records, stage_number, there
 from cl_bench.store.seals import read_scores
@@ -28,17 +32,10 @@ CHARACTERS = 1500
 ROOM, SHORT = 20_000_000, 200
 """When all texts together have so many characters, the others are cut to so many each."""
 
-Key = tuple[str, int]
 Record = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Words:
-    """What a document asks, where its task's data is at hand."""
-
-    prompt: str
-    choices: Sequence[str] = ()
-    gold: str | None = None
+Ids = Mapping[str, Sequence[int]]
+Reading = Callable[[Path, Ids], tuple[Mapping[Key, Wording], Mapping[str, str]]]
+"""From a scored folder and ids by leaf task: their words, and why some are not there."""
 
 
 @dataclass
@@ -76,40 +73,62 @@ class _Places:
     runs: list[_Run] = field(default_factory=list)
 
 
-def document_browser(
-    opened: Sequence[Opened], words: Mapping[tuple[Path, str, int], Words] | None = None
-) -> dict[str, Any]:
-    """Plain values for `pages/report.js`; `words` by experiment, leaf task and document.
+@dataclass(frozen=True)
+class _Task:
+    """A stage task or benchmark, with the documents of it that are shown."""
+
+    name: str
+    own: Sequence[int]
+    """By run the place right after its own stage, else the base model's."""
+    total: int
+    kept: Sequence[Key]
+    sides: Sequence[Mapping[Key, Record]]
+    """By place."""
+
+
+def document_browser(opened: Sequence[Opened], read: Reading | None = None) -> dict[str, Any]:
+    """Plain values for `pages/report.js`; without `read` documents have no words.
 
     Raises RunError where a file cannot be read.
     """
-    found = [(each, _places(each)) for each in opened if (each.folder / "base/predictions").is_dir()]
+    found = [(e, _places(e)) for e in opened if (e.folder / "base/predictions").is_dir()]
     number = sum(len(_tasks(each)) * len(places.paths) for each, places in found)
     most = max(FEWEST, min(DOCUMENTS, ANSWERS // max(1, number)))
     texts = _Texts()
-    experiments = [_experiment(each, places, most, texts, words or {}) for each, places in found]
-    return {
-        "experiments": experiments,
-        "texts": list(texts.numbers),
-        "notes": list(_notes(experiments, most, bool(words))),
-    }
+    notes: list[str] = []
+    experiments = []
+    for each, places in found:
+        tasks = [_task(name, own, places, most) for name, own in _tasks(each).items()]
+        words: Mapping[Key, Wording] = {}
+        if read is not None:
+            words, missing = read(each.folder / "base", _ids(tasks))
+            notes += [f"{code(k)}: its words cannot be shown: {why}." for k, why in missing.items()]
+        experiments.append(_experiment(each, places, tasks, texts, words))
+    first = list(_first_notes(experiments, most, read is not None))
+    return {"experiments": experiments, "texts": list(texts.numbers), "notes": [*first, *notes]}
 
 
-def _notes(experiments: Sequence[Record], most: int, worded: bool) -> Sequence[str]:
-    notes = []
+def _first_notes(experiments: Sequence[Record], most: int, worded: bool) -> Iterator[str]:
     tasks = [task for each in experiments for task in each["tasks"]]
     if any(task["total"] > len(task["documents"]) for task in tasks):
-        notes.append(
-            f"At most {most} documents of a task stand in this file, those first that most often "
-            "score less after the last stage than before, then those that score more; `cl-bench "
-            "diff A B --html FILE` has all."
+        yield (
+            f"At most {most} documents of a task stand in this file: first those that score less "
+            "after the last stage than before in most runs, then those that score more. "
+            "`cl-bench diff A B --html FILE` has all that changed."
         )
     if not worded:
-        notes.append(
-            "Documents are named by task and number: `--texts` reads their words from the data, "
-            "which the records do not hold."
+        yield (
+            "Documents are named by task and number. `--texts` reads their words from the data, "
+            "for the records do not hold them."
         )
-    return notes
+
+
+def _ids(tasks: Sequence[_Task]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for task in tasks:
+        for leaf, document in task.kept:
+            found.setdefault(leaf, []).append(document)
+    return found
 
 
 def _tasks(opened: Opened) -> dict[str, Sequence[str]]:
@@ -126,7 +145,7 @@ def _places(opened: Opened) -> _Places:
     for result in opened.results:
         for run in result.runs:
             name = f"{result.label}, {run.path.name.replace('-', ' ')}"
-            numbers, own = [0], {}
+            numbers, own = [0], dict[str, int]()
             for stage in run.stages():
                 if not (stage.scored and (stage.path / "predictions").is_dir()):
                     continue
@@ -141,37 +160,38 @@ def _places(opened: Opened) -> _Places:
     return found
 
 
+def _task(name: str, own: Sequence[str], places: _Places, most: int) -> _Task:
+    sides = _records(places, own)
+    keys = _most_telling(sides, places, name)
+    kept = keys[:most]
+    cut = [{key: side[key] for key in kept if key in side} for side in sides]
+    return _Task(name, [run.own.get(name, 0) for run in places.runs], len(keys), kept, cut)
+
+
 def _experiment(
     opened: Opened,
     places: _Places,
-    most: int,
+    tasks: Sequence[_Task],
     texts: _Texts,
-    words: Mapping[tuple[Path, str, int], Words],
+    words: Mapping[Key, Wording],
 ) -> dict[str, Any]:
-    stage_tasks = set(opened.base["trace"])
-    tasks, answers = [], []
-    for task, own in _tasks(opened).items():
-        sides = _records(places, own)
-        keys = _most_telling(sides, places, task)
-        kept = keys[:most]
-        tasks.append(
-            {
-                "name": short(task),
-                "kind": "stage task" if task in stage_tasks else "General",
-                "total": len(keys),
-                "own": [run.own.get(task, 0) for run in places.runs],
-                "documents": [
-                    _document(k, sides[0][k], texts, words.get((opened.folder, *k))) for k in kept
-                ],
-            }
-        )
-        answers.append([_answers(side, kept, texts) for side in sides])
     return {
         "name": opened.name,
         "places": places.names,
         "runs": [{"name": run.name, "places": list(run.places)} for run in places.runs],
-        "tasks": tasks,
-        "answers": answers,
+        "tasks": [
+            {
+                "name": short(task.name),
+                "kind": "stage task" if task.name in opened.base["trace"] else "General",
+                "total": task.total,
+                "own": list(task.own),
+                "documents": [
+                    _document(key, task.sides[0][key], texts, words.get(key)) for key in task.kept
+                ],
+            }
+            for task in tasks
+        ],
+        "answers": [[_answers(side, task.kept, texts) for side in task.sides] for task in tasks],
     }
 
 
@@ -190,7 +210,8 @@ def _records(places: _Places, own: Sequence[str]) -> list[dict[Key, Record]]:
                 continue  # other rows: nothing says which documents are the same
             side |= {(leaf, record["doc_id"]): record for record in read_records(file)}
         if found:
-            side = {key: r for key, r in side.items() if key in found[0] and _same(r, found[0][key])}
+            first = found[0]
+            side = {k: r for k, r in side.items() if k in first and _same(r, first[k])}
         found.append(side)
     return found
 
@@ -214,15 +235,17 @@ def _most_telling(sides: Sequence[Mapping[Key, Record]], places: _Places, task: 
     return sorted(sides[0], key=changes)
 
 
-def _document(key: Key, record: Record, texts: _Texts, words: Words | None) -> list[Any]:
-    """Leaf, number, reference and, where they are known, prompt, choices and the right one."""
+def _document(key: Key, record: Record, texts: _Texts, words: Wording | None) -> list[Any]:
+    """Leaf, number, reference and, where they are known, prompt and choices."""
     target = record.get("target")
-    found = [key[0], key[1], texts.add(target if isinstance(target, str) else f"{target}")]
+    gold = target if isinstance(target, str) else json.dumps(target, ensure_ascii=False)
     if words is None:
-        return found
+        return [*key, texts.add(gold)]
+    if words.gold is not None:
+        number = words.gold_choice
+        gold = words.gold if number is None else f"{number}: {words.gold}"
     choices = [texts.add(choice) for choice in words.choices]
-    gold = None if words.gold is None else texts.add(words.gold)
-    return [*found, texts.add(words.prompt, 2 * CHARACTERS), choices, gold]
+    return [*key, texts.add(gold), texts.add(words.question, 2 * CHARACTERS), choices]
 
 
 def _answers(side: Mapping[Key, Record], kept: Sequence[Key], texts: _Texts) -> list[Any] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 from html import escape as _escape
 from importlib.resources import files
 from typing import Any
@@ -43,12 +43,13 @@ def data_script(name: str, data: Any) -> str:
     return f'<script type="application/json" id="{escape(name)}">{_printable(text)}</script>'
 
 
-def page(title: str, body: Iterator[str] | Sequence[str], name: str) -> str:
-    """The whole file, with style and script of that name from `cl_bench/report/pages/`."""
-    folder = files("cl_bench.report") / "pages"
-    style, script = (
-        (folder / f"{name}.{kind}").read_text(encoding="utf-8") for kind in ("css", "js")
-    )
+def shipped(name: str) -> str:
+    """A style or script of `cl_bench/report/pages/`."""
+    return (files("cl_bench.report") / "pages" / name).read_text(encoding="utf-8")
+
+
+def page(title: str, body: Iterable[str], style: str, script: str = "") -> str:
+    """The whole file; `body` is HTML."""
     head = [
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',

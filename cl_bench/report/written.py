@@ -9,9 +9,11 @@ from typing import Literal
 
 from cl_bench.errors import RunError, UserError, nearest
 from cl_bench.report.as_data import as_csv, as_json
+from cl_bench.report.as_html import Part, as_html, report_page
 from cl_bench.report.as_latex import as_latex
 from cl_bench.report.as_markdown import WIDTH, markdown
 from cl_bench.report.document import Block, Table
+from cl_bench.report.document_browser import Reading
 from cl_bench.report.overview import (
     Overview,
     all_blocks,
@@ -21,13 +23,20 @@ from cl_bench.report.overview import (
     tables_of,
 )
 from cl_bench.results.groups import Chosen
+from cl_bench.results.places import Place
 from cl_bench.store.file_errors import what_failed
 from cl_bench.store.folders import write_text
 from cl_bench.store.once import each_file_once
 from cl_bench.terminal import columns, say
 
-Format = Literal["md", "latex", "csv", "json"]
-SUFFIXES: dict[Format, str] = {"md": "md", "latex": "tex", "csv": "csv", "json": "json"}
+Format = Literal["md", "latex", "csv", "json", "html"]
+SUFFIXES: dict[Format, str] = {
+    "md": "md",
+    "latex": "tex",
+    "csv": "csv",
+    "json": "json",
+    "html": "html",
+}
 ON_FIRST = ("main", "lost")
 """Tables that a first screen has."""
 
@@ -40,6 +49,10 @@ class Wanted:
     table: str | None = None
     full: bool = False
     baseline: str | None = None
+    texts: bool = False
+    """Of HTML: whether documents have their words, which are read from the data again."""
+    data_root: Path | None = None
+    """Where the data is; the experiment's own by default."""
 
 
 @dataclass(frozen=True)
@@ -61,22 +74,26 @@ def write_report(
     """
     wanted = wanted or Wanted()
     with each_file_once():
-        whole = wanted.full or wanted.table not in (None, *ON_FIRST)
+        html = wanted.format == "html"
+        whole = wanted.full or html or wanted.table not in (None, *ON_FIRST)
         overview = read_overview(chosen, wanted.baseline, whole)
         if not overview.groups:
             raise RunError("\n  ".join(overview.faults))
         folder, stem = default_place(overview, results)
         parts = [
             stem,
-            *(["full"] if wanted.full else []),
+            *(["full"] if wanted.full and not html else []),
             *([wanted.table] if wanted.table else []),
         ]
         file = folder / f"{'-'.join(parts).replace(' ', '-')}.{SUFFIXES[wanted.format]}"
         kept, shown = _texts(overview, wanted, whole, file, width)
     try:
         write_text(file, kept)
-        say(f"cl-bench: written: {file}")
+        if not html:  # of which the path is all that is printed
+            say(f"cl-bench: written: {file}")
     except OSError as error:
+        if html:  # nobody reads it in a terminal
+            raise RunError(f"{file}: not written ({what_failed(error)})") from error
         say(f"cl-bench: warning: {file.name} was not written ({what_failed(error)})")
     return Written(shown, file, overview.faults)
 
@@ -102,6 +119,8 @@ def _texts(
         text = as_json(tables, overview)
     elif wanted.format == "csv":
         text = as_csv(_tables(overview, wanted, whole, only="main"))
+    elif wanted.format == "html":
+        return _html(overview, wanted, whole), f"{file}\n"
     elif wanted.format == "latex":
         text = as_latex(_tables(overview, wanted, whole))
     else:
@@ -109,6 +128,19 @@ def _texts(
         kept, shown = (_text(markdown(blocks, each, screen=False)) for each in (None, width))
         return kept, shown
     return text, text
+
+
+def _html(overview: Overview, wanted: Wanted, whole: bool) -> str:
+    if wanted.table is not None:
+        blocks = _tables(overview, wanted, whole)
+        return as_html(overview.title(), [Part(blocks, overview.opened[0].folder)])
+    return report_page(overview, _rereading(wanted.data_root) if wanted.texts else None)
+
+
+def _rereading(data_root: Path | None) -> Reading:
+    from cl_bench.experiment.reread import reread  # loads lm-eval, for the words alone
+
+    return lambda folder, ids: reread(Place(folder), ids, data_root)
 
 
 def _tables(

@@ -168,8 +168,7 @@ function browse(data) {
     if (asked[4] && asked[4].length) {
       labelled(made, 'Choices', asked[4].map((each, i) => `${i}: ${text(each)}`).join('\n'));
     }
-    const gold = typeof asked[5] === 'number' ? `\n${text(asked[5])}` : '';
-    labelled(made, 'Reference', gold && gold.slice(1) === text(asked[2]) ? text(asked[2]) : text(asked[2]) + gold);
+    labelled(made, 'Reference', text(asked[2]));
     const sides = element('div', undefined, 'sides');
     for (const [given, place, when] of [[a, places[0], 'Then'], [b, places[1], 'Now']]) {
       const side = element('div');
