@@ -21,6 +21,7 @@ from cl_bench.commands.plot import plot
 from cl_bench.commands.report import report
 from cl_bench.commands.run import run
 from cl_bench.commands.score import score
+from cl_bench.commands.status import status
 from cl_bench.commands.verify import verify
 from cl_bench.device_memory import first_line, out_of_memory
 from cl_bench.errors import RunError, UserError, said_once
@@ -40,6 +41,7 @@ app.command("run")(run)
 app.command("eval")(evaluate)
 app.command("report")(report)
 app.command("diff")(diff)
+app.command("status")(status)
 app.command("verify")(verify)
 app.command("export")(export)
 app.command("inspect")(inspect)

@@ -11,6 +11,7 @@ from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.methods.spec import Experiment
 from cl_bench.models.kinds import dtype_faults
 from cl_bench.models.load import model_path_fault
+from cl_bench.trackers.known import tracker_faults
 
 
 def plan_checks(experiment: Experiment, folder: Path) -> list[str]:
@@ -24,6 +25,7 @@ def plan_checks(experiment: Experiment, folder: Path) -> list[str]:
     config = experiment.config
     names = [task.given for task in experiment.tasks]
     faults = [fault for name in names if (fault := unknown_task(name, config.task_paths))]
+    faults += tracker_faults(config.track)
     absent = model_path_fault(config.model.source) is None and not model_file(
         config.model, "config.json"
     )

@@ -49,6 +49,7 @@ from cl_bench.models.load import (
     file_faults as model_file_faults,
 )
 from cl_bench.store.links import check_links
+from cl_bench.trackers.known import tracker_faults
 
 
 def engine_faults(found: Preflight) -> Iterator[str]:
@@ -101,7 +102,7 @@ def preflight(
 ) -> Preflight:
     """Tasks, data, examples, model and tokenizer, checked. Raises UserError with every fault."""
     config = experiment.config
-    faults = model_faults(config, experiment.chosen)
+    faults = [*tracker_faults(config.track), *model_faults(config, experiment.chosen)]
     suite = None
     examples: Examples = {}
     try:

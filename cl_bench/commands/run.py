@@ -46,12 +46,17 @@ def _run(
     experiment = resolve_file(config, override, method)  # its faults, before torch is imported
 
     from cl_bench.errors import RunError, RunsFailedError
-    from cl_bench.experiment.run import run_experiment
+    from cl_bench.experiment.processes import place
     from cl_bench.progress import Reporter
-    from cl_bench.report.written import print_report
-    from cl_bench.results.groups import Chosen
 
-    with Reporter() as reporter:
+    with Reporter(enabled=place() == 0) as reporter:
+        reporter.planned(
+            experiment.config.name, [run.label for run in experiment.chosen], experiment.columns
+        )
+        from cl_bench.experiment.run import run_experiment  # torch: seconds
+        from cl_bench.report.written import print_report
+        from cl_bench.results.groups import Chosen
+
         try:
             folder = run_experiment(experiment, results, chosen, reporter, allow_code)
         except RunsFailedError as error:

@@ -24,6 +24,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 TRACE_GENERAL = ["mmlu", "bbh", "tydiqa", "boolq", "piqa", "gsm8k"]
 Protocol = Literal["lm-eval", "opencompass-2023"]
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 QUICKSTART_MODEL = "smollm2-135m"
 METHOD_KEYS = {"name", "compose", "file", "label"}
 
@@ -312,6 +313,10 @@ class ExperimentConfig(Section):
         description="full: folders that plain transformers loads; delta: only what differs from "
         "where the stage began (with keep: last or scores, from the base model)",
     )
+    track: list[TrackerName] = Field(
+        default_factory=list,
+        description="told of every run: tensorboard, wandb, mlflow, trackio; docs/live.md",
+    )
     allow_unreachable: bool = Field(False, description="as in a stage, for all of them")
     expected: list[Expected] = Field(
         default_factory=list, description="numbers to compare with; reports show them apart"
@@ -331,6 +336,13 @@ class ExperimentConfig(Section):
     def _distinct_seeds(cls, value: list[int]) -> list[int]:
         if len(set(value)) != len(value):
             raise ValueError("a seed is listed twice")
+        return value
+
+    @field_validator("track")
+    @classmethod
+    def _distinct_trackers(cls, value: list[TrackerName]) -> list[TrackerName]:
+        if len(set(value)) != len(value):
+            raise ValueError("a tracker is listed twice")
         return value
 
     @model_validator(mode="after")

@@ -116,6 +116,9 @@ class Suite:
             for unit, what in zip(units, whats, strict=True)
         ]
         missing = [i for i, entry in enumerate(entries) if entry is None]
+        for unit, entry in zip(units, entries, strict=True):
+            if entry is not None:
+                reporter.answered(unit.name, entry, now=False)
         if missing:
             reporter.tasks(len(units), sum(units[i].size for i in missing))
             began = time.perf_counter()
@@ -125,6 +128,7 @@ class Suite:
                     reporter.task(units[i].name, i + 1, units[i].size)
                     found, now = answer(units[i]), time.perf_counter()
                     entries[i] = entry = _keep(partial, units[i], whats[i], found, now - began)
+                    reporter.answered(units[i].name, entry)
                     for line in _not_measured(units[i], entry, found):
                         reporter.line(line)
                     began = now

@@ -22,6 +22,7 @@ from cl_bench.experiment.pruned import announcements
 from cl_bench.experiment.space import delete_unneeded
 from cl_bench.experiment.stage import run_stage
 from cl_bench.experiment.stage_files import failure_advice
+from cl_bench.experiment.watched import NoWatch, Watch
 from cl_bench.experiment.workplace import Workplace
 from cl_bench.identity.bindings import portable_model
 from cl_bench.methods.spec import Experiment, RunSpec
@@ -67,7 +68,7 @@ def _run(work: Workplace, checked: Preflight, folder: Path) -> Path:
     experiment, config, runs = work.experiment, work.config, work.experiment.chosen
     suite, processes, reporter = work.suite, work.processes, work.reporter
     if not processes.first:
-        _run_all(work, runs, folder)
+        _run_all(work, runs, folder, NoWatch())
         return folder
     _check_disk(experiment, suite, folder)
     now = contents_of_run(checked)
@@ -76,17 +77,21 @@ def _run(work: Workplace, checked: Preflight, folder: Path) -> Path:
         for line in check_folder(checked, folder, now):  # another process may have been at work
             reporter.line(line)
         _open_experiment(config, folder, checked.notes)
-        try:
-            now = score_base(work, experiment, folder, checked.model_path, now)
-            score_in_context(work, experiment, folder, checked.model_path, now)
-            _check_reference(suite, runs, folder)
-            adopt_runs(experiment, folder, now, reporter.line)
-            _run_all(work, runs, folder)
-        except OSError as error:
-            raise RunError(
-                f"{what_failed(error)}; what is complete in {folder} is kept: "
-                "run the same command again to go on"
-            ) from error
+        watch = Watch(work, folder, runs)
+        with watch.told():
+            try:
+                watch.base()
+                now = score_base(work, experiment, folder, checked.model_path, now)
+                reporter.part("", "")
+                score_in_context(work, experiment, folder, checked.model_path, now)
+                _check_reference(suite, runs, folder)
+                adopt_runs(experiment, folder, now, reporter.line)
+                _run_all(work, runs, folder, watch)
+            except OSError as error:
+                raise RunError(
+                    f"{what_failed(error)}; what is complete in {folder} is kept: "
+                    "run the same command again to go on"
+                ) from error
     return folder
 
 
@@ -142,7 +147,7 @@ def _delete_unneeded(work: Workplace, run: RunSpec, place: RunFolder) -> None:
         )
 
 
-def _run_all(work: Workplace, runs: Sequence[RunSpec], folder: Path) -> None:
+def _run_all(work: Workplace, runs: Sequence[RunSpec], folder: Path, watch: Watch) -> None:
     work.processes.wait()
     total = sum(len(run.stages) for run in runs)
     done = 0
@@ -158,7 +163,8 @@ def _run_all(work: Workplace, runs: Sequence[RunSpec], folder: Path) -> None:
         try:
             for position in range(len(run.stages)):
                 work.reporter.stages(total, done)
-                run_stage(work, run, place, position)
+                with watch.stage(run, position):
+                    run_stage(work, run, place, position)
                 done += 1
                 if work.first_process:
                     write_summary(folder, place)

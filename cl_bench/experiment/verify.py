@@ -47,10 +47,12 @@ from cl_bench.store.folders import (
 )
 from cl_bench.store.links import links_out
 from cl_bench.store.seals import FILES, file_fault, read_scores, read_sealed
+from cl_bench.store.status_file import STATUS
+from cl_bench.trackers.tracked import TRACKING
 
 DERIVED = (
     *("summary.json", "curves.png", "curves.svg"),
-    *("kl-general.json", "kl-general.png", "kl-general.svg", ".lock"),
+    *("kl-general.json", "kl-general.png", "kl-general.svg", ".lock", STATUS),
 )
 REPORTS = [f"report*.{suffix}" for suffix in ("md", "tex", "csv", "json", "html")]
 """Made again by each report, so nothing depends on them."""
@@ -102,6 +104,7 @@ def verify(experiment: Path) -> Findings:
     found.known |= {experiment / name for name in (*DERIVED, EXPERIMENT)}
     found.known |= {file for pattern in REPORTS for file in experiment.glob(pattern)}
     found.known |= set(experiment.rglob(".lock"))
+    found.known |= set((experiment / TRACKING).rglob("*"))
     found.ask(lambda: read_experiment(experiment, whole=True))
     found.ask(lambda: _scores(found, experiment / "base"))
     for lost in lost_runs(experiment):

@@ -37,6 +37,7 @@ IRRELEVANT: Mapping[str, str] = {
     "save_every": "when something is saved; what comes of it is the same",
     "keep": "what is deleted when nothing needs it any more; no number depends on it",
     "checkpoints": "how weights are stored; they are the same to the bit",
+    "track": "who is told of a run; what comes of it is the same",
     "expected": "numbers to compare with; none of the run's depends on them",
     "eval.general.budget": "a word for limits; the limits are compared",
 }

@@ -74,8 +74,9 @@ def fingerprints(folder: Path) -> dict[str, str]:
         str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(folder.rglob("*"))
         if file.is_file()
-        # What a report says of time and memory is measured.
+        # What a report says of time and memory is measured; so is what a status says.
         and file.name not in ("timing.json", "experiment.json", ".lock", "run.json", "report.md")
+        and file.name != "status.json"
     }
 
 
