@@ -121,6 +121,8 @@ class Reporter:
         what = f"{', '.join(dict.fromkeys(runs)) or 'the base model'} over {', '.join(tasks)}"
         self._set(doing="reading tasks, data and model", what=what)
         self.event(f"{experiment}: {what}")
+        if self._live is not None:
+            self._live.refresh()  # before the imports that keep rich's thread waiting
 
     def part(self, key: str, row: str, rows: Sequence[Row] = (), **about: Any) -> None:
         """A part of the forecast begins, with what is scored of its run so far.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
+
 from cl_bench.live.status import Row, Status, general_of
 
 NAME = 16
@@ -111,7 +113,7 @@ def _wrapped(line: str, width: int) -> list[str]:
             found[-1] = joined
         else:
             found.append(f"  {part}")
-    return [piece[i : i + width] for piece in found for i in range(0, len(piece) or 1, width)]
+    return [part for piece in found for part in (wrap(piece, width) or [""])]
 
 
 def clock(seconds: float) -> str:

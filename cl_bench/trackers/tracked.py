@@ -1,7 +1,7 @@
 """The runs of an experiment and their trackers: which is open, and what each was told already.
 
-`tracking/sessions.json` keeps for every tracker and run the id to go on with and the last stage
-whose scores it was told. A tracker that fails is warned about once and left alone until the next
+`tracking/sessions.json` keeps for every tracker and run the id to go on with and the scores that it
+was told. A tracker that fails is warned about once and left alone until the next
 start.
 """
 
@@ -56,7 +56,7 @@ class Tracking:
         self.close("finished")
         self._run = run.path
         config = read_run(run.path / "run.json")["config"]
-        slug = f"{run.path.parent.name}/{run.path.name}"
+        slug = _slug(run)
         for name in self.config.track:
             if name in self._failed:
                 continue
@@ -71,7 +71,7 @@ class Tracking:
             identity = self._tried(opened, partial(tracker.begin, about))
             if name not in self._failed:
                 self._open.append(opened)
-                self._remember(key, {"told": -1, **known, "id": identity})
+                self._remember(key, {"told": {}, **known, "id": identity})
 
     def step(self, stage: str, record: Mapping[str, Any]) -> None:
         """One update of the open run: `record` is its line of train.jsonl."""
@@ -81,21 +81,35 @@ class Tracking:
 
     def catch_up(self, label: str, seed: int, run: RunFolder) -> None:
         """Tell the scores of all finished stages that a tracker was not told of yet."""
-        if not self.config.track:
+        names = [name for name in self.config.track if name not in self._failed]
+        if not names:
             return
         finished = {0: self.experiment / "base"}
         finished |= {stage_number(s.path.name): s.path for s in run.stages() if s.scored}
-        slug = f"{run.path.parent.name}/{run.path.name}"
-        keys = [f"{name} {slug}" for name in self.config.track if name not in self._failed]
-        if all(self._told(key) >= max(finished) for key in keys):
+        values = {number: scores_of(place) for number, place in finished.items()}
+        keys = [f"{name} {_slug(run)}" for name in names]
+        if not any(self._untold(key, values) for key in keys):
             return
         self.open(label, seed, run)
         for one in list(self._open):
-            for number in sorted(n for n in finished if n > self._told(one.key)):
-                values = scores_of(finished[number])
-                self._tried(one, partial(one.tracker.scores, number, values))
-                if one in self._open:
-                    self._remember(one.key, {**self._sessions()[one.key], "told": number})
+            for number, lacking in self._untold(one.key, values).items():
+                self._tried(one, partial(one.tracker.scores, number, lacking))
+                if one not in self._open:
+                    break
+                session = self._sessions()[one.key]
+                told = {**session["told"], str(number): sorted(values[number])}
+                self._remember(one.key, {**session, "told": told})
+
+    def _untold(
+        self, key: str, values: Mapping[int, Mapping[str, float]]
+    ) -> dict[int, dict[str, float]]:
+        """By stage, what a tracker was not told: later stages may add columns to earlier rows."""
+        told = self._sessions().get(key, {}).get("told", {})
+        found = {
+            number: {name: v for name, v in row.items() if name not in told.get(str(number), [])}
+            for number, row in sorted(values.items())
+        }
+        return {number: row for number, row in found.items() if row}
 
     def close(self, state: str) -> None:
         """End the open run."""
@@ -121,15 +135,19 @@ class Tracking:
             found = read_json(file) if there(file) else {}
         except RunError:
             return {}
-        return found if isinstance(found, dict) else {}
-
-    def _told(self, key: str) -> int:
-        told = self._sessions().get(key, {}).get("told", -1)
-        return told if isinstance(told, int) else -1
+        return {
+            key: one
+            for key, one in (found if isinstance(found, dict) else {}).items()
+            if isinstance(one, dict) and isinstance(one.get("told"), dict)
+        }
 
     def _remember(self, key: str, session: Mapping[str, Any]) -> None:
         file = self.experiment / TRACKING / SESSIONS
         write_json(file, {**self._sessions(), key: dict(session)})
+
+
+def _slug(run: RunFolder) -> str:
+    return f"{run.path.parent.name}/{run.path.name}"
 
 
 def scores_of(place: Path) -> dict[str, float]:
