@@ -53,6 +53,7 @@ OTHERWISE: dict[str, Any] = {
     "stages.1.allow_unreachable": True,
     "allow_unreachable": True,
     "save_every": "1 h",
+    "track": ["tensorboard"],
     "expected": [{"kind": "published", "source": "a paper", "note": "of another model"}],
     "train.lr": 0.5,
     "train.schedule": "constant",
