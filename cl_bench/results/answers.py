@@ -6,6 +6,7 @@ read once: a report of k methods compares each with the base model and with a ba
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,12 +137,27 @@ def compare(
 def _differences(
     first: Sequence[Scoring], second: Sequence[Scoring], task: str
 ) -> list[list[float]]:
-    """By seed, over the documents that all have; empty where there are none."""
+    """By seed, over the documents that all have; empty where there are none.
+
+    Scaled where members of a group have unequal numbers of documents, so that the mean over
+    documents is the unweighted mean over members that the score is.
+    """
     sides = [(a.values[task], b.values[task]) for a, b in zip(first, second, strict=True)]
     keys = list(sides[0][0])
     if any(side.keys() != sides[0][0].keys() for pair in sides for side in pair):
         keys = [key for key in keys if all(key in side for pair in sides for side in pair)]
-    return [[a[key] - b[key] for key in keys] for a, b in sides] if keys else []
+    if not keys:
+        return []
+    found = [[a[key] - b[key] for key in keys] for a, b in sides]
+    leaves = [key.rpartition("/")[0] for key in keys]
+    sizes = Counter(leaves)
+    if len(set(sizes.values())) == 1:
+        return found
+    even = len(keys) / len(sizes)
+    return [
+        [value * even / sizes[leaf] for leaf, value in zip(leaves, seed, strict=True)]
+        for seed in found
+    ]
 
 
 def changed(

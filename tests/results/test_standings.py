@@ -15,7 +15,7 @@ import pytest
 from scipy.stats import t
 
 from cl_bench.report.overview import read_overview, screen_blocks
-from cl_bench.results.answers import Reference, compare
+from cl_bench.results.answers import Reference, Scoring, compare
 from cl_bench.results.groups import Chosen, choose
 from cl_bench.results.standings import Standing, Standings
 from cl_bench.store.experiments import write_run
@@ -98,6 +98,25 @@ def test_differences_are_those_of_loops(tmp_path: Path, seeds: tuple[int, ...]) 
         assert each.corrected == pytest.approx(largest)
         assert each.resolved == (largest < 0.05)
     assert found.comparisons == len(ordered) == 10
+
+
+def test_members_of_a_group_weigh_the_same() -> None:
+    """As in the score, whatever number of documents they have."""
+
+    def scoring(small: list[float], large: list[float]) -> Scoring:
+        values = {f"a/{i}": value for i, value in enumerate(small)}
+        values |= {f"b/{i}": value for i, value in enumerate(large)}
+        score = (mean(small) + mean(large)) / 2
+        entry = {"score": score, "stderr": 0.1, "n": len(values)}
+        return Scoring({"trace": {}, "general": {"mmlu": entry}}, {"mmlu": values})
+
+    before = scoring([1.0] * 4, [1.0] * 96)
+    after = scoring([1.0, 0.0, 0.0, 1.0], [1.0] * 90 + [0.0] * 6)
+    found = compare([after], [before], ["mmlu"])
+    assert found is not None and found.paired
+    assert found.comparison.difference == pytest.approx(-(0.5 + 6 / 96) / 2)
+    shares = [-100 / 2 / 4] * 2 + [0.0] * 2 + [0.0] * 90 + [-100 / 2 / 96] * 6
+    assert found.comparison.stderr == pytest.approx(math.sqrt(variance(shares) / 100))
 
 
 def test_changes_are_those_of_loops(tmp_path: Path) -> None:
