@@ -29,6 +29,8 @@ from cl_bench.report.provenance import provenance
 
 LARGEST_FIGURE = 4 << 20
 """Bytes; larger ones are named and not embedded."""
+LONG = 40
+"""Characters of a text that are wrapped in a wide column."""
 SHADED = "matrix"
 """The table whose scores have a background that is darker the higher they are."""
 _TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
@@ -160,6 +162,8 @@ def _cell(cell: Cell, column: Column, label: bool, shaded: bool) -> str:
             text = f"<strong>{text}</strong>"
         if shaded and cell.value is not None:
             classes.append(f"shade{min(10, max(0, round(cell.value / 10)))}")
+    elif len(cell) > LONG:
+        classes.append("long")
     kind = f' class="{" ".join(classes)}"' if classes else ""
     name = 'th scope="row"' if label else "td"
     return f"<{name}{kind}{rest}>{text}</{name.split()[0]}>"

@@ -6,7 +6,8 @@ function valueOf(cell) {
   if (cell.dataset.value !== undefined) return Number(cell.dataset.value);
   const text = cell.textContent.trim();
   if (text === '' || text === '-') return null;
-  return /^[-+]?\d+(\.\d+)?$/.test(text) ? Number(text) : text;
+  const number = /^[-+]?\d+(\.\d+)?(?=$| to )/.exec(text); // of an interval its lower end
+  return number ? Number(number[0]) : text;
 }
 
 function compare(a, b) {
