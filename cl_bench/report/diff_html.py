@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from html import escape
 
 from cl_bench.report.diff import (
     DOCUMENTS,
@@ -15,11 +14,10 @@ from cl_bench.report.diff import (
     task_cell,
 )
 from cl_bench.report.diff_documents import answer_of, gold_of, score_of, visible
+from cl_bench.report.html_page import escape, page
 from cl_bench.results.compare import Pair, TaskDiff
 from cl_bench.results.shown_documents import Changed, Shown
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-"""Nothing is loaded from anywhere, whatever a model wrote."""
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --gold: #b58900; --a: #268bd2; --b: #d33682; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 0 auto; padding: 1rem; }
@@ -62,14 +60,10 @@ filter();
 
 def diff_html(diff: Diff) -> str:
     """The page, escaped."""
-    return "\n".join(_page(diff)) + "\n"
+    return page("cl-bench diff", _body(diff), STYLE, SCRIPT if diff.shown.changed else "")
 
 
-def _page(diff: Diff) -> Iterator[str]:
-    yield '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">'
-    yield f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-    yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    yield f"<title>cl-bench diff</title>\n<style>{STYLE}</style>\n</head>\n<body>"
+def _body(diff: Diff) -> Iterator[str]:
     yield "<h1>What was forgotten, what was learned</h1>"
     for name, place in (("A", diff.first), ("B", diff.second)):
         yield f"<p>{name}: <code>{escape(str(place.path))}</code></p>"
@@ -82,7 +76,6 @@ def _page(diff: Diff) -> Iterator[str]:
             yield from _tables(list(only.members.values()))
     if diff.shown.changed:
         yield from _documents(diff.shown)
-    yield "</body>\n</html>"
 
 
 def _tables(rows: Sequence[TaskDiff]) -> Iterator[str]:
@@ -114,7 +107,6 @@ def _documents(shown: Shown) -> Iterator[str]:
     for changed in shown.changed:
         for pair in changed.pairs:
             yield from _document(changed, pair, shown)
-    yield f"<script>{SCRIPT}</script>"
 
 
 def _select(name: str, label: str, values: Iterable[str]) -> str:

@@ -56,7 +56,8 @@ def page(title: str, body: Iterable[str], style: str, script: str = "") -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>",
     ]
-    return "\n".join([*head, *body, f"<script>\n{script}</script>\n</body>\n</html>\n"])
+    last = [f"<script>\n{script}</script>"] if script else []
+    return "\n".join([*head, *body, *last, "</body>\n</html>\n"])
 
 
 def _printable(text: str) -> str:
