@@ -90,6 +90,17 @@ class Processes:
         self.all_reduce(said)
         return int(said)
 
+    def any(self, value: bool) -> bool:
+        """Whether it is true in one of them; all wait for the answer."""
+        if self.world == 1:
+            return value
+        import torch
+        from accelerate import PartialState
+
+        said = torch.tensor(int(value), dtype=torch.int64, device=PartialState().device)
+        self.all_reduce(said)
+        return bool(said)
+
     def told(self, work: Callable[[], Any]) -> Any:
         """What `work` returns in the first process, a JSON value, in all; only that one works."""
         if self.world == 1:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -76,23 +77,30 @@ def _run(work: Workplace, checked: Preflight, folder: Path) -> Path:
     with locked(folder):
         for line in check_folder(checked, folder, now):  # another process may have been at work
             reporter.line(line)
-        _open_experiment(config, folder, checked.notes)
+        with _said_to_be_kept(folder):
+            _open_experiment(config, folder, checked.notes)
         watch = Watch(work, folder, runs)
-        with watch.told():
-            try:
-                watch.base()
-                now = score_base(work, experiment, folder, checked.model_path, now)
-                reporter.part("", "")
-                score_in_context(work, experiment, folder, checked.model_path, now)
-                _check_reference(suite, runs, folder)
-                adopt_runs(experiment, folder, now, reporter.line)
-                _run_all(work, runs, folder, watch)
-            except OSError as error:
-                raise RunError(
-                    f"{what_failed(error)}; what is complete in {folder} is kept: "
-                    "run the same command again to go on"
-                ) from error
+        with watch.told(), _said_to_be_kept(folder):
+            watch.base()
+            now = score_base(work, experiment, folder, checked.model_path, now)
+            reporter.part("", "")
+            score_in_context(work, experiment, folder, checked.model_path, now)
+            _check_reference(suite, runs, folder)
+            adopt_runs(experiment, folder, now, reporter.line)
+            _run_all(work, runs, folder, watch)
     return folder
+
+
+@contextmanager
+def _said_to_be_kept(folder: Path) -> Iterator[None]:
+    """A file that cannot be read or written fails the run, which can go on."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{what_failed(error)}; what is complete in {folder} is kept: "
+            "run the same command again to go on"
+        ) from error
 
 
 def _check_disk(experiment: Experiment, suite: Suite, folder: Path) -> None:

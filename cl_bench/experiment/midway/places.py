@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cl_bench.errors import RunError
 from cl_bench.experiment.processes import Processes
+from cl_bench.store.file_errors import what_failed
 from cl_bench.store.folders import (
     publish_folder,
     read_json,
@@ -47,6 +48,8 @@ class Places:
     stage: Path
     processes: Processes
     warn: Callable[[str], None]
+    unsaved: bool = False
+    """Whether the last save could not be written."""
     _read: dict[Path, dict[str, Any] | None] = field(default_factory=dict)
 
     @property
@@ -136,22 +139,48 @@ class Places:
         write: Callable[[Path], None],
         about: Mapping[str, Any],
     ) -> float:
-        """Every process writes its part; returns the seconds that it took."""
+        """Every process writes its part; returns the seconds that it took.
+
+        What cannot be written (a full disk) is said, once: training goes on without it, and what
+        was saved before stays. `unsaved` is true then, in the first process at least.
+        """
         began = time.monotonic()
         temporary = place.with_name(f".{place.name}.tmp")
-        if self.processes.first:
+        faults: list[str] = []
+
+        def begin() -> None:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             if not there(self.folder / BELONGS):
                 write_json(self.folder / BELONGS, dict(belongs))
-        self.processes.wait()
-        write(temporary)
-        self.processes.wait()
-        if self.processes.first:
+
+        def finish() -> None:
             write_json(temporary / ABOUT, dict(about))
             publish_folder(temporary, place)
+
+        if self.processes.first:
+            _tried(begin, faults)
+        self.processes.wait()
+        _tried(lambda: write(temporary), faults)
+        failed = self.processes.any(bool(faults))
+        if self.processes.first:
+            if not failed:
+                _tried(finish, faults)
+            self._note_unsaved(temporary, faults, failed or bool(faults))
+        self.unsaved = failed or bool(faults)
         self._read.pop(place, None)
         return time.monotonic() - began
+
+    def _note_unsaved(self, temporary: Path, faults: Sequence[str], failed: bool) -> None:
+        """Say that a save failed where the one before did not."""
+        if not failed:
+            return
+        shutil.rmtree(temporary, ignore_errors=True)
+        if not self.unsaved:
+            reason = faults[0] if faults else "in another process"
+            kept = [path.name for path in (*self.folder.glob("phase-*"), *self.updates())]
+            before = f"the last save is {kept[-1]}" if kept else "there is none before it"
+            self.warn(f"warning: cannot save: {reason}; training goes on, {before}")
 
     def updates(self) -> list[Path]:
         """Saved updates, the last one last."""
@@ -160,6 +189,15 @@ class Places:
 
 
 _LOGS = ("train.jsonl", "curve.jsonl")
+
+
+def _tried(work: Callable[[], None], faults: list[str]) -> None:
+    """Do it if nothing has failed so far, and note why it fails."""
+    try:
+        if not faults:
+            work()
+    except OSError as error:
+        faults.append(what_failed(error))
 
 
 def _others(keys: list[str]) -> str:

@@ -29,6 +29,7 @@ from cl_bench.experiment.midway.stops import StoppedError, Stops
 from cl_bench.experiment.peak_memory import peak_memory_mb
 from cl_bench.methods.base import Method, Stage
 from cl_bench.models.checkpoints import load_tensors, save_tensors
+from cl_bench.store.file_errors import writing
 from cl_bench.training.selective_update import SelectiveUpdate
 from cl_bench.training.update_plan import UpdatePlan
 
@@ -142,6 +143,8 @@ class Saves:
         due = self.pace.due(self._now.course.done)
         wanted = 2 if self.stops.asked else int(due)
         wanted = self.places.processes.agreed(wanted)
+        if wanted == 2:
+            self.places.unsaved = False  # a save that fails now is said, whatever was said before
         if wanted:
             self._save_update()
         if wanted == 2:
@@ -231,7 +234,9 @@ class Saves:
             tensors |= {f"generators/{name}": value for name, value in drawn.items()}
             save_tensors(folder / f"process-{processes.rank}.safetensors", tensors)
             mine = {"generators": values, "method": own.tree, "notes": stage.notes}
-            (folder / f"process-{processes.rank}.json").write_text(json.dumps(mine))
+            own_file = folder / f"process-{processes.rank}.json"
+            with writing(own_file):
+                own_file.write_text(json.dumps(mine))
 
         whole = {
             **about,
@@ -242,7 +247,7 @@ class Saves:
             "peak_mb": max(self.peak_mb, peak_memory_mb() or 0),
         }
         self.pace.saved(self.places.publish(place, self.belongs, all_of_it, whole))
-        for old in before if processes.first else ():
+        for old in before if processes.first and not self.places.unsaved else ():
             if old != place:
                 shutil.rmtree(old, ignore_errors=True)
 
