@@ -19,7 +19,7 @@ from cl_bench.experiment.stage_files import SMALL
 from cl_bench.methods.spec import RunSpec, StageSpec
 from cl_bench.models.bases import adapter_base
 from cl_bench.models.checkpoints import load_checkpoint
-from cl_bench.models.load import load_model, resolve_model_path
+from cl_bench.models.load import load_model, resolve_model_path, still_there
 from cl_bench.models.saved_weights import SavedWeights
 from cl_bench.store.folders import RunFolder, verify_folder
 
@@ -44,11 +44,13 @@ class RunLibrary:
         config = self.work.config
         dtype, cpu = config.model.dtype, torch.device("cpu")
         if k == 0:
-            path = resolve_model_path(config.model.source)
+            with still_there():
+                path = resolve_model_path(config.model.source)
             folder = path if isinstance(path, Path) else None
 
             def load() -> object:
-                return load_model(path, dtype)[0]
+                with still_there():
+                    return load_model(path, dtype)[0]
 
             return SavedWeights(folder, self.names, getattr(torch, dtype), load)
         before = {stage.index: stage for stage in self.run.stages[: self.position]}

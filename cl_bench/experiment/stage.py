@@ -53,7 +53,7 @@ from cl_bench.models.checkpoints import (
     save_tensors,
     write_checkpoint,
 )
-from cl_bench.models.load import load_model, resolve_model_path
+from cl_bench.models.load import load_model, resolve_model_path, still_there
 from cl_bench.scores.matrix import operation_score
 from cl_bench.seeds import derive_seed
 from cl_bench.store.experiments import read_run
@@ -295,7 +295,8 @@ def _start(
     spec, dtype = run.stages[position], work.config.model.dtype
     if position == 0 or spec.start == "base":
         path = work.config.model.source
-        model, tokenizer = load_model(resolve_model_path(path), dtype, str(work.device))
+        with still_there():
+            model, tokenizer = load_model(resolve_model_path(path), dtype, str(work.device))
         return model, tokenizer, path, State()
     before = folder.stage(run.stages[position - 1].folder)
     model, tokenizer = load_checkpoint(before.checkpoint, dtype, work.device, spec.adapters)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cl_bench.config.schema import QUICKSTART_MODEL
-from cl_bench.errors import UserError, missing_dependency, nearest
+from cl_bench.errors import RunError, UserError, missing_dependency, nearest
 from cl_bench.models.kinds import kind_fault
 from cl_bench.models.quickstart import quickstart_model
 from cl_bench.resources import expanded
@@ -124,6 +124,18 @@ def _suggestion(path: str, local: Path) -> str:
         return f"{nearest(path, [QUICKSTART_MODEL])}; a model of the hub is written owner/name"
     siblings = [p.name for p in local.parent.glob("*/")] if local.parent.is_dir() else []
     return nearest(local.name, siblings)
+
+
+@contextmanager
+def still_there() -> Iterator[None]:
+    """In the middle of a run a model that cannot be loaded was there at the start: a RunError."""
+    try:
+        yield
+    except UserError as error:
+        raise RunError(
+            f"{str(error).rstrip('.')}; it was there when the run began: put it back and run the "
+            "same command again to go on; what is complete is kept"
+        ) from error
 
 
 def load_model(

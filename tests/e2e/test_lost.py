@@ -1,0 +1,182 @@
+"""What a run needs goes away while it runs: files, a worker, another process, the lock's owner."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+from cl_bench.cli import run_command
+from cl_bench.evaluation.engines.remote import RemoteLM
+from cl_bench.progress import Reporter
+from tests.e2e.conftest import Bench, fingerprints
+from tests.helpers.forked import fork_workers, watched
+from tests.helpers.launching import launched
+
+COMMAND = ["run", "tiny.yaml"]
+CPU = {"ACCELERATE_USE_CPU": "true"}
+BARE: dict[str, Any] = {
+    "eval": {"trace": {"limit": 2}, "general": {"after": "never"}, "probes": False},
+    "methods": ["kl_base"],
+    "stages": [{"task": "FOMC", "limit": 8}, {"task": "trace_numglue_ds", "limit": 8}],
+    "save_every": "1 update",
+}
+FIRST, SECOND = "stage-1-trace_fomc", "stage-2-trace_numglue_ds"
+
+
+def at_update(method: str, stage: int, update: int, act: Callable[[], None]) -> None:
+    """In this process, once."""
+    begin, step, place = Reporter.begin, Reporter.step, [""]
+
+    def begun(self: Reporter, label: str) -> None:
+        place[0] = label
+        begin(self, label)
+
+    def told(self: Reporter, record: Any, total: int) -> None:
+        step(self, record, total)
+        if place[0].startswith(f"{method}, seed 1, stage {stage}/") and record["step"] == update:
+            place[0] = ""
+            act()
+
+    Reporter.begin, Reporter.step = begun, told  # type: ignore[method-assign]
+
+
+def ended(prepare: Callable[[], Any], *more: str) -> tuple[int, str]:
+    process, lines = watched(lambda: (prepare(), run_command([*COMMAND, *more]))[1])
+    said = "".join(lines)
+    lines.close()
+    return process.wait(), said
+
+
+@pytest.fixture
+def whole(bench: Bench) -> dict[str, str]:
+    bench.write_config(**BARE)
+    bench.must(*COMMAND)
+    found = fingerprints(bench.results)
+    shutil.rmtree(bench.results)
+    return found
+
+
+WAYS_ON = re.compile("run the same command again|`cl-bench run` goes on|restore it from a copy")
+DISAPPEARS = [
+    # (what goes away, when, what the last line of the run says; None: it is not needed any more)
+    ("data", ("kl_base", 1, 1), None),
+    ("model", ("kl_base", 1, 1), "/model'"),
+    ("model/model.safetensors", ("kl_base", 1, 1), "no file named model.safetensors"),
+    (f"results/tiny/kl_base/seed-1/{FIRST}/checkpoint", ("kl_base", 2, 1), None),
+    (f"results/tiny/kl_base/seed-1/{SECOND}", ("kl_base", 2, 1), None),
+    ("results/tiny/kl_base/seed-1/run.json", ("kl_base", 1, 1), "kl_base/seed-1/run.json"),
+    ("results/tiny/base/scores.json", ("kl_base", 1, 1), "base/scores.json"),
+]
+
+
+def test_files_that_disappear(bench: Bench, whole: dict[str, str]) -> None:
+    """Each is named, once, with the way on; when it is back the run ends as it would have."""
+    kept = bench.root / "kept"
+    for name, where, expected in DISAPPEARS:
+        shutil.rmtree(bench.results, ignore_errors=True)
+        place = bench.root / name
+        code, said = ended(partial(at_update, *where, partial(shutil.move, place, kept)))
+        assert kept.exists(), f"{name}: not reached: {said}"
+        assert "--debug" not in said and "Traceback" not in said, said
+        if expected is None:
+            assert code == 0, said
+        else:
+            last = said.splitlines()[-1]
+            assert code == 1 and expected in last and WAYS_ON.search(last), said
+        if place.is_dir():
+            shutil.rmtree(place)
+        shutil.move(kept, place)
+        code, said = ended(lambda: None)
+        assert code == 0 and fingerprints(bench.results) == whole, f"{name}: {said}"
+
+
+def test_a_worker_that_is_killed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine's process dies in the middle of a task; those before it are not asked again."""
+    fork_workers(monkeypatch)
+    bench.write_config(**{**BARE, "methods": ["ori"]})
+    engine = ["--engine", "hf", "--engine-args", "subprocess=true"]
+    bench.must(*COMMAND, *engine)
+    whole = fingerprints(bench.results)
+    shutil.rmtree(bench.results)
+    real, asked = RemoteLM._ask, []
+
+    def dies(self: RemoteLM, method: str, questions: list[Any]) -> list[Any]:
+        asked.append(method)
+        if len(asked) == 2:
+            os.kill(self._process.pid, signal.SIGKILL)
+        return real(self, method, questions)
+
+    monkeypatch.setattr(RemoteLM, "_ask", dies)
+    code, _, err = bench.run(*COMMAND, *engine)
+    assert code == 1 and "its process was killed (SIGKILL), perhaps for want of memory" in err, err
+    assert "what is complete is kept: run the same command again to go on" in err
+    assert len(asked) == 2 and "Traceback" not in err
+    bench.must(*COMMAND, *engine)
+    assert len(asked) == 3 and fingerprints(bench.results) == whole
+
+
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_a_peer_that_is_killed(bench: Bench, rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of a stage: the other one ends too, and both go on from the last save.
+
+    The first one says it; where it is the one that was killed, the launcher does.
+    """
+    monkeypatch.setattr("cl_bench.experiment.processes.PATIENCE", 0.2)
+    bench.write_config(**BARE)
+
+    def work(own: int) -> int:
+        return run_command(COMMAND)
+
+    def dies(own: int) -> int:
+        if own == rank:
+            at_update("kl_base", 2, 1, partial(os.kill, os.getpid(), signal.SIGKILL))
+        return run_command(COMMAND)
+
+    assert [one.code for one in launched(bench.root, work, environment=CPU)] == [0, 0]
+    whole = fingerprints(bench.results)
+    shutil.rmtree(bench.results)
+    both = launched(bench.root, dies, environment=CPU, kills=False)
+    assert both[rank].code == -signal.SIGKILL and both[1 - rank].code == 1, both
+    if rank == 1:
+        told = both[0].err.splitlines()[-1]
+        assert "another process has ended, perhaps killed" in told and "to go on" in told
+    assert (bench.results / "kl_base/seed-1" / FIRST / "scores.json").is_file()
+    assert [one.code for one in launched(bench.root, work, environment=CPU)] == [0, 0]
+    assert fingerprints(bench.results) == whole
+
+
+def test_two_writers_and_a_lock_without_its_owner(bench: Bench, whole: dict[str, str]) -> None:
+    """The second is refused and changes nothing; a killed owner's lock does not hold."""
+    ready = bench.root / "ready"
+
+    def waits() -> None:
+        ready.touch()
+        time.sleep(60)
+
+    def first() -> int:
+        at_update("kl_base", 2, 1, waits)
+        return run_command(COMMAND)
+
+    process, lines = watched(first)
+    while not ready.exists():
+        assert process.poll() is None, lines.read()
+        time.sleep(0.02)
+    before = fingerprints(bench.results)
+    for more in ([], ["--method", "kl_base"]):
+        code, _, err = bench.run(*COMMAND, *more)
+        assert code == 2 and "results/tiny: another cl-bench is working here" in err
+    assert bench.run("report", "tiny")[0] == 0, "reading needs no lock"
+    assert before == {n: h for n, h in fingerprints(bench.results).items() if n in before}
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL and (bench.results / ".lock").exists()
+    lines.close()
+    bench.must(*COMMAND)
+    assert fingerprints(bench.results) == whole
