@@ -70,9 +70,9 @@ DISAPPEARS = [
     ("data", ("kl_base", 1, 1), None),
     ("model", ("kl_base", 1, 1), "/model'"),
     ("model/model.safetensors", ("kl_base", 1, 1), "no file named model.safetensors"),
-    (f"results/tiny/kl_base/seed-1/{FIRST}/checkpoint", ("kl_base", 2, 1), None),
-    (f"results/tiny/kl_base/seed-1/{SECOND}", ("kl_base", 2, 1), None),
-    ("results/tiny/kl_base/seed-1/run.json", ("kl_base", 1, 1), "kl_base/seed-1/run.json"),
+    (f"results/tiny/kl-base/seed-1/{FIRST}/checkpoint", ("kl_base", 2, 1), None),
+    (f"results/tiny/kl-base/seed-1/{SECOND}", ("kl_base", 2, 1), None),
+    ("results/tiny/kl-base/seed-1/run.json", ("kl_base", 1, 1), "kl-base/seed-1/run.json"),
     ("results/tiny/base/scores.json", ("kl_base", 1, 1), "base/scores.json"),
 ]
 
@@ -148,7 +148,7 @@ def test_a_peer_that_is_killed(bench: Bench, rank: int, monkeypatch: pytest.Monk
     if rank == 1:
         told = both[0].err.splitlines()[-1]
         assert "another process has ended, perhaps killed" in told and "to go on" in told
-    assert (bench.results / "kl_base/seed-1" / FIRST / "scores.json").is_file()
+    assert (bench.results / "kl-base/seed-1" / FIRST / "scores.json").is_file()
     assert [one.code for one in launched(bench.root, work, environment=CPU)] == [0, 0]
     assert fingerprints(bench.results) == whole
 
