@@ -142,14 +142,17 @@ class RemoteLM(LM):  # type: ignore[misc]
         except (EOFError, OSError):
             self.close()
             raise RunError(
-                f"--engine {self.engine}: its process {self._end()}; what is complete is kept: run "
-                f"the same command again to go on. The last lines it wrote:\n{self._last_lines()}"
+                f"--engine {self.engine}: its process {self._end()}; the last lines it wrote:\n"
+                f"{self._last_lines()}"
             ) from None
 
     def _end(self) -> str:
         code = self._process.returncode
         if code == -signal.SIGKILL:
-            return "was killed (SIGKILL), perhaps for want of memory"
+            return (
+                "was killed (SIGKILL), perhaps for want of memory; what is complete is kept: run the "
+                "same command again to go on"
+            )
         return f"ended with exit code {code}"
 
     def _last_lines(self) -> str:
