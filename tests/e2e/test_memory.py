@@ -63,11 +63,12 @@ def test_it_is_said_and_the_run_goes_on(bench: Bench) -> None:
     bench.write_config(**BARE)
     bench.must(*COMMAND, "-o", "name=whole")
     with rows_at_most(2, begin=4):
-        code, out, err = bench.run(*COMMAND)
+        code, _, err = bench.run(*COMMAND)
     assert code == 0, err
     said = "sft, seed 1, stage 2/2 trace_numglue_ds: out of memory in update 2 (CUDA out of memory."
     assert err.count(said) == 1 and "is cut into 2, and batch_size stays 4" in err
-    assert "stage 2: memory did not suffice in update 2: from there on each micro" in out
+    report = (bench.results / "report.md").read_text()
+    assert "stage 2: memory did not suffice in update 2: from there on each micro" in report
     notes = json.loads((bench.results / LAST / "scores.json").read_text())["notes"]
     assert notes["out_of_memory"] == {"updates": [2], "pieces": 2}
     assert_near(weights(bench.results), weights(bench.results.parent / "whole"))
@@ -84,10 +85,11 @@ def test_what_the_message_says_can_be_done(bench: Bench) -> None:
     assert "--debug" not in err and (bench.results / LAST / "midway" / "update-1").is_dir()
     first = fingerprints(bench.results / "sft/seed-1/stage-1-trace_fomc")
     with rows_at_most(2):
-        code, out, err = bench.run(*COMMAND, "-o", "train.micro_batch_size=2")
+        code, _, err = bench.run(*COMMAND, "-o", "train.micro_batch_size=2")
     assert code == 0 and "begins again" not in err, err
     assert fingerprints(bench.results / "sft/seed-1/stage-1-trace_fomc") == first
-    assert "trained with micro_batch_size 2, other than the run was begun with" in out
+    report = (bench.results / "report.md").read_text()
+    assert "trained with micro_batch_size 2, other than the run was begun with" in report
     assert_near(weights(bench.results), weights(bench.results.parent / "whole"))
     assert bench.run("verify", "tiny")[0] == 0
 

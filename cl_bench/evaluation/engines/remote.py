@@ -150,8 +150,8 @@ class RemoteLM(LM):  # type: ignore[misc]
         code = self._process.returncode
         if code == -signal.SIGKILL:
             return (
-                "was killed (SIGKILL), perhaps for want of memory; what is complete is kept: run the "
-                "same command again to go on"
+                "was killed (SIGKILL), perhaps for want of memory; what is complete is kept: run "
+                "the same command again to go on"
             )
         return f"ended with exit code {code}"
 
