@@ -67,7 +67,7 @@ def test_it_is_said_and_the_run_goes_on(bench: Bench) -> None:
     assert code == 0, err
     said = "sft, seed 1, stage 2/2 trace_numglue_ds: out of memory in update 2 (CUDA out of memory."
     assert err.count(said) == 1 and "is cut into 2, and batch_size stays 4" in err
-    report = (bench.results / "report-full.md").read_text()
+    report = " ".join(bench.must("report", "tiny", "--full").split())
     assert "stage 2: memory did not suffice in update 2: from there on each micro" in report
     notes = json.loads((bench.results / LAST / "scores.json").read_text())["notes"]
     assert notes["out_of_memory"] == {"updates": [2], "pieces": 2}
@@ -88,7 +88,7 @@ def test_what_the_message_says_can_be_done(bench: Bench) -> None:
         code, _, err = bench.run(*COMMAND, "-o", "train.micro_batch_size=2")
     assert code == 0 and "begins again" not in err, err
     assert fingerprints(bench.results / "sft/seed-1/stage-1-trace_fomc") == first
-    report = (bench.results / "report-full.md").read_text()
+    report = " ".join(bench.must("report", "tiny", "--full").split())
     assert "trained with micro_batch_size 2, other than the run was begun with" in report
     assert_near(weights(bench.results), weights(bench.results.parent / "whole"))
     assert bench.run("verify", "tiny")[0] == 0
