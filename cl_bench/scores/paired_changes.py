@@ -23,8 +23,8 @@ from cl_bench.scores.uncertainty import (
 
 LEVEL = 0.05
 """Two-sided."""
-_HALVINGS = 55
-"""Of a range of differences; what is left is below the precision of a number near 1."""
+_HALVINGS = 44
+"""Of a range of differences; what is left of it is below 1e-13."""
 
 
 class Stratum(Protocol):

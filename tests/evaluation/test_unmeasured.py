@@ -20,7 +20,7 @@ from cl_bench.evaluation.probes.documents import probe_documents
 from cl_bench.evaluation.probes.records import probes_json, unmeasured_probes
 from cl_bench.evaluation.shared_prefix import sharing_trial as support
 from cl_bench.evaluation.shared_prefix.lm import SharedPrefixLM
-from cl_bench.experiment import loop
+from cl_bench.experiment.finite import excluded_weights, fault_of_weights
 from cl_bench.results.paired import paired_values
 from cl_bench.results.summary import cells
 from cl_bench.scores.matrix import general_mean, operation_score, summarise
@@ -136,11 +136,11 @@ def test_training_leaves_an_excluded_token_excluded() -> None:
     bias[5] = -inf
     stage: Any = SimpleNamespace(model=model)
     batcher: Any = SimpleNamespace(encode=list)
-    before = loop._excluded(model)
-    assert loop._fault_of_weights(stage, [], batcher, before) is None
+    before = excluded_weights(model)
+    assert fault_of_weights(stage, [], batcher, before) is None
     for value in (inf, nan, -inf):
         bias[6] = value
-        assert "lm_head.bias is" in str(loop._fault_of_weights(stage, [], batcher, before))
+        assert "lm_head.bias is" in str(fault_of_weights(stage, [], batcher, before))
 
 
 def choosing(likelihoods: list[float], **metrics: float) -> TaskResult:
