@@ -48,6 +48,10 @@ def evaluate(
     selection = Selection(
         stage, method, seed, tuple(task), limit, chosen, data_root, allow_code_execution
     )
+    from cl_bench.report.evals import eval_lines
+
     with Reporter() as reporter:
-        for file in rescore(folder, selection, reporter):
-            print(file)
+        files = rescore(folder, selection, reporter)
+    for file in files:
+        say("\n".join(eval_lines(file)))  # standard output is for scripts: the files alone
+        print(file)

@@ -314,6 +314,7 @@ def _score(
         keep_freed_memory()
     scored = model_to_score(job.stage)
     model, tokenizer = load_checkpoint(scored, job.dtype, device, adapters=True)
+    reporter.opened(job.run.path.parents[1].name)
     reporter.scoring(f"{job.run.path.parent.name}, stage {selection.stage}")
     reference = suite.reference(job.stage.base / "kl")
     subject = Subject(model, tokenizer, scored)

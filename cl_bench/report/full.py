@@ -22,6 +22,7 @@ from cl_bench.report.document import (
     Table,
     percent,
 )
+from cl_bench.report.evals import evals_section
 from cl_bench.report.expected import expected_section
 from cl_bench.report.general import entries, general_tables, made_with
 from cl_bench.report.in_context import in_context_section
@@ -74,6 +75,7 @@ def full_blocks(opened: Opened) -> Iterator[Block]:
     yield from labels_table(base, results)
     yield from metrics_section(base, results)
     yield from requests_section(base, results)
+    yield from evals_section(base, results)
     yield from states_section(experiment, base, results, sequence)
     yield from notes_section(opened.record.get("notes", []))
 
