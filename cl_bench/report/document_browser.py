@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.report.cells import short
+from cl_bench.report.diff_documents import visible
 from cl_bench.report.tables import code
 from cl_bench.results.compare import Key
 from cl_bench.results.groups import Opened
@@ -40,7 +41,7 @@ Reading = Callable[[Path, Ids], tuple[Mapping[Key, Wording], Mapping[str, str]]]
 
 @dataclass
 class _Texts:
-    """Every text once, cut where it is long."""
+    """Every text once, cut where it is long, with nothing in it that cannot be seen."""
 
     numbers: dict[str, int] = field(default_factory=dict)
     characters: int = 0
@@ -50,6 +51,7 @@ class _Texts:
         if len(text) > most:
             first, last = text[: most // 2], text[-(most - most // 2) :]
             text = f"{first}\n[... {len(text) - most:,} characters ...]\n{last}"
+        text = visible(text)
         if text not in self.numbers:
             self.characters += len(text)
         return self.numbers.setdefault(text, len(self.numbers))
@@ -157,6 +159,13 @@ def _places(opened: Opened) -> _Places:
                 number = stage_number(stage.path.name)
                 found.names.append(f"stage {number}: {', '.join(map(short, tasks))}")
             found.runs.append(_Run(name, numbers, own))
+    for row in opened.in_context:
+        for path in (path for path in row.places if (path / "predictions").is_dir()):
+            found.runs.append(
+                _Run(f"{row.label}, {path.name.replace('-', ' ')}", [0, len(found.paths)], {})
+            )
+            found.paths.append(path)
+            found.names.append("base with worked examples")
     return found
 
 

@@ -17,6 +17,7 @@ from rich.cells import cell_len
 
 from cl_bench.store.seals import file_record, write_sealed
 from tests.e2e.conftest import Bench
+from tests.helpers.browser import MISSING, WHY, browser
 
 STAGE = "sft/seed-1/stage-2-trace_numglue_ds"
 HOSTILE = "</pre><script>alert(1)</script>\x1b[2J\u202e & <b>"
@@ -170,3 +171,22 @@ def test_another_prompt_than_the_recorded_one_is_not_shown(changed: Bench) -> No
 def first_document(bench: Bench, leaf: str, number: int = 0) -> int:
     lines = (bench.results / "base" / "predictions" / f"{leaf}.jsonl").read_text().splitlines()
     return int(json.loads(lines[number])["doc_id"])
+
+
+@pytest.mark.skipif(bool(MISSING), reason=WHY)
+def test_the_page_filters_in_chromium(changed: Bench, tmp_path: Path) -> None:
+    changed.must("diff", "base", "sft/stage-2", "--html", str(tmp_path / "lost.html"))
+    shown = "return [...document.querySelectorAll('article')].filter((a) => !a.hidden).length"
+    with browser() as window:
+        for width in (400, 1600):
+            window.open(tmp_path / "lost.html", width)
+            assert window.run("return document.documentElement.scrollWidth <= window.innerWidth")
+            assert window.run(shown) == 3
+            window.choose("what", "forgotten")
+            assert window.run(shown) == 1
+            window.choose("what", "")
+            window.choose("words", "alert(1)")
+            assert window.run(shown) == 1 and not window.run(
+                "return document.querySelectorAll('article script').length"
+            )
+        assert window.complaints() == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,19 @@ from typing import Any
 import pytest
 
 from cl_bench.cli import run_command
-from cl_bench.report import document_browser
+from cl_bench.report import document_browser as module
+from cl_bench.report.document_browser import CHARACTERS, FEWEST, document_browser
 from cl_bench.report.html_page import POLICY, data_script, rich_text
 from cl_bench.report.written import Wanted, write_report
 from cl_bench.results.compare import Key
-from cl_bench.results.groups import choose
+from cl_bench.results.groups import choose, open_all
+from cl_bench.results.in_context import InContextRow
 from cl_bench.results.shown_documents import Wording
 from cl_bench.store.folders import read_json, read_records, write_records
 from cl_bench.store.seals import file_records, write_sealed
 from tests.helpers.invented_runs import Invented
 
+HIDDEN = "\x1b[2J\u202e"
 NASTY = (
     "</script><script>alert(1)</script> \"'&amp;<img src=x onerror=alert(2)> \u2028\u2029 \ud800"
 )
@@ -140,15 +144,16 @@ def test_what_a_model_wrote_stays_text(tmp_path: Path) -> None:
     folder = SMALL.write(tmp_path)
     (stage,) = (folder / "sft/seed-1").glob("stage-1*")
     huge = "x" * 400_000
-    answer(stage, "trace_fomc", {0: NASTY, 1: huge})
+    answer(stage, "trace_fomc", {0: NASTY, 1: huge, 2: HIDDEN})
     text, _ = written(tmp_path, "small")
     assert text.count("</script>") == 2 and "onerror" not in text.replace("\\u003cimg src=x on", "")
     assert "\u2028" not in text and "\u2029" not in text
     page = Parsed(text)
     texts = page.data()["texts"]
-    assert NASTY.replace("\ud800", "\ufffd") in texts
+    lines = NASTY.replace("\u2028", "\n").replace("\u2029", "\n").replace("\ud800", "\\ud800")
+    assert lines in texts and "\\x1b[2J\\u202e" in texts
     (cut,) = [each for each in texts if each.startswith("xx")]
-    assert len(cut) < 1600 and f"[... {400_000 - document_browser.CHARACTERS:,} characters" in cut
+    assert len(cut) < 1600 and f"[... {400_000 - CHARACTERS:,} characters" in cut
     assert [tag for tag, _ in page.elements].count("script") == 2
 
 
@@ -169,7 +174,7 @@ def test_many_documents_are_cut_and_those_that_fell_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = SMALL.write(tmp_path)
-    monkeypatch.setattr(document_browser, "DOCUMENTS", 7)
+    monkeypatch.setattr(module, "DOCUMENTS", 7)
     data = Parsed(written(tmp_path, "small")[0]).data()
     assert data["notes"][0].startswith("At most 7 documents of a task")
     (experiment,) = data["experiments"]
@@ -183,9 +188,9 @@ def test_many_documents_are_cut_and_those_that_fell_stay(
     ]
     fell = sum(b < a for a, b in zip(*sides, strict=True))
     assert sum(b[0] < a[0] for a, b in zip(base, last, strict=True)) == min(7, fell) > 3
-    monkeypatch.setattr(document_browser, "ANSWERS", 0)
+    monkeypatch.setattr(module, "ANSWERS", 0)
     (experiment,) = Parsed(written(tmp_path, "small")[0]).data()["experiments"]
-    assert len(experiment["tasks"][0]["documents"]) == document_browser.FEWEST
+    assert len(experiment["tasks"][0]["documents"]) == FEWEST
 
 
 def test_words_are_read_where_they_are_wanted(
@@ -223,6 +228,20 @@ def test_documents_that_were_asked_otherwise_are_left_out(tmp_path: Path) -> Non
     numbers = [document[1] for document in experiment["tasks"][place]["documents"]]
     missing = [n for n, a in zip(numbers, experiment["answers"][place][1], strict=True) if not a]
     assert missing == [4]
+
+
+def test_rows_with_worked_examples_are_compared_with_the_base_model(tmp_path: Path) -> None:
+    folder = SMALL.write(tmp_path)
+    (stage,) = (folder / "sft/seed-1").glob("stage-1*")
+    (opened,) = open_all(choose([str(folder)], tmp_path), [], False)
+    row = InContextRow("ori, 2 shots", (stage,))
+    (experiment,) = document_browser([replace(opened, in_context=[row])])["experiments"]
+    run = experiment["runs"][-1]
+    assert run["name"].startswith("ori, 2 shots, stage 1") and run["places"][0] == 0
+    place = run["places"][1]
+    assert experiment["places"][place] == "base with worked examples"
+    for task, answers in zip(experiment["tasks"], experiment["answers"], strict=True):
+        assert task["own"][-1] == 0 and answers[place] == answers[1] != answers[0]
 
 
 def test_without_records_there_are_tables(tmp_path: Path) -> None:
