@@ -18,5 +18,7 @@ def export(
     from cl_bench.results.places import find_run
 
     found = find_run(run, results)
-    number = write(found, stage, folder)
+    number, base = write(found, stage, folder)
     print(f"{folder}: {found.path} after stage {number}")
+    if base is not None:
+        print(f"an adapter of {base}; if that is a stage stored as a delta, export it too")

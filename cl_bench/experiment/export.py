@@ -7,16 +7,18 @@ from pathlib import Path
 
 from cl_bench.errors import UserError
 from cl_bench.experiment.stage_files import check_training, checkpoint_fault, model_to_score
+from cl_bench.models.bases import adapter_base
 from cl_bench.models.deltas import write_whole
 from cl_bench.store.folders import RunFolder, stage_number, verify_folder
 
 
-def export(run: RunFolder, stage: int | None, target: Path) -> int:
+def export(run: RunFolder, stage: int | None, target: Path) -> tuple[int, str | None]:
     """Write the model that a stage's scores are of (default: of the last one) into a new folder.
 
     A whole model as transformers reads it, or an adapter as PEFT does; every byte is checked before
-    `target` has its name. Returns the stage's number. Raises UserError where there is no such stage
-    or its weights are gone, and where `target` exists; RunError where they are damaged.
+    `target` has its name. Returns the stage's number, and what an adapter belongs to. Raises
+    UserError where there is no such stage or its weights are gone, and where `target` exists;
+    RunError where they are damaged.
     """
     if target.exists():
         raise UserError(f"{target}: exists already; name a new folder")
@@ -36,4 +38,4 @@ def export(run: RunFolder, stage: int | None, target: Path) -> int:
     temporary.mkdir(parents=True)
     write_whole(saved, temporary)
     temporary.replace(target)
-    return stage
+    return stage, adapter_base(saved)
