@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.errors import RunError, UserError
-from cl_bench.experiment.midway.places import MIDWAY
+from cl_bench.experiment.midway.places import AGAIN, BELONGS, MIDWAY
 from cl_bench.experiment.stage_files import (
     DELETED,
     LOGS,
@@ -181,6 +181,10 @@ def _stage(found: Findings, place: StageFolder) -> None:
 
 def _midway(found: Findings, stage: Path) -> None:
     """What an interrupted training goes on from; damaged, it costs the updates since the start."""
+    belongs = stage / MIDWAY / BELONGS
+    if there(belongs):
+        found.known.add(belongs)
+        found.ask(lambda: read_sealed(belongs, f"`cl-bench run` does not use it: {AGAIN}"))
     for folder in sorted((stage / MIDWAY).glob("*/")):
         if there(folder / MANIFEST):
             found.known.add(folder / MANIFEST)

@@ -126,11 +126,14 @@ def test_of_other_data(bench: Bench) -> None:
     assert fingerprints(bench.results) == found
 
 
-@pytest.mark.parametrize("name", ["engine.safetensors", "process-0.json", "about.json", "log"])
+@pytest.mark.parametrize(
+    "name", ["engine.safetensors", "process-0.json", "about.json", "belongs.json", "log"]
+)
 def test_damaged(bench: Bench, whole: dict[str, str], name: str) -> None:
     assert ended(signalled(5, signal.SIGTERM))[0] == 130
     (update,) = bench.results.glob("lora/seed-1/stage-1*/midway/update-5")
-    file = update.parents[1] / "train.jsonl" if name == "log" else update / name
+    own = {"log": update.parents[1] / "train.jsonl", "belongs.json": update.parent / name}
+    file = own.get(name, update / name)
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 64
     file.write_bytes(content)

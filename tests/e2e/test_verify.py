@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import re
 import shutil
+import signal
+from typing import Any
 
+from cl_bench.cli import run_command
 from cl_bench.experiment.verify import DERIVED, verify
+from cl_bench.progress import Reporter
 from tests.e2e.conftest import Bench
+from tests.helpers.forked import watched
 
 METHODS = [{"name": "ewc", "label": "pull"}, {"name": "lora", "lr": 1e-3}]
 
@@ -80,3 +87,51 @@ def test_what_cannot_be_read_hides_nothing_else(bench: Bench) -> None:
     assert code == 1
     for file in (first / "checkpoint/manifest.json", first / "curve.jsonl", cut):
         assert any(str(file.relative_to(bench.root)) in fault for fault in faults), file
+
+
+def test_a_flipped_bit_anywhere_is_found(bench: Bench) -> None:
+    """Also in deltas, in the model that is scored, in what a stage saved on its way."""
+
+    def stopped() -> int:
+        step = Reporter.step
+
+        def told(self: Reporter, record: Any, total: int) -> None:
+            step(self, record, total)
+            if record["phase"] == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        Reporter.step = told  # type: ignore[method-assign]
+        return run_command(["run", "tiny.yaml"])
+
+    phases = {"name": "replay", "mode": "posthoc", "selection": "nll", "label": "phases"}
+    whole = [METHODS[1], "der"]
+    bench.write_config(
+        methods=[{"name": "ori", "shots": 1}, *whole, phases],
+        stages=[{"task": "FOMC", "limit": 4}, {"task": "trace_numglue_ds", "limit": 4}],
+        eval={"within_stage": "epoch", "trace": {"limit": 1}, "general": {"tasks": ["piqa"]}},
+        checkpoints="delta",
+        save_every="1 updates",
+    )
+    process, lines = watched(stopped)
+    said = lines.read()
+    lines.close()
+    assert process.wait() == 130, said
+    assert verified(bench)[0] == 0
+    kinds = {}
+    for file in sorted(bench.results.rglob("*")):
+        if file.is_file() and file.name not in DERIVED and file.stat().st_size > 2:
+            kinds[re.sub(r"[0-9]+", "N", file.parent.name), file.name] = file
+    names = {"model.delta.safetensors", "method.json", "engine.safetensors", "belongs.json"}
+    assert names <= {name for _, name in kinds} and ("phase-N", "weights.safetensors") in kinds
+    silent = []
+    for file in kinds.values():
+        content = file.read_bytes()
+        damaged = bytearray(content)
+        damaged[random.Random(str(file.name)).randrange(len(content))] ^= 1 << 3
+        file.write_bytes(damaged)
+        # A manifest may be wrong about a file: then that one is named.
+        named = file.parent if file.name == "manifest.json" else file
+        if not any(str(named) in fault for fault in verify(bench.results).faults):
+            silent.append(str(file))
+        file.write_bytes(content)
+    assert not silent, silent

@@ -30,10 +30,12 @@ from cl_bench.store.folders import (
     write_json,
     write_records,
 )
+from cl_bench.store.seals import SEAL, read_sealed, write_sealed
 
 MIDWAY = "midway"
 BELONGS = "belongs.json"
 ABOUT = "about.json"
+AGAIN = "the stage begins again"
 
 
 def drop_midway(stage: Path) -> None:
@@ -80,9 +82,11 @@ class Places:
         if not there(file):
             return None
         try:
-            known = read_json(file)
-        except RunError:
-            known = {}
+            known = read_sealed(file, AGAIN)
+        except RunError as error:
+            self.warn(str(error))
+            return None
+        known.pop(SEAL, None)
         if known != belongs:
             differs = [key for key in belongs if known.get(key) != belongs[key]]
             self.warn(f"{self.folder}: of {_others(differs)}, so that the stage begins again")
@@ -152,7 +156,7 @@ class Places:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             if not there(self.folder / BELONGS):
-                write_json(self.folder / BELONGS, dict(belongs))
+                write_sealed(self.folder / BELONGS, belongs)
 
         def finish() -> None:
             write_json(temporary / ABOUT, dict(about))
