@@ -119,7 +119,9 @@ def test_a_flipped_bit_anywhere_is_found(bench: Bench) -> None:
     assert verified(bench)[0] == 0
     kinds = {}
     for file in sorted(bench.results.rglob("*")):
-        if file.is_file() and file.name not in DERIVED and file.stat().st_size > 2:
+        # The logs of a stage in training have no record yet: the next start looks at them.
+        open_log = file.suffix == ".jsonl" and (file.parent / "midway").is_dir()
+        if file.is_file() and file.name not in DERIVED and file.stat().st_size > 2 and not open_log:
             kinds[re.sub(r"[0-9]+", "N", file.parent.name), file.name] = file
     names = {"model.delta.safetensors", "method.json", "engine.safetensors", "belongs.json"}
     assert names <= {name for _, name in kinds} and ("phase-N", "weights.safetensors") in kinds
