@@ -8,7 +8,9 @@ start.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -118,9 +120,13 @@ class Tracking:
         self._open, self._run = [], None
 
     def _tried(self, one: _Open, call: Callable[[], Any]) -> Any:
-        """Whatever a tracker raises is a warning: it must not end a training."""
+        """Whatever a tracker raises is a warning: it must not end a training.
+
+        What it prints goes to standard error, since standard output is for the report.
+        """
         try:
-            return call()
+            with redirect_stdout(sys.stderr):
+                return call()
         except Exception as error:
             name = one.key.split()[0]
             self._failed.add(name)
