@@ -176,7 +176,7 @@ def _hub() -> Iterator[Finding]:
 
 
 def _data(data_root: Path | None) -> Iterator[Finding]:
-    from cl_bench.config.schema import TRACE_GENERAL
+    from cl_bench.config.budgets import TRACE_GENERAL
     from cl_bench.data.sources import resolve_data_root, trace_file
     from cl_bench.metrics.trace_tasks import TASKS
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+TRACE_GENERAL = ["mmlu", "bbh", "tydiqa", "boolq", "piqa", "gsm8k"]
+"""The six benchmarks whose mean is General in TRACE."""
 Budget = Literal["quick", "standard", "full"]
 
 # Multiples of the members (57 subjects, 27 sub-tasks, 9 languages), which get equal shares.

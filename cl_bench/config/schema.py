@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from cl_bench.config.budgets import Budget, documents_of
+from cl_bench.config.budgets import TRACE_GENERAL, Budget, documents_of
 from cl_bench.config.expected import Expected
 from cl_bench.config.intervals import Interval
 from cl_bench.config.strict import Strict
@@ -22,7 +22,6 @@ PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-TRACE_GENERAL = ["mmlu", "bbh", "tydiqa", "boolq", "piqa", "gsm8k"]
 Protocol = Literal["lm-eval", "opencompass-2023"]
 TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 QUICKSTART_MODEL = "smollm2-135m"

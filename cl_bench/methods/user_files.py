@@ -14,7 +14,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import get_args
 
-from cl_bench.config.schema import TrainConfig
 from cl_bench.errors import DivergedError, RunError, UserError, nearest
 from cl_bench.methods.base import Kept, Method, Options
 
@@ -100,6 +99,8 @@ def class_faults(cls: type[Method]) -> list[str]:
     if not isinstance(cls.train_defaults, Mapping):
         found.append(f"{cls.__name__}.train_defaults: a mapping of keys of train: is needed")
     else:
+        from cl_bench.config.schema import TrainConfig
+
         known = TrainConfig.model_fields
         found += [
             f"{cls.__name__}.train_defaults: {key!r}{nearest(str(key), known)}"

@@ -24,6 +24,7 @@ from cl_bench.store.experiments import (
     read_run,
 )
 from cl_bench.store.folders import sha256_of, there
+from cl_bench.store.links import links_out
 from cl_bench.store.seals import read_scores
 
 HOW = ("protocol", "harness", "harness_version", "task", "task_version", "split", "shots", "metric")
@@ -99,17 +100,17 @@ def choose(given: Sequence[str], results: Path) -> list[Chosen]:
     """Experiments by path or name; `NAME/method` and `NAME/method/seed-42` are some of their runs.
 
     A folder of experiments stands for all in it, nothing for the one that was run last. Raises
-    UserError for what is not there.
+    UserError for what is not there, and where links in it lead out of it.
     """
-    if not given:
-        return [Chosen(latest_experiment(results))]
-    found: list[Chosen] = []
+    found: list[Chosen] = [] if given else [Chosen(latest_experiment(results))]
     faults: list[str] = []
     for text in given:
         try:
             found += _choose(text, results)
         except UserError as error:
             faults += error.faults
+    folders = dict.fromkeys(one.folder for one in found)
+    faults += [line for folder in folders for line in links_out(folder)]
     if faults:
         raise UserError(faults)
     return list(dict.fromkeys(found))

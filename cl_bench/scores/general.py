@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cl_bench.config.schema import TRACE_GENERAL
+from cl_bench.config.budgets import TRACE_GENERAL
 from cl_bench.scores.cells import Cell, Measure, unweighted_mean
 from cl_bench.scores.uncertainty import mean
 

@@ -115,7 +115,7 @@ def test_it_is_refused_in_words(case: BadInput, kitchen: Kitchen, tmp_path: Path
     assert not missing, f"{missing} not said of: {told}"
     assert "Traceback" not in err and "--debug" not in err, told
     faults = [line for line in err.splitlines() if line.startswith("cl-bench: ")]
-    faults = [line for line in faults if not line.startswith("cl-bench: warning")]
+    faults = [line for line in faults if line.split(": ")[1] not in ("warning", "written")]
     kinds = {line.split(": ")[1] for line in faults}
     assert kinds == ({"error"} if code == 2 else {"failed"} if code == 1 else set()), told
     assert len(faults) == len(set(faults)) and (code != 1 or len(faults) == 1), told
