@@ -77,6 +77,7 @@ DISAPPEARS = [
 ]
 
 
+@pytest.mark.slow
 def test_files_that_disappear(bench: Bench, whole: dict[str, str]) -> None:
     """Each is named, once, with the way on; when it is back the run ends as it would have."""
     kept = bench.root / "kept"

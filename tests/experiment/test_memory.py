@@ -97,7 +97,13 @@ OWN: dict[str, Callable[[], Method]] = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(OWN))
+def chosen() -> list[Any]:
+    """More options of a method are for the soak."""
+    marks = {name: () if name in METHODS else (pytest.mark.slow,) for name in OWN}
+    return [pytest.param(name, marks=marks[name]) for name in sorted(OWN)]
+
+
+@pytest.mark.parametrize("name", chosen())
 def test_every_method_trains_the_same(name: str, tmp_path: Path) -> None:
     """In pieces from the middle of an update on as whole, to rounding in float64."""
     make, model = OWN[name], model64()

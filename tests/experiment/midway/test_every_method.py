@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,14 @@ ALL_POINTS = (
 """Interrupted wherever it can be; the others here and there."""
 
 
-@pytest.mark.parametrize("name", sorted(OWN.keys() - {"mtl"}))  # one stage, as sft
+def chosen() -> list[Any]:
+    """More options of a method are for the soak; `mtl` has one stage, as sft has."""
+    here = {*METHODS, *ALL_POINTS, "fggm renewed + replay", "ewc per task"}
+    marks = {name: () if name in here else (pytest.mark.slow,) for name in OWN if name != "mtl"}
+    return [pytest.param(name, marks=marks[name]) for name in sorted(marks)]
+
+
+@pytest.mark.parametrize("name", chosen())
 def test_in_sessions_as_in_one(name: str, tmp_path: Path) -> None:
     make, model = OWN[name], tiny_model()
     first = Beginning(make, model, OLD, TRAIN, shelf=Shelf([weights(model)]))
