@@ -17,7 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
-SPARED = ("timing.json", "experiment.json", "run.json", ".lock", "report.md", "summary.json")
+SPARED = (
+    *("timing.json", "experiment.json", "run.json", "status.json", ".lock"),
+    *("report.md", "summary.json"),
+)
 """Times and places, which differ between any two runs, and what is derived from them."""
 
 

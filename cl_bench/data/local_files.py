@@ -8,7 +8,6 @@ stays a string.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MethodType
@@ -164,12 +163,16 @@ def _mixed(tables: Mapping[str, list[tuple[str, dict[str, Any]]]]) -> list[str]:
     return first_faults(faults, "data_files")
 
 
+_NO_COLUMN = (ValueError, TypeError, OverflowError, RuntimeError)
+"""What Arrow and datasets raise: nested too deeply and not implemented are RuntimeErrors."""
+
+
 def _dataset(rows: list[tuple[str, dict[str, Any]]]) -> Dataset:
     columns = list(dict.fromkeys(name for _, row in rows for name in row))
     values = [{name: row.get(name) for name in columns} for _, row in rows]
     try:
         return dataset_of(values)
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+    except _NO_COLUMN as error:
         raise UserError(_first_odd(rows, columns) or f"{rows[0][0]}: {error}") from error
 
 
@@ -190,16 +193,13 @@ def _first_odd(rows: list[tuple[str, dict[str, Any]]], columns: Iterable[str]) -
 
 
 def _no_column(name: str, values: list[Any]) -> str | None:
-    import pyarrow as pa
-
     try:
         name.encode()
-        json.dumps(values, ensure_ascii=False).encode()
-        pa.Table.from_pydict({"column": values}).schema.serialize()
+        dataset_of([{name: value} for value in values])
     except UnicodeEncodeError:
         return "half a character (no valid Unicode)"
     except RecursionError:
         return "nested too deeply"
-    except (ValueError, TypeError, OverflowError) as error:  # pyarrow's errors among them
+    except _NO_COLUMN as error:
         return " ".join(str(error).split())[:200]
     return None

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cl_bench.data.batches import collate, cut, for_process, micro_batches
+from cl_bench.data.tokens import encode_examples, pad_id, padding
 from cl_bench.experiment.processes import Processes
+from cl_bench.models.positions import length_groups
 
 if TYPE_CHECKING:
     import torch
@@ -68,3 +70,17 @@ class Batcher:
         if train.micro_batch_size != "auto" or self.pieces == 1:
             return own
         return [piece for part in own for piece in cut(part, self.pieces)]
+
+
+def batcher_of(
+    model: Any, tokenizer: Any, train: TrainConfig, device: torch.device, processes: Processes
+) -> Batcher:
+    """How the examples of a stage that is trained as `train` says become batches of a model."""
+
+    def encode(examples: Sequence[Example]) -> list[Encoded]:
+        limits = (train.max_prompt_tokens, train.max_answer_tokens)
+        return encode_examples(examples, tokenizer, *limits, train.truncation)
+
+    sides = padding(train.truncation)
+    groups = length_groups(model.config, sides.get("multiple_of", 1))
+    return Batcher(encode, pad_id(tokenizer), sides, device, processes, groups)

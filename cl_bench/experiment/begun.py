@@ -9,7 +9,7 @@ from typing import Any
 
 from cl_bench.evaluation.engines.opened import Subject
 from cl_bench.experiment.scoring import Scoring, score_into
-from cl_bench.experiment.stage import seed_everything
+from cl_bench.experiment.stage_training import seed_everything
 from cl_bench.experiment.workplace import Workplace
 from cl_bench.identity.bindings import (
     Contents,

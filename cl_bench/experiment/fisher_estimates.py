@@ -12,11 +12,10 @@ from torch import Tensor
 
 from cl_bench.config.schema import TrainConfig
 from cl_bench.data.examples import Example, training_examples
-from cl_bench.data.tokens import encode_examples, pad_id, padding
 from cl_bench.errors import UserError
 from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.suite import load_suite
-from cl_bench.experiment.batcher import Batcher
+from cl_bench.experiment.batcher import Batcher, batcher_of
 from cl_bench.experiment.processes import Processes
 from cl_bench.experiment.rescore import recorded_experiment
 from cl_bench.experiment.stage_files import checkpoint_fault
@@ -26,7 +25,6 @@ from cl_bench.importance.threshold import thresholds
 from cl_bench.models.checkpoints import load_checkpoint
 from cl_bench.models.layouts import layouts
 from cl_bench.models.load import load_model, resolve_model_path
-from cl_bench.models.positions import length_groups
 from cl_bench.results.selections import Alike, Selections, masks_alike, scores_alike
 from cl_bench.seeds import derive_seed
 from cl_bench.store.experiments import read_run
@@ -64,7 +62,9 @@ def fisher_estimates(folder: Path, run: RunFolder, number: int, most: int) -> li
     model, tokenizer = _began_with(folder, run, config, number, record["start"] == "base")
     train = TrainConfig.model_validate(record["train"])
     examples = _examples(folder, record, config["seed"], most)
-    return list(estimates(model, _batcher(model, tokenizer, train), train, examples))
+    alone = Processes(0, 1, lambda tensor: None)
+    batcher = batcher_of(model, tokenizer, train, next(model.parameters()).device, alone)
+    return list(estimates(model, batcher, train, examples))
 
 
 def estimates(
@@ -148,26 +148,3 @@ def _examples(folder: Path, record: Mapping[str, Any], seed: int, most: int) -> 
     if len(order) < 2:
         raise UserError(f"--fisher {record['index']}: one example has no estimates to compare")
     return [found[i] for i in order]
-
-
-def _batcher(model: Any, tokenizer: Any, train: TrainConfig) -> Batcher:
-    """As training makes its batches (`stage_view`)."""
-
-    def encode(examples: Sequence[Example]) -> Any:
-        return encode_examples(
-            examples,
-            tokenizer,
-            train.max_prompt_tokens,
-            train.max_answer_tokens,
-            train.truncation,
-        )
-
-    sides = padding(train.truncation)
-    return Batcher(
-        encode,
-        pad_id(tokenizer),
-        sides,
-        next(model.parameters()).device,
-        Processes(0, 1, lambda tensor: None),
-        length_groups(model.config, sides.get("multiple_of", 1)),
-    )

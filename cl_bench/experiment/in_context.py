@@ -13,7 +13,7 @@ from cl_bench.evaluation.suite import Suite
 from cl_bench.evaluation.units import Unit
 from cl_bench.experiment.begun import with_old
 from cl_bench.experiment.scoring import Scoring, score_into
-from cl_bench.experiment.stage import seed_everything
+from cl_bench.experiment.stage_training import seed_everything
 from cl_bench.experiment.workplace import Workplace
 from cl_bench.identity.bindings import Contents, in_context_settings, of_base, recorded
 from cl_bench.methods.spec import Experiment, InContextSpec

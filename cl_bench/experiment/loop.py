@@ -59,7 +59,8 @@ def train_stage(
     interrupted, raises NotSavedError where it cannot, and StoppedError when it is told to stop.
     `say` gets a line where memory did not suffice and micro-batches became smaller.
     """
-    watching = Watching(stage, method)
+    watching = Watching()
+    watching.prepare(stage, method)
     _refuse_adapters(stage.model, method)
     excluded = excluded_weights(stage.model)
     chosen = method.plan(stage)

@@ -42,9 +42,11 @@ class OutOfMemoryError(Exception):
 class Watching:
     """Which parts of a method have put hooks into the model: those may gather over an update."""
 
-    def __init__(self, stage: Stage, method: Method) -> None:
-        """Calls `prepare` of every part."""
+    def __init__(self) -> None:
         self._names: list[str] = []
+
+    def prepare(self, stage: Stage, method: Method) -> None:
+        """`prepare` of every part, in order, with a look at the model's hooks around each."""
         for part in parts_of(method):
             before = _hooks(stage.model)
             part.prepare(stage)

@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cl_bench.data.examples import Example
-from cl_bench.data.tokens import encode_examples, pad_id, padding
 from cl_bench.evaluation.shared_prefix.texts import generate_texts
-from cl_bench.experiment.batcher import Batcher
+from cl_bench.experiment.batcher import Batcher, batcher_of
 from cl_bench.experiment.library import RunLibrary
 from cl_bench.methods.base import Stage
 from cl_bench.methods.spec import RunSpec
 from cl_bench.models.checkpoints import is_adapter
-from cl_bench.models.positions import length_groups
 from cl_bench.store.folders import RunFolder
 
 if TYPE_CHECKING:
@@ -39,23 +37,7 @@ def stage_view(
     if train.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
 
-    def encode(examples: Sequence[Example]) -> Any:
-        return encode_examples(
-            examples,
-            tokenizer,
-            train.max_prompt_tokens,
-            train.max_answer_tokens,
-            train.truncation,
-        )
-
-    batcher = Batcher(
-        encode,
-        pad_id(tokenizer),
-        padding(train.truncation),
-        work.device,
-        work.processes,
-        length_groups(model.config, padding(train.truncation).get("multiple_of", 1)),
-    )
+    batcher = batcher_of(model, tokenizer, train, work.device, work.processes)
     plain = not is_adapter(model)
     names = [name for name, _ in model.named_parameters()] if plain else []
     stage = Stage(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,7 +23,7 @@ UNSEEN = ("migu", "ogd")
 """Methods that know what is trained by its matrices, which a function is not made of alone."""
 
 
-class FunctionMethod(Method):
+class FunctionMethod(Method, ABC):
     """One function for each of some linear layers, trained through all stages; the model stays.
 
     No weight can hold a function, as it holds the product of LoRA's matrices: a stage's checkpoint
@@ -33,21 +34,21 @@ class FunctionMethod(Method):
 
     adapters = True
 
+    @abstractmethod
     def _layers(self, count: int) -> list[str]:
         """Names of the linear layers that get a function, of a model of `count` decoder layers."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _module(self) -> tuple[str, dict[str, Any]]:
         """The kind of function, and what its class takes beside the layer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _shapes(self, inputs: int, outputs: int) -> Mapping[str, Shape]:
         """Parameters of the function of a linear layer of that size."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _kept(self, inputs: int, outputs: int) -> int:
         """Entries that the function of a layer of that size keeps for backward, for a token."""
-        raise NotImplementedError
 
     def refuses(self, stage: StageSpec) -> Iterable[str]:
         """What comes before it, and would look at a model without the functions."""

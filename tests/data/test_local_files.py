@@ -70,6 +70,7 @@ def test_a_member_of_a_group_and_a_task_without_a_test_split_are_found_too(tmp_p
         ([{"prompt": "Q", "answer": True}, {"prompt": "Q", "answer": "x"}], "'answer' is a string"),
         ([{"prompt": "Q", "answer": "a"}, ["Q", "a"]], "line 2: a list, not an object"),
         ([], "rows.jsonl: no rows"),
+        ([{"prompt": "Q"}, {"more": {"\0": None, "": []}}], "line 2: 'more': Unsupported cast"),
     ],
 )
 def test_rows_of_several_kinds_are_refused(tmp_path: Path, rows: Any, said: str) -> None:

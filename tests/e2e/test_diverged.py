@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import cl_bench.experiment.stage as stage_module
+import cl_bench.experiment.stage_training as stage_module
 from tests.e2e.conftest import Bench
 
 NEVER = {"trace": {"limit": 4}, "general": {"after": "never"}, "probes": False}

@@ -16,12 +16,10 @@ import pytest
 
 from cl_bench.cli import run_command
 from cl_bench.experiment.midway import saves
-from cl_bench.progress import Reporter
 from tests.e2e.conftest import Bench, fingerprints
-from tests.helpers.forked import watched
+from tests.helpers.interrupting import COMMAND, at_update, ended, undisturbed
 from tests.helpers.launching import launched
 
-COMMAND = ["run", "tiny.yaml"]
 CPU = {"ACCELERATE_USE_CPU": "true"}
 BARE: dict[str, Any] = {
     "eval": {"trace": {"limit": 1}, "general": {"after": "never"}, "probes": False},
@@ -50,31 +48,10 @@ def full_from(update: int, name: str = "engine.safetensors") -> None:
     saves.save_tensors = save  # type: ignore[assignment]
 
 
-def at_update(number: int, act: Callable[[], None]) -> None:
-    step = Reporter.step
-
-    def told(self: Reporter, record: Any, total: int) -> None:
-        step(self, record, total)
-        if record["step"] == number:
-            act()
-
-    Reporter.step = told  # type: ignore[method-assign]
-
-
-def ended(work: Callable[[], Any]) -> tuple[int, str]:
-    process, lines = watched(lambda: (work(), run_command(COMMAND))[1])
-    said = "".join(lines)
-    lines.close()
-    return process.wait(), said
-
-
 @pytest.fixture
 def whole(bench: Bench) -> dict[str, str]:
     bench.write_config(**BARE)
-    bench.must(*COMMAND)
-    found = fingerprints(bench.results)
-    shutil.rmtree(bench.results)
-    return found
+    return undisturbed(bench)
 
 
 def test_a_save_that_cannot_be_written_ends_nothing(bench: Bench, whole: dict[str, str]) -> None:
@@ -109,7 +86,7 @@ def test_in_one_of_two_processes(bench: Bench, rank: int) -> None:
     def work(own: int) -> int:
         if own == rank:
             full_from(3, f"process-{own}.safetensors")
-        return run_command(COMMAND)
+        return run_command(list(COMMAND))
 
     ended = launched(bench.root, work, environment=CPU)
     assert [one.code for one in ended] == [0, 0], ended

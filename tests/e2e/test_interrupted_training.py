@@ -14,10 +14,9 @@ import pytest
 from cl_bench.cli import run_command
 from cl_bench.experiment.midway.stops import Stops
 from tests.e2e.conftest import Bench, fingerprints
-from tests.helpers.forked import watched
+from tests.helpers.interrupting import COMMAND, at_update, ended, undisturbed
 from tests.helpers.launching import launched
 
-COMMAND = ["run", "tiny.yaml"]
 BARE = {
     "eval": {"trace": {"limit": 1}, "general": {"after": "never"}, "probes": False},
     "methods": [{"name": "lora", "dropout": 0.1}],
@@ -25,31 +24,14 @@ BARE = {
 }
 
 
-def signalled(update: int, *numbers: int) -> Callable[[], int]:
-    """The run in this process, which gets signals when it has done so many updates."""
+def signalled(update: int, *numbers: int) -> Callable[[], None]:
+    """The run of this process gets signals when it has done so many updates."""
 
-    def work() -> int:
-        from cl_bench.progress import Reporter
+    def send() -> None:
+        for number in numbers:
+            os.kill(os.getpid(), number)
 
-        step = Reporter.step
-
-        def told(self: Reporter, record: Any, total: int) -> None:
-            step(self, record, total)
-            if record["step"] == update:
-                for number in numbers:
-                    os.kill(os.getpid(), number)
-
-        Reporter.step = told  # type: ignore[method-assign]
-        return run_command(COMMAND)
-
-    return work
-
-
-def ended(work: Callable[[], int]) -> tuple[int, str]:
-    process, lines = watched(work)
-    said = "".join(lines)
-    lines.close()
-    return process.wait(), said
+    return lambda: at_update(update, send)
 
 
 def midway(bench: Bench) -> list[str]:
@@ -59,10 +41,7 @@ def midway(bench: Bench) -> list[str]:
 @pytest.fixture
 def whole(bench: Bench) -> dict[str, str]:
     bench.write_config(**BARE)
-    bench.must(*COMMAND)
-    found = fingerprints(bench.results)
-    shutil.rmtree(bench.results)
-    return found
+    return undisturbed(bench)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
@@ -84,9 +63,9 @@ def test_told_twice_ends_at_once(bench: Bench) -> None:
 
 
 def test_what_is_ignored_stays_ignored(bench: Bench, whole: dict[str, str]) -> None:
-    def with_nohup() -> int:
+    def with_nohup() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        return signalled(5, signal.SIGHUP)()
+        signalled(5, signal.SIGHUP)()
 
     code, said = ended(with_nohup)
     assert code == 0, said
@@ -150,9 +129,7 @@ def test_an_earlier_phase_is_damaged(bench: Bench) -> None:
     """It is trained again, without a second line in the log, and the later one goes on."""
     method = {"name": "grads", "share": 0.5}
     bench.write_config(**{**BARE, "methods": [method]})
-    bench.must(*COMMAND)
-    expected = fingerprints(bench.results)
-    shutil.rmtree(bench.results)
+    expected = undisturbed(bench)
     assert ended(signalled(7, signal.SIGTERM))[0] == 130  # 3 updates of the first phase
     (place,) = bench.results.glob("grads/seed-1/stage-1*/midway/phase-1")
     (place / "weights.safetensors").write_bytes(b"")
@@ -183,9 +160,7 @@ def test_a_method_that_cannot_be_saved(bench: Bench) -> None:
     """It is told once, trains to the end, and is trained again from the start if interrupted."""
     (bench.root / "own.py").write_text(OWN)
     bench.write_config(**{**BARE, "methods": [{"file": "own.py"}], "save_every": "2 updates"})
-    bench.must(*COMMAND)
-    whole = fingerprints(bench.results)
-    shutil.rmtree(bench.results)
+    whole = undisturbed(bench)
     code, said = ended(signalled(5, signal.SIGTERM))
     assert code == 130 and said.count("Own.numbers is an iterator") == 1
     assert midway(bench) == []
@@ -200,7 +175,7 @@ def test_two_processes(bench: Bench) -> None:
     cpu = {"ACCELERATE_USE_CPU": "true"}
 
     def run(rank: int) -> int:
-        return run_command(COMMAND)
+        return run_command(list(COMMAND))
 
     def stopped(rank: int) -> int:
         looks = [4]
@@ -212,7 +187,7 @@ def test_two_processes(bench: Bench) -> None:
             return object.__getattribute__(stops, name)
 
         Stops.__getattribute__ = told  # type: ignore[assignment,method-assign]
-        return run_command(COMMAND)
+        return run_command(list(COMMAND))
 
     assert [one.code for one in launched(bench.root, run, environment=cpu)] == [0, 0]
     whole = fingerprints(bench.results)

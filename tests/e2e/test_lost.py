@@ -15,12 +15,11 @@ import pytest
 
 from cl_bench.cli import run_command
 from cl_bench.evaluation.engines.remote import RemoteLM
-from cl_bench.progress import Reporter
 from tests.e2e.conftest import Bench, fingerprints
 from tests.helpers.forked import fork_workers, watched
+from tests.helpers.interrupting import COMMAND, at_update, ended, undisturbed
 from tests.helpers.launching import launched
 
-COMMAND = ["run", "tiny.yaml"]
 CPU = {"ACCELERATE_USE_CPU": "true"}
 BARE: dict[str, Any] = {
     "eval": {"trace": {"limit": 2}, "general": {"after": "never"}, "probes": False},
@@ -31,49 +30,27 @@ BARE: dict[str, Any] = {
 FIRST, SECOND = "stage-1-trace_fomc", "stage-2-trace_numglue_ds"
 
 
-def at_update(method: str, stage: int, update: int, act: Callable[[], None]) -> None:
-    """In this process, once."""
-    begin, step, place = Reporter.begin, Reporter.step, [""]
-
-    def begun(self: Reporter, label: str) -> None:
-        place[0] = label
-        begin(self, label)
-
-    def told(self: Reporter, record: Any, total: int) -> None:
-        step(self, record, total)
-        if place[0].startswith(f"{method}, seed 1, stage {stage}/") and record["step"] == update:
-            place[0] = ""
-            act()
-
-    Reporter.begin, Reporter.step = begun, told  # type: ignore[method-assign]
-
-
-def ended(prepare: Callable[[], Any], *more: str) -> tuple[int, str]:
-    process, lines = watched(lambda: (prepare(), run_command([*COMMAND, *more]))[1])
-    said = "".join(lines)
-    lines.close()
-    return process.wait(), said
+def at_first(method: str, stage: int, act: Callable[[], Any]) -> None:
+    """In this process: after the first update of a stage."""
+    at_update(1, act, f"{method}, seed 1, stage {stage}/")
 
 
 @pytest.fixture
 def whole(bench: Bench) -> dict[str, str]:
     bench.write_config(**BARE)
-    bench.must(*COMMAND)
-    found = fingerprints(bench.results)
-    shutil.rmtree(bench.results)
-    return found
+    return undisturbed(bench)
 
 
 WAYS_ON = re.compile("run the same command again|`cl-bench run` goes on|restore it from a copy")
 DISAPPEARS = [
     # (what goes away, when, what the last line of the run says; None: it is not needed any more)
-    ("data", ("kl_base", 1, 1), None),
-    ("model", ("kl_base", 1, 1), "/model'"),
-    ("model/model.safetensors", ("kl_base", 1, 1), "no file named model.safetensors"),
-    (f"results/tiny/kl-base/seed-1/{FIRST}/checkpoint", ("kl_base", 2, 1), None),
-    (f"results/tiny/kl-base/seed-1/{SECOND}", ("kl_base", 2, 1), None),
-    ("results/tiny/kl-base/seed-1/run.json", ("kl_base", 1, 1), "kl-base/seed-1/run.json"),
-    ("results/tiny/base/scores.json", ("kl_base", 1, 1), "base/scores.json"),
+    ("data", ("kl_base", 1), None),
+    ("model", ("kl_base", 1), "/model'"),
+    ("model/model.safetensors", ("kl_base", 1), "no file named model.safetensors"),
+    (f"results/tiny/kl-base/seed-1/{FIRST}/checkpoint", ("kl_base", 2), None),
+    (f"results/tiny/kl-base/seed-1/{SECOND}", ("kl_base", 2), None),
+    ("results/tiny/kl-base/seed-1/run.json", ("kl_base", 1), "kl-base/seed-1/run.json"),
+    ("results/tiny/base/scores.json", ("kl_base", 1), "base/scores.json"),
 ]
 
 
@@ -84,7 +61,7 @@ def test_files_that_disappear(bench: Bench, whole: dict[str, str]) -> None:
     for name, where, expected in DISAPPEARS:
         shutil.rmtree(bench.results, ignore_errors=True)
         place = bench.root / name
-        code, said = ended(partial(at_update, *where, partial(shutil.move, place, kept)))
+        code, said = ended(partial(at_first, *where, partial(shutil.move, place, kept)))
         assert kept.exists(), f"{name}: not reached: {said}"
         assert "--debug" not in said and "Traceback" not in said, said
         if expected is None:
@@ -134,12 +111,12 @@ def test_a_peer_that_is_killed(bench: Bench, rank: int, monkeypatch: pytest.Monk
     bench.write_config(**BARE)
 
     def work(own: int) -> int:
-        return run_command(COMMAND)
+        return run_command(list(COMMAND))
 
     def dies(own: int) -> int:
         if own == rank:
-            at_update("kl_base", 2, 1, partial(os.kill, os.getpid(), signal.SIGKILL))
-        return run_command(COMMAND)
+            at_first("kl_base", 2, partial(os.kill, os.getpid(), signal.SIGKILL))
+        return run_command(list(COMMAND))
 
     assert [one.code for one in launched(bench.root, work, environment=CPU)] == [0, 0]
     whole = fingerprints(bench.results)
@@ -163,8 +140,8 @@ def test_two_writers_and_a_lock_without_its_owner(bench: Bench, whole: dict[str,
         time.sleep(60)
 
     def first() -> int:
-        at_update("kl_base", 2, 1, waits)
-        return run_command(COMMAND)
+        at_first("kl_base", 2, waits)
+        return run_command(list(COMMAND))
 
     process, lines = watched(first)
     while not ready.exists():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import cl_bench.experiment.stage as stage_module
+import cl_bench.experiment.stage_training as stage_module
 from tests.e2e.conftest import Bench, fingerprints
 
 THREE = [

@@ -23,7 +23,8 @@ from cl_bench.progress import Reporter
 from cl_bench.store.status_file import STATUS
 from tests.e2e.conftest import Bench
 from tests.e2e.test_interrupted_training import signalled
-from tests.helpers.forked import Forked, watched
+from tests.helpers.forked import Forked
+from tests.helpers.interrupting import ended
 
 SMALL = {
     "methods": ["sft"],
@@ -169,10 +170,8 @@ def watched_with(work: Callable[[], int], kept: int) -> tuple[Forked, object]:
 
 def test_status_of_an_interrupted_run(bench: Bench) -> None:
     bench.write_config(**SMALL)
-    process, lines = watched(signalled(1, signal.SIGTERM))
-    said = "".join(lines)
-    lines.close()
-    assert process.wait() == 130, said
+    code, said = ended(signalled(1, signal.SIGTERM))
+    assert code == 130, said
     assert "interrupted: run the same command again" in bench.must("status", "tiny")
     assert status(bench)["state"] == "interrupted"
 

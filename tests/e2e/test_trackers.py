@@ -63,7 +63,7 @@ def same(found: dict[str, list[tuple[int, float]]], wanted: dict[str, Any]) -> N
 
 
 def of_tensorboard(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    module = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    module = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
     events = module.EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     return {
@@ -73,7 +73,7 @@ def of_tensorboard(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def of_mlflow(folder: Path) -> tuple[Any, dict[str, list[tuple[int, float]]]]:
-    mlflow = pytest.importorskip("mlflow")
+    mlflow = importlib.import_module("mlflow")
     client = mlflow.MlflowClient(folder.resolve().as_uri())
     (run,) = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
     curves = {
@@ -85,8 +85,6 @@ def of_mlflow(folder: Path) -> tuple[Any, dict[str, list[tuple[int, float]]]]:
 
 def test_what_a_run_tells_is_there_and_changes_nothing(bench: Bench) -> None:
     """In two sessions: the second goes on with the runs of the first, and repeats nothing."""
-    for package in ("tensorboard", "mlflow"):
-        pytest.importorskip(package)
     bench.write_config(**SMALL, stages=[{"task": "FOMC", "limit": 8}])
     bench.must(*RUN)
     untracked = fingerprints(bench.results)
@@ -143,8 +141,6 @@ def test_one_that_fails_is_warned_about_once(
     monkeypatch: pytest.MonkeyPatch,
     fails: str,
 ) -> None:
-    pytest.importorskip("tensorboard")
-
     def broken(*_: object) -> None:
         raise ConnectionError("no route\nto the server")
 
@@ -213,7 +209,7 @@ def test_the_calls_of_the_others(
 def test_mlflow_keeps_its_runs_where_the_environment_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mlflow = pytest.importorskip("mlflow")
+    mlflow = importlib.import_module("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "server").as_uri())
     tracker = MLflow()
     identity = tracker.begin(about(tmp_path / "ours"))

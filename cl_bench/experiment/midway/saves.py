@@ -192,10 +192,6 @@ class Saves:
         def write(folder: Path) -> None:
             save_tensors(folder / "engine.safetensors", now.engine.state_dict())
 
-        if _files(now.stage.scratch) != now.files:
-            error = NotSavedError("files in stage.folder change with the updates")
-            self._give_up(now.stage, now.method, error)
-            return
         place = self.places.folder / f"update-{now.course.done}"
         about = {"plan": now.plan}
         self._save(place, write, about, now.stage, now.method, now.living, now.course)
@@ -219,10 +215,15 @@ class Saves:
     ) -> None:
         """Each process writes what it holds, the first the rest; earlier updates are removed."""
         processes = self.places.processes
+        own, fault = Held([], {}), None
         try:
+            if self._now is not None and _files(stage.scratch) != self._now.files:
+                raise NotSavedError("files in stage.folder change with the updates")
             own = held(method, living)
         except NotSavedError as error:
-            self._give_up(stage, method, error)
+            fault = error
+        if processes.any(fault is not None):  # all go on without it, or none
+            self._give_up(stage, method, fault or NotSavedError("of another process"))
             return
         values, drawn = generators(self.device)
         before = self.places.updates()

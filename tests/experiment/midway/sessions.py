@@ -20,7 +20,7 @@ from cl_bench.experiment.midway.places import Places
 from cl_bench.experiment.midway.saves import Saves
 from cl_bench.experiment.midway.stops import StoppedError, Stops
 from cl_bench.experiment.processes import Processes
-from cl_bench.experiment.stage import seed_everything
+from cl_bench.experiment.stage_training import seed_everything
 from cl_bench.methods.base import Method
 from cl_bench.methods.state import State, give_state, handed_on, state_of
 from cl_bench.store.folders import append_line, read_records, there
