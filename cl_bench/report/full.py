@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -32,10 +31,16 @@ from cl_bench.report.requests import notes_section, requests_section
 from cl_bench.report.states import states_section
 from cl_bench.report.tables import code, interval
 from cl_bench.report.task_metrics import metrics_section
+from cl_bench.results.answers import compare, read_scoring
 from cl_bench.results.groups import Opened
-from cl_bench.results.methods import MethodResult, compare_last, lacking
-from cl_bench.results.same_documents import left_out_line, mixed_prompts, other_data
-from cl_bench.results.summary import base_summary, cells, documents
+from cl_bench.results.methods import MethodResult, lacking
+from cl_bench.results.same_documents import (
+    Reference,
+    left_out_line,
+    mixed_prompts,
+    other_data,
+)
+from cl_bench.results.summary import base_summary, cells
 from cl_bench.scores.general import leaves
 from cl_bench.scores.matrix import Cell as Score
 from cl_bench.store.seals import read_scores
@@ -59,7 +64,7 @@ def full_blocks(opened: Opened) -> Iterator[Block]:
     yield from expected_section(config.get("expected", []))
     finished = [result for result in results if result.complete]
     if len(finished) > 1:
-        yield from _comparisons(base, finished)
+        yield from _comparisons(experiment, base, finished)
     sequence = [canonical_name(stage["task"]) for stage in config["stages"]]
     yield from relative_section(base_summary(experiment, tasks, sequence), results)
     yield from probes_section(experiment, base, results)
@@ -151,7 +156,9 @@ def _seeds(results: Sequence[MethodResult]) -> str:
     return ", ".join(sorted(seeds, key=int)) or "none"
 
 
-def _comparisons(base: Mapping[str, Any], results: Sequence[MethodResult]) -> Iterator[Block]:
+def _comparisons(
+    experiment: Path, base: Mapping[str, Any], results: Sequence[MethodResult]
+) -> Iterator[Block]:
     yield Heading("Differences after the last stage")
     yield Paragraph(
         "Every pair, over the same documents. An ordering is resolved only when the 95 % interval "
@@ -161,19 +168,32 @@ def _comparisons(base: Mapping[str, Any], results: Sequence[MethodResult]) -> It
         "General": leaves(base["general"]),
         "OP final": {name: [name] for name in base["trace"]},
     }
+    reference = Reference()
+    names = {task: files for group in groups.values() for task, files in group.items()}
+    read_scoring(reference, experiment / "base", names)  # its documents are the reference
+    lasts = {
+        result.label: [read_scoring(reference, run.stages()[-1].path, names) for run in result.runs]
+        for result in results
+        if result.setting != "single"  # its last stage has seen one task alone
+    }
     rows = []
     left_out: dict[str, int] = {}
     for what, names in groups.items():
         for first, second in combinations(results, 2):
+            pair = f"{first.label} - {second.label}"
             if lost := [task for one in (first, second) for task in lacking(one, names)]:
                 which = ", ".join(map(short, dict.fromkeys(lost)))
-                pair = f"{first.label} - {second.label}"
                 rows.append([what, pair, "-", "-", f"not measured ({which})"])
                 continue
-            compared, others = compare_last(first, second, partial(documents, names=names), names)
-            left_out |= {task: max(n, left_out.get(task, 0)) for task, n in others.items()}
-            if compared is not None:
-                rows.append([what, f"{first.label} - {second.label}", *interval(compared)])
+            ours, theirs = (lasts.get(one.label, []) for one in (first, second))
+            if len(ours) != len(theirs):
+                continue
+            for scoring in (*ours, *theirs):
+                found = {task: n for task, n in scoring.left_out.items() if task in names}
+                left_out |= {task: max(n, left_out.get(task, 0)) for task, n in found.items()}
+            compared = compare(ours, theirs, names)
+            if compared is not None and compared.paired:
+                rows.append([what, pair, *interval(compared.comparison)])
     if line := left_out_line(left_out):
         yield Paragraph(line)
     if not rows and left_out:

@@ -1,21 +1,20 @@
 """Scores of single documents of many places, held against one set of documents.
 
-What `same_documents` finds for two or more folders at once is found here a folder at a time, each
-read once: a report of k methods compares each with the base model and with a baseline.
+Each place is read once: a report of k methods compares each with the base model and a baseline.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cl_bench.results.paired import entry_of, is_unmeasured, of_all_documents, paired_values
-from cl_bench.results.same_documents import made_of
+from cl_bench.results.paired import entry_of, graded, is_unmeasured, of_all_documents, paired_values
+from cl_bench.results.same_documents import Reference
 from cl_bench.scores.cells import Cell, unweighted_mean
-from cl_bench.scores.uncertainty import Comparison, compare_differences, compare_unpaired
+from cl_bench.scores.paired_changes import Stratum, compare_tasks, strata_of
+from cl_bench.scores.uncertainty import Comparison, compare_unpaired, mean
 from cl_bench.store.folders import read_records, there
 from cl_bench.store.seals import check_records, read_scores
 
@@ -43,62 +42,43 @@ class Scoring:
         return None if entry.get("score") is None else Cell.from_json(entry)
 
 
-class Reference:
-    """The documents that places are held against: of every task those of the first place read."""
+def read_scoring(reference: Reference, place: Path, tasks: Tasks) -> Scoring:
+    """What a place has of these tasks and of the reference's documents.
 
-    def __init__(self) -> None:
-        self._asked: dict[str, dict[Any, Any]] = {}
-        self._rows: dict[str, str] = {}
+    Raises RunError where a file of it is damaged.
+    """
+    scores = read_scores(place)
+    found = Scoring(scores, {}, {}, {})
+    for task, leaves in tasks.items():
+        entry = entry_of(scores, task)
+        files = [place / "predictions" / f"{leaf}.jsonl" for leaf in leaves]
+        if "score" not in entry or is_unmeasured(entry) or not all(map(there, files)):
+            continue
+        check_records(place, scores, leaves)
+        records = {file.stem: read_records(file) for file in files}
+        _add(found, task, entry, records, reference.others(place, leaves, records))
+    return found
 
-    def scoring(self, place: Path, tasks: Tasks) -> Scoring:
-        """What a place has of these tasks. Raises RunError where a file of it is damaged."""
-        scores = read_scores(place)
-        found = Scoring(scores, {}, {}, {})
-        rows = made_of(place).get("data", {})
-        for task, leaves in tasks.items():
-            entry = entry_of(scores, task)
-            files = [place / "predictions" / f"{leaf}.jsonl" for leaf in leaves]
-            if "score" not in entry or is_unmeasured(entry) or not all(map(there, files)):
-                continue
-            check_records(place, scores, leaves)
-            records = {file.stem: read_records(file) for file in files}
-            other = {leaf: self._others(leaf, records[leaf], rows) for leaf in leaves}
-            self._add(found, task, entry, records, other)
-        return found
 
-    def _others(self, leaf: str, records: Sequence[Mapping[str, Any]], rows: Any) -> set[Any]:
-        """Documents of a leaf that are not the reference's; missing ones too."""
-        asked = {r["doc_id"]: (r.get("prompt_hash"), r.get("target")) for r in records}
-        ours = self._asked.setdefault(leaf, asked)
-        other = {key for key, what in asked.items() if ours.get(key) != what}
-        other |= ours.keys() - asked.keys()
-        checksum = rows.get(leaf, {}).get("test")
-        known = self._rows.setdefault(leaf, checksum) if checksum else checksum
-        # Nothing that is recorded of a document differs: what does can be any of them.
-        return asked.keys() | other if not other and checksum != known else other
-
-    @staticmethod
-    def _add(
-        found: Any, task: str, entry: Any, records: Any, other: Mapping[str, set[Any]]
-    ) -> None:
-        differing = sum(map(len, other.values()))
-        if differing:
-            found.left_out[task] = differing
-        if of_all_documents(entry):
-            if not differing:
-                found.values[task] = dict(paired_values(entry, records))
-                own = ((leaf, r) for leaf, lines in records.items() for r in lines)
-                found.own[task] = {
-                    f"{leaf}/{r['doc_id']}": r["score"] for leaf, r in own if r["score"] is not None
-                }
-            return
-        if differing:
-            records = {
-                leaf: [record for record in lines if record["doc_id"] not in other[leaf]]
-                for leaf, lines in records.items()
-            }
-        if all(records.values()):  # a group without one of its members would be another score
+def _add(found: Any, task: str, entry: Any, records: Any, other: Mapping[str, set[Any]]) -> None:
+    differing = sum(map(len, other.values()))
+    if differing:
+        found.left_out[task] = differing
+    if of_all_documents(entry):
+        if not differing:
             found.values[task] = dict(paired_values(entry, records))
+            own = ((leaf, r) for leaf, lines in records.items() for r in lines)
+            found.own[task] = {
+                f"{leaf}/{r['doc_id']}": r["score"] for leaf, r in own if r["score"] is not None
+            }
+        return
+    if differing:
+        records = {
+            leaf: [record for record in lines if record["doc_id"] not in other[leaf]]
+            for leaf, lines in records.items()
+        }
+    if all(records.values()):  # a group without one of its members would be another score
+        found.values[task] = dict(paired_values(entry, records))
 
 
 @dataclass(frozen=True)
@@ -114,9 +94,10 @@ def compare(
 ) -> Compared | None:
     """First minus second, the unweighted mean over tasks; one place a seed.
 
-    Paired over documents where all sides have their records, seed by seed in order; `second` may be
-    one place for all seeds (the base model). Else from standard errors alone, which is an upper
-    bound of the error. None where a score is not measured, or where no document is the same.
+    Paired over documents where all sides have their records, seed by seed in order, by the test of
+    `diff`; `second` may be one place for all seeds (the base model). Else from standard errors
+    alone, which is an upper bound of the error. None where a score is not measured, or where no
+    document is the same.
     """
     names = list(tasks)
     cells = [[scoring.cell(task) for task in names] for scoring in (*first, *second)]
@@ -125,8 +106,13 @@ def compare(
     others = list(second) * len(first) if len(second) == 1 else list(second)
     sides = [*first, *others]
     if all(task in side.values for side in sides for task in names):
-        found = {task: _differences(first, others, task) for task in names}
-        return Compared(compare_differences(found), True) if all(found.values()) else None
+        found = [_differences(first, others, task) for task in names]
+        if not all(each.n for each in found):
+            return None
+        strata = {each.task: each.strata() for each in found}
+        seeds = [mean(seed) for seed in zip(*(each.by_seed() for each in found), strict=True)]
+        sizes = {each.task: each.n for each in found}
+        return Compared(replace(compare_tasks(strata, seeds), n=sizes), True)
     if any(task in side.left_out for side in sides for task in names):
         return None
     rows = [unweighted_mean(cell for cell in row if cell is not None) for row in cells]
@@ -134,30 +120,57 @@ def compare(
     return Compared(compare_unpaired(measures[: len(first)], measures[len(first) :]), False)
 
 
-def _differences(
-    first: Sequence[Scoring], second: Sequence[Scoring], task: str
-) -> list[list[float]]:
-    """By seed, over the documents that all have; empty where there are none.
+@dataclass(frozen=True)
+class _Differences:
+    """Of one task, first minus second, by member and seed."""
 
-    Scaled where members of a group have unequal numbers of documents, so that the mean over
-    documents is the unweighted mean over members that the score is.
-    """
-    sides = [(a.values[task], b.values[task]) for a, b in zip(first, second, strict=True)]
-    keys = list(sides[0][0])
-    if any(side.keys() != sides[0][0].keys() for pair in sides for side in pair):
-        keys = [key for key in keys if all(key in side for pair in sides for side in pair)]
-    if not keys:
-        return []
-    found = [[a[key] - b[key] for key in keys] for a, b in sides]
-    leaves = [key.rpartition("/")[0] for key in keys]
-    sizes = Counter(leaves)
-    if len(set(sizes.values())) == 1:
-        return found
-    even = len(keys) / len(sizes)
-    return [
-        [value * even / sizes[leaf] for leaf, value in zip(leaves, seed, strict=True)]
-        for seed in found
-    ]
+    task: str
+    n: int
+    members: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]]
+    """A pair (second, first) of documents' scores a seed."""
+    graded: bool
+
+    def strata(self) -> dict[str, Stratum]:
+        """By member; over several seeds of each document's mean."""
+        if all(len(seeds) == 1 for seeds in self.members.values()):
+            return strata_of({name: seeds[0] for name, seeds in self.members.items()}, self.graded)
+        means = {}
+        for name, seeds in self.members.items():
+            before, after = (
+                [mean(document) for document in zip(*side, strict=True)]
+                for side in zip(*seeds, strict=True)
+            )
+            means[name] = (before, after)
+        return strata_of(means, graded=True)
+
+    def by_seed(self) -> list[float]:
+        """The difference of each seed: the unweighted mean over members."""
+        members = [
+            [mean(after) - mean(before) for before, after in seeds]
+            for seeds in self.members.values()
+        ]
+        return [mean(seed) for seed in zip(*members, strict=True)]
+
+
+def _differences(first: Sequence[Scoring], second: Sequence[Scoring], task: str) -> _Differences:
+    """Over the documents that all have. Resamples of all documents are one member."""
+    sides = [(b.values[task], a.values[task]) for a, b in zip(first, second, strict=True)]
+    every = [side for pair in sides for side in pair]
+    keys = [key for key in every[0] if all(key in side for side in every)]
+    entries = [entry_of(scoring.scores, task) for scoring in (*first, *second)]
+    members: dict[str, list[str]] = {}
+    for key in keys:
+        members.setdefault(key.rpartition("/")[0], []).append(key)
+    return _Differences(
+        task,
+        len(keys),
+        {
+            name: [([b[key] for key in own], [a[key] for key in own]) for b, a in sides]
+            for name, own in members.items()
+        },
+        any(map(of_all_documents, entries))
+        or graded(task, entries, (v for side in every for v in side.values())),
+    )
 
 
 def changed(

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cl_bench.errors import UserError, nearest
-from cl_bench.metrics.score_kinds import lies_between
 from cl_bench.models.contents import names
 from cl_bench.results.guessing import choices_of, expected_flips
-from cl_bench.results.paired import is_unmeasured, of_all_documents, paired_values
+from cl_bench.results.paired import graded, is_unmeasured, of_all_documents, paired_values
 from cl_bench.results.places import Place, Records
-from cl_bench.results.same_documents import made_of
-from cl_bench.scores.paired_changes import Graded, RightOrWrong, Stratum, compare_changes
+from cl_bench.results.same_documents import OTHER_ROWS, Asked, asked, differences, made_of
+from cl_bench.scores.paired_changes import Graded, Stratum, compare_changes, strata_of
 from cl_bench.scores.uncertainty import Comparison, mean
 
 HOW_SCORED = ("metric_list", "process_results", "filter_list", "output_type", "class")
@@ -166,10 +165,11 @@ def compare_places(first: Place, second: Place, chosen: Sequence[str] = ()) -> l
     loaded = []
     for task in [] if faults else wanted:
         a, b = first.records(ours[task]), second.records(theirs[task])
+        leaves = list(dict.fromkeys([*ours[task], *theirs[task]]))
         faults += (
-            _mismatches(task, a, b)
+            _mismatches(task, _asked(first, leaves, a), _asked(second, leaves, b))
             or _other_metric(task, first, second)
-            or _made_otherwise(task, ours[task], first, second)
+            or _made_otherwise(task, first, second)
         )
         loaded.append((task, a, b))
     if faults:
@@ -189,40 +189,39 @@ def _other_metric(task: str, first: Place, second: Place) -> list[str]:
     return [f"{task}: not the same metric: {names[0]} in A, {names[1]} in B"]
 
 
-def _mismatches(task: str, a: Records, b: Records) -> list[str]:
-    both = [key for key in a if key in b]
-    kinds = {
-        "only in A": [key for key in a if key not in b],
-        "only in B": [key for key in b if key not in a],
-        "with another prompt": [k for k in both if a[k]["prompt_hash"] != b[k]["prompt_hash"]],
-        "with another target": [k for k in both if a[k]["target"] != b[k]["target"]],
-    }
-    found = [f"{len(keys)} {kind} ({_list(keys)})" for kind, keys in kinds.items() if keys]
-    if not found and a:
-        return []
-    what = "; ".join(found) or "none at all"
-    return [f"{task}: not the same documents: {what}; score both with the same limit and data"]
+def _asked(place: Place, leaves: Sequence[str], records: Records) -> dict[str, Asked]:
+    lines: dict[str, list[dict[str, Any]]] = {leaf: [] for leaf in leaves}
+    for (leaf, _), record in records.items():
+        lines[leaf].append(record)
+    return asked(place.path, leaves, lines)
 
 
-def _made_otherwise(task: str, leaves: Sequence[str], first: Place, second: Place) -> list[str]:
-    """What the records of the two sides say where their prompts and targets are equal."""
-    a, b = made_of(first.path), made_of(second.path)
-    rows = [leaf for leaf in leaves if _other_test_rows(leaf, a, b)]
+def _mismatches(task: str, a: Mapping[str, Asked], b: Mapping[str, Asked]) -> list[str]:
+    """How many documents of the task are not the same, and which."""
+    kinds: dict[str, list[Key]] = {}
+    for leaf in a:
+        for kind, documents in differences(a[leaf], b[leaf]).items():
+            kinds.setdefault(kind, []).extend((leaf, document) for document in documents)
+    rows = kinds.pop(OTHER_ROWS, [])
+    found = [f"{len(keys)} {kind} ({_list(keys)})" for kind, keys in kinds.items()]
+    if found or not any(side.documents for side in a.values()):
+        what = "; ".join(found) or "none at all"
+        return [f"{task}: not the same documents: {what}; score both with the same limit and data"]
     if rows:
         return [
             f"{task}: not the same documents: prompts and targets are equal, but other fields of "
-            f"the rows differ ({names(rows)})"
+            f"the rows differ ({names(list(dict.fromkeys(leaf for leaf, _ in rows)))})"
         ]
-    ours, theirs = (side.get("tasks", {}).get(task, {}) for side in (a, b))
+    return []
+
+
+def _made_otherwise(task: str, first: Place, second: Place) -> list[str]:
+    """What the records of the two sides say of how answers are scored."""
+    ours, theirs = (made_of(side.path).get("tasks", {}).get(task, {}) for side in (first, second))
     if not ours or not theirs:
         return []
     keys = [key for key in HOW_SCORED if ours.get(key) != theirs.get(key)]
     return [f"{task}: not scored alike: {names(keys)} of its definition differ"] if keys else []
-
-
-def _other_test_rows(leaf: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    ours, theirs = (side.get("data", {}).get(leaf, {}).get("test") for side in (a, b))
-    return None not in (ours, theirs) and ours != theirs
 
 
 def _list(keys: Sequence[Key]) -> str:
@@ -264,27 +263,14 @@ def _diff(
         mean([mean([getattr(pair, side)["score"] for pair in own]) for own in members.values()])
         for side in ("before", "after")
     )
-    graded = _graded(task, entries, pairs)
-    strata = {name: _stratum(own, graded) for name, own in members.items()}
+    sides = {
+        name: ([p.before["score"] for p in own], [p.after["score"] for p in own])
+        for name, own in members.items()
+    }
+    lies = graded(task, entries, (v for pair in sides.values() for side in pair for v in side))
+    strata = strata_of(sides, lies)
     found = compare_changes(strata)
-    return TaskDiff(task, before, after, found, pairs, inner or {}, graded=graded, strata=strata)
-
-
-def _stratum(pairs: Sequence[Pair], graded: bool) -> Stratum:
-    scores = {side["score"] for pair in pairs for side in (pair.before, pair.after)}
-    if graded or scores - {0, 1}:
-        return Graded([pair.change for pair in pairs])
-    changes = [pair.change for pair in pairs]
-    return RightOrWrong(changes.count(-1), changes.count(1), len(pairs))
-
-
-def _graded(task: str, entries: Sequence[Mapping[str, Any]], pairs: Sequence[Pair]) -> bool:
-    """As the recorded metric has it; by the values of scores of old, which do not name it."""
-    told = [lies_between(task, entry) for entry in entries]
-    if None not in told:
-        return any(told)
-    sides = (side for pair in pairs for side in (pair.before, pair.after))
-    return any(side["score"] not in (0, 1, None) for side in sides)
+    return TaskDiff(task, before, after, found, pairs, inner or {}, graded=lies, strata=strata)
 
 
 def _diff_of_all(

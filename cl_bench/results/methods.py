@@ -131,8 +131,8 @@ def compare_last(
     read: Callable[[Path], Documents],
     names: Mapping[str, Sequence[str]],
 ) -> tuple[Comparison | None, Mapping[str, int]]:
-    """Two methods after their last stages; `read` gives the values in a `predictions` folder.
-    `names` are the leaves of its tasks.
+    """Probes of two methods after their last stages; `read` gives them in a `predictions` folder.
+    `names` are the leaves of its tasks. Documents of a task weigh the same, as in a probe's mean.
 
     With it the documents of each task that are not the same everywhere and so were left out. None
     when the seeds or the tasks of the two differ, or nothing can be read or is the same; and for

@@ -9,10 +9,11 @@ are then paired over the same resampled documents.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import sqrt
 from typing import Any
 
+from cl_bench.metrics.score_kinds import lies_between
 from cl_bench.scores.uncertainty import mean
 from cl_bench.store.folders import sha256_of
 
@@ -41,6 +42,17 @@ def of_all_documents(entry: Entry) -> bool:
 def is_unmeasured(entry: Entry) -> bool:
     """Whether an entry of `scores.json` is there without a score."""
     return "score" in entry and entry["score"] is None
+
+
+def graded(task: str, entries: Iterable[Entry], values: Iterable[float | None]) -> bool:
+    """Whether scores of the task's documents may lie between right and wrong.
+
+    As the recorded metric has it; by their `values` in scores of old, which do not name it.
+    """
+    told = [lies_between(task, entry) for entry in entries]
+    if None not in told:
+        return any(told)
+    return any(value not in (0, 1, None) for value in values)
 
 
 def paired_values(entry: Entry, records: Records) -> list[tuple[str, float]]:

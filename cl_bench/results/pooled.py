@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from cl_bench.results.compare import TaskDiff
 from cl_bench.results.places import Place
-from cl_bench.scores.paired_changes import compare_changes
+from cl_bench.scores.paired_changes import compare_tasks
 from cl_bench.scores.uncertainty import mean
 
 GENERAL = "General"
@@ -29,23 +29,12 @@ def pooled_general(first: Place, second: Place, diffs: Sequence[TaskDiff]) -> Ta
         return TaskDiff(
             GENERAL, None, None, None, pairs, own, graded=graded, not_measured={"A or B": why}
         )
-    strata = {
-        f"{name} {member}": stratum
-        for name, diff in own.items()
-        for member, stratum in diff.strata.items()
-    }
-    weights = {
-        f"{name} {member}": 1 / len(own) / len(diff.strata)
-        for name, diff in own.items()
-        for member in diff.strata
-    }
     return TaskDiff(
         GENERAL,
         mean([diff.before or 0.0 for diff in own.values()]),
         mean([diff.after or 0.0 for diff in own.values()]),
-        compare_changes(strata, weights),
+        compare_tasks({name: diff.strata for name, diff in own.items()}),
         pairs,
         own,
         graded=graded,
-        strata=strata,
     )

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cl_bench.errors import RunError, UserError, nearest
-from cl_bench.results.answers import Compared, Reference, Scoring, changed, compare
+from cl_bench.results.answers import Compared, Scoring, changed, compare, read_scoring
 from cl_bench.results.groups import Group
 from cl_bench.results.methods import MethodResult
+from cl_bench.results.same_documents import Reference
 from cl_bench.scores.general import leaves
 from cl_bench.scores.uncertainty import detectable, holm
 from cl_bench.store.experiments import read_run
@@ -200,7 +201,7 @@ def _scoring(
     reference: Reference, place: Path, names: Mapping[str, Sequence[str]], faults: list[str]
 ) -> Scoring | None:
     try:
-        return reference.scoring(place, names)
+        return read_scoring(reference, place, names)
     except RunError as error:
         faults.append(str(error))
         return None

@@ -109,8 +109,79 @@ class Graded:
         return None if self._stderr is None else self._stderr**2
 
 
+@dataclass(frozen=True)
+class Single:
+    """One document of graded scores, whose variance is that of the documents of other members."""
+
+    difference: float
+    spread: float
+    df: float
+    n: int = 1
+
+    def variance(self, true: float) -> float:
+        """Whatever the true difference is."""
+        return self.spread
+
+
+Sides = tuple[Sequence[float], Sequence[float]]
+"""Scores 0-1 before and after, in one order of documents."""
+
+
+def strata_of(members: Mapping[str, Sides], graded: bool) -> dict[str, Stratum]:
+    """The documents of a task, by member. `graded`: whether scores may lie between right and wrong.
+
+    Those of a member where any does also may. Of graded scores a member of one document has the
+    pooled variance of the others' documents; where all have one, that of all (an upper bound), as
+    `scores.cells.stratified_mean` has it.
+    """
+    found: dict[str, Stratum] = {}
+    for name, (before, after) in members.items():
+        changes = [b - a for a, b in zip(before, after, strict=True)]
+        if graded or {*before, *after} - {0, 1}:
+            found[name] = Graded(changes)
+        else:
+            found[name] = RightOrWrong(changes.count(-1), changes.count(1), len(changes))
+    return found | _singles({n: each for n, each in found.items() if isinstance(each, Graded)})
+
+
+def _singles(graded: Mapping[str, Graded]) -> dict[str, Single]:
+    """Those of one document, with a variance if anything tells one."""
+    if len(graded) < 2 or all(each.n > 1 for each in graded.values()):
+        return {}
+    errors = [
+        (each.df, each.n * v) for each in graded.values() if (v := each.variance(0)) is not None
+    ]
+    if not errors:
+        whole = [each.difference for each in graded.values()]
+        errors = [(len(whole) - 1, len(whole) * (standard_error(whole) or 0.0) ** 2)]
+    df = fsum(df for df, _ in errors)
+    pooled = fsum(df * variance for df, variance in errors) / df
+    single = {name: each.difference for name, each in graded.items() if each.n == 1}
+    # One estimate serves them all: together they have its degrees of freedom, not each.
+    return {name: Single(value, pooled, df / len(single)) for name, value in single.items()}
+
+
+def compare_tasks(
+    tasks: Mapping[str, Mapping[str, Stratum]], seeds: Sequence[float] = ()
+) -> Comparison:
+    """The unweighted mean over tasks of the unweighted mean over each one's members."""
+    strata = {
+        f"{name} {member}": stratum
+        for name, members in tasks.items()
+        for member, stratum in members.items()
+    }
+    weights = {
+        f"{name} {member}": 1 / len(tasks) / len(members)
+        for name, members in tasks.items()
+        for member in members
+    }
+    return compare_changes(strata, weights, seeds)
+
+
 def compare_changes(
-    strata: Mapping[str, Stratum], weights: Mapping[str, float] | None = None
+    strata: Mapping[str, Stratum],
+    weights: Mapping[str, float] | None = None,
+    seeds: Sequence[float] = (),
 ) -> Comparison:
     """The weighted mean of the strata's differences; by default their unweighted mean.
 
@@ -119,7 +190,9 @@ def compare_changes(
     1985 have it for unpaired rates): of the normal distribution for right or wrong scores, of
     Student's t with Welch and Satterthwaite's degrees of freedom where graded ones take part. `p`
     is that of x = 0 and the interval holds what is not rejected, so that it excludes 0 exactly
-    where p < 0.05. Weights sum to 1. Raises ValueError without strata.
+    where p < 0.05. Weights sum to 1. `seeds`: the differences of several seeds, whose strata hold
+    the means over seeds; the variance of their mean is added, an upper bound, as it holds a share
+    of the documents'. Raises ValueError without strata.
     """
     if not strata:
         raise ValueError("there is nothing to compare")
@@ -127,10 +200,12 @@ def compare_changes(
     parts = [(shares[name], stratum) for name, stratum in strata.items()]
     difference = fsum(weight * stratum.difference for weight, stratum in parts)
     sizes = {name: stratum.n for name, stratum in strata.items()}
+    if len(seeds) > 1:
+        parts.append((1.0, Graded(seeds)))
+    count = max(1, len(seeds))
     found = _spread(parts, difference)
     if found is None:
-        return Comparison(difference, None, None, None, sizes, 0, 1, None)
-    p_value = _p(parts, difference, 0.0)
+        return Comparison(difference, None, None, None, sizes, 0, count, None)
     return Comparison(
         difference,
         found[0],
@@ -138,10 +213,11 @@ def compare_changes(
         _bound(parts, difference, 1.0),
         sizes,
         0,
-        1,
+        count,
         # Nothing is known of how small a difference shows where no document changed.
         _detectable(parts) or None,
-        p_value,
+        _p(parts, difference, 0.0),
+        None if found[1] == inf else found[1],
     )
 
 

@@ -114,6 +114,7 @@ class Invented:
                         "prompt_hash": f"{self.marks}{name}-{i}",
                         "target": i % 2,
                         "choice": int(value == i % 2),
+                        "loglikelihoods": [-1.0, -2.0],
                         "score": value,
                     }
                     for i, value in enumerate(values)

@@ -10,9 +10,16 @@ from typing import Any
 import pytest
 
 from cl_bench.errors import UserError
+from cl_bench.results.answers import read_scoring
 from cl_bench.results.compare import compare_places
 from cl_bench.results.places import Place
-from cl_bench.results.same_documents import left_out_line, mixed_prompts, other_data, pair
+from cl_bench.results.same_documents import (
+    Reference,
+    left_out_line,
+    mixed_prompts,
+    other_data,
+    pair,
+)
 from cl_bench.results.summary import documents
 from cl_bench.store.experiments import write_run
 from cl_bench.store.folders import RunFolder, sha256_of
@@ -33,11 +40,12 @@ def stage(run: Path, test: str = "t", **changed: dict[int, dict[str, Any] | None
     write_run(run / "run.json", {"config": {}, "sha256": sha256_of({}), "data": data})
     for leaf in data:
         edits = changed.get(leaf, {})
-        kept = [i for i in range(3) if edits.get(i, {}) is not None]
+        kept = [i for i in sorted({0, 1, 2, *edits}) if edits.get(i, {}) is not None]
         lines = [record(i, **(edits.get(i) or {})) for i in kept]
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (place / "predictions" / f"{leaf}.jsonl").write_text(text)
-    (place / "scores.json").write_text('{"trace": {"birds": {}, "trees": {}}, "general": {}}')
+    entries = {leaf: {"score": 0.5, "metric": "rouge"} for leaf in data}
+    (place / "scores.json").write_text(json.dumps({"trace": entries, "general": {}}))
     return place / "predictions"
 
 
@@ -106,14 +114,45 @@ def test_what_runs_of_one_experiment_record_is_compared(tmp_path: Path) -> None:
 
 def test_scores_of_all_documents_together_need_all_of_them(tmp_path: Path) -> None:
     """Their values are resamples, which no single document can be left out of."""
+    places = [stage(tmp_path / name).parent for name in "ab"]
+    places.append(stage(tmp_path / "c", trees={1: {"prompt_hash": "q"}}).parent)
+    entry = {"score": 0.5, "aggregation": "mcc", "resamples": [0.4, 0.5, 0.6]}
+    reference, found = Reference(), []
+    for place in places:
+        scores = {"trace": {"birds": entry, "trees": entry}, "general": {}}
+        (place / "scores.json").write_text(json.dumps(scores))
+        found.append(read_scoring(reference, place, NAMES))
+    assert [len(side.values["trees"]) for side in found[:2]] == [3, 3]
+    assert found[2].left_out == {"trees": 1} and list(found[2].values) == ["birds"]
 
-    def resamples(predictions: Path) -> dict[str, list[tuple[str, float]]]:
-        return {name: [(f"x/resample {i}", 0.5) for i in range(4)] for name in NAMES}
 
-    a, same = stage(tmp_path / "a"), stage(tmp_path / "b")
-    found = pair([a, same], resamples, NAMES)
-    assert found is not None and found.left_out == {} and len(found.sides[0]["trees"]) == 4
-    other = stage(tmp_path / "c", trees={1: {"prompt_hash": "q"}})
-    found = pair([a, other], resamples, NAMES)
-    assert found is not None and found.left_out == {"trees": 1}
-    assert [list(side) for side in found.sides] == [["birds"], ["birds"]]
+@pytest.mark.parametrize(
+    ("other", "said", "left_out"),
+    [
+        ({}, "", set()),
+        ({"birds": {1: {"score": 0.0}}}, "", set()),
+        ({"birds": {0: {"prompt_hash": "q"}, 2: None}}, "1 only in A", {0, 2}),
+        ({"birds": {3: {}}}, "1 only in B", {3}),
+        ({"birds": {0: {"target": 0}}, "test": "u"}, "1 with another target", {0}),
+        ({"test": "u"}, "other fields of the rows differ", {0, 1, 2}),
+    ],
+)
+def test_diff_reports_and_probes_know_the_same_documents(
+    tmp_path: Path, other: dict[str, Any], said: str, left_out: set[int]
+) -> None:
+    a, b = stage(tmp_path / "a"), stage(tmp_path / "b", **other)
+    reference, names = Reference(), {"birds": ["birds"]}
+    read_scoring(reference, a.parent, names)
+    found = read_scoring(reference, b.parent, names)
+    paired = pair([a, b], READ, NAMES)
+    assert paired is not None
+    assert found.left_out.get("birds", 0) == paired.left_out.get("birds", 0) == len(left_out)
+    kept = [f"birds/{i}" for i in range(3) if i not in left_out]
+    assert list(found.values.get("birds", {})) == kept
+    assert [key for key, _ in paired.sides[0].get("birds", [])] == kept
+    if said:
+        with pytest.raises(UserError, match=said):
+            compare_places(Place(a.parent), Place(b.parent), ["birds"])
+    else:
+        (diff,) = compare_places(Place(a.parent), Place(b.parent), ["birds"])
+        assert [key for _, key in (each.key for each in diff.pairs)] == [0, 1, 2]

@@ -12,16 +12,21 @@ from statistics import mean, variance
 from typing import Any
 
 import pytest
-from scipy.stats import t
+from scipy.stats import chi2, t
 
 from cl_bench.report.overview import read_overview, screen_blocks
-from cl_bench.results.answers import Reference, Scoring, compare
+from cl_bench.results.answers import Scoring, compare, read_scoring
+from cl_bench.results.compare import compare_places
 from cl_bench.results.groups import Chosen, choose
+from cl_bench.results.places import Place
+from cl_bench.results.pooled import pooled_general
+from cl_bench.results.same_documents import Reference
 from cl_bench.results.standings import Standing, Standings
 from cl_bench.store.experiments import write_run
 from cl_bench.store.folders import sha256_of
 from cl_bench.store.once import each_file_once
 from tests.helpers.invented_runs import Invented
+from tests.helpers.likeliest import likeliest_variance
 from tests.helpers.read import lines_of
 
 FEW = {"mmlu": 30, "piqa": 20}
@@ -47,7 +52,10 @@ def last(folder: Path, label: str, seed: int) -> Path:
 
 
 def by_hand(first: list[list[Path]], leaves: list[str]) -> tuple[float, float, float]:
-    """Difference, standard error and p of places (a pair a seed), in plain loops."""
+    """Difference, standard error and p of places (a pair a seed), in plain loops.
+
+    The answers are right or wrong: of one seed the test is McNemar's, over all leaves together.
+    """
     per_leaf = []
     for leaf in leaves:
         seeds = []
@@ -55,14 +63,21 @@ def by_hand(first: list[list[Path]], leaves: list[str]) -> tuple[float, float, f
             a, b = scores(one, leaf), scores(other, leaf)
             seeds.append([a[document] - b[document] for document in a])
         per_leaf.append(seeds)
+    if len(first) == 1:
+        difference = mean(mean(seeds[0]) for seeds in per_leaf)
+        error = changed = 0.0
+        for (documents,) in per_leaf:
+            n, forgotten, learned = len(documents), documents.count(-1), documents.count(1)
+            error += likeliest_variance(forgotten, learned, n, difference) / len(leaves) ** 2
+            changed += (forgotten + learned) / n**2 / len(leaves) ** 2
+        return difference, math.sqrt(error), chi2(1).sf(difference**2 / changed)
     parts = []
     for seeds in per_leaf:
         documents = [mean(column) for column in zip(*seeds, strict=True)]
         error = variance(documents) / len(documents) / len(leaves) ** 2
         parts.append((error, len(documents) - 1))
     overall = [mean(mean(seeds[i]) for seeds in per_leaf) for i in range(len(first))]
-    if len(first) > 1:
-        parts.append((variance(overall) / len(overall), len(overall) - 1))
+    parts.append((variance(overall) / len(overall), len(overall) - 1))
     total = sum(part for part, _ in parts)
     df = int(total**2 / sum(part**2 / n for part, n in parts) + 1e-9)
     difference = mean(overall)
@@ -88,7 +103,7 @@ def test_differences_are_those_of_loops(tmp_path: Path, seeds: tuple[int, ...]) 
                 assert each.compared is not None and each.compared.paired
                 comparison = each.compared.comparison
                 assert comparison.difference == pytest.approx(value)
-                assert comparison.stderr == pytest.approx(error)
+                assert comparison.stderr == pytest.approx(error, rel=1e-5)
                 assert comparison.p_value == pytest.approx(p)
                 p_values.append((p, each))
     ordered = sorted(p_values, key=lambda pair: pair[0])
@@ -115,8 +130,26 @@ def test_members_of_a_group_weigh_the_same() -> None:
     found = compare([after], [before], ["mmlu"])
     assert found is not None and found.paired
     assert found.comparison.difference == pytest.approx(-(0.5 + 6 / 96) / 2)
-    shares = [-100 / 2 / 4] * 2 + [0.0] * 2 + [0.0] * 90 + [-100 / 2 / 96] * 6
-    assert found.comparison.stderr == pytest.approx(math.sqrt(variance(shares) / 100))
+    true = found.comparison.difference
+    error = likeliest_variance(2, 0, 4, true) + likeliest_variance(6, 0, 96, true)
+    assert found.comparison.stderr == pytest.approx(math.sqrt(error) / 2, rel=1e-5)
+
+
+def test_it_is_what_diff_says(tmp_path: Path) -> None:
+    folder = Invented(methods={"sft": (0.15, 0.3)}, benchmarks=FEW).write(tmp_path)
+    before, after = Place(folder / "base"), Place(last(folder, "sft", 1))
+    found = compare_places(before, after, list(FEW))
+    diffs = {diff.task: diff for diff in found}
+    pooled = pooled_general(before, after, found)
+    assert pooled is not None
+    diffs["General"] = pooled
+    changes = method(standings_of(folder), "sft").changes
+    assert [change.benchmark for change in changes] == list(diffs)
+    for change in changes:
+        ours, theirs = change.difference.compared, diffs[change.benchmark].comparison
+        assert ours is not None and theirs is not None and theirs.p_value is not None
+        for name in ("difference", "stderr", "low", "high", "p_value", "df"):
+            assert getattr(ours.comparison, name) == getattr(theirs, name), name
 
 
 def test_changes_are_those_of_loops(tmp_path: Path) -> None:
@@ -227,7 +260,7 @@ def test_a_metric_of_all_documents_is_paired_over_resamples(tmp_path: Path) -> N
         (place / "scores.json").write_text(json.dumps({**data, "files": None} | {"files": {}}))
         data.pop("files")
         (place / "scores.json").write_text(json.dumps(data))
-        sides.append(reference.scoring(place, {"mmlu": ["general_mmlu"]}))
+        sides.append(read_scoring(reference, place, {"mmlu": ["general_mmlu"]}))
     found = compare([sides[0]], [sides[1]], ["mmlu"])
     assert found is not None and found.paired
     assert found.comparison.difference == pytest.approx(-0.2)
@@ -246,7 +279,7 @@ def test_seeds_are_paired_with_their_like(tmp_path: Path) -> None:
     )
     assert each is not None and each.comparison.n_seeds == 1
     assert each.comparison.difference == pytest.approx(value)
-    assert each.comparison.stderr == pytest.approx(error)
+    assert each.comparison.stderr == pytest.approx(error, rel=1e-5)
 
 
 def test_time_and_memory_are_those_of_one_machine(tmp_path: Path) -> None:

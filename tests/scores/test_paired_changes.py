@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from itertools import product
-from math import comb, log
+from math import comb
+from statistics import mean, variance
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import minimize_scalar
-from scipy.stats import chi2, ttest_1samp
+from scipy.stats import chi2, t, ttest_1samp
 
-from cl_bench.scores.paired_changes import Graded, RightOrWrong, Stratum, compare_changes
+from cl_bench.scores.paired_changes import (
+    Graded,
+    RightOrWrong,
+    Stratum,
+    compare_changes,
+    compare_tasks,
+    strata_of,
+)
 from cl_bench.scores.uncertainty import Comparison
+from tests.helpers.likeliest import likeliest_variance
 
 
 @st.composite
@@ -61,18 +69,7 @@ def test_the_variance_is_that_of_the_likeliest_rates(
     table: tuple[int, int, int], true: float
 ) -> None:
     """Against a search of the likelihood of the table under the difference."""
-    forgotten, learned, n = table
-
-    def unlikely(rate: float) -> float:
-        chances = (rate, rate + true, 1 - 2 * rate - true)
-        counts = (forgotten, learned, n - forgotten - learned)
-        return -sum(k * log(max(p, 1e-300)) for k, p in zip(counts, chances, strict=True) if k)
-
-    lowest, highest = max(0.0, -true), min(1.0, (1 - true) / 2)
-    rate = minimize_scalar(
-        unlikely, bounds=(lowest, highest), method="bounded", options={"xatol": 1e-10}
-    ).x
-    expected = (2 * rate + true - true**2) / n
+    expected = likeliest_variance(*table, true)
     assert RightOrWrong(*table).variance(true) == pytest.approx(expected, abs=1e-6)
 
 
@@ -120,3 +117,32 @@ def test_it_errs_as_often_as_it_says() -> None:
 
 def only(stratum: Stratum) -> Comparison:
     return compare_changes({"task": stratum})
+
+
+def test_seeds_add_their_variance() -> None:
+    values, seeds = [0.5, -0.25, 0.0, 0.75, 0.1], [0.1, 0.3, 0.26]
+    compared = compare_tasks({"task": {"a": Graded(values)}}, seeds)
+    parts = [(variance(values) / 5, 4), (variance(seeds) / 3, 2)]
+    total = sum(part for part, _ in parts)
+    df = total**2 / sum(part**2 / n for part, n in parts)
+    assert compared.stderr == pytest.approx(total**0.5) and compared.n_seeds == 3
+    assert compared.df == pytest.approx(df)
+    half = t(int(df)).ppf(0.975) * total**0.5
+    assert compared.high is not None and compared.high - mean(values) == pytest.approx(half)
+
+
+def test_members_of_one_document_have_the_others_variance() -> None:
+    """Of graded scores; right or wrong ones need none."""
+    several = ([0.2, 0.4, 0.9], [0.1, 0.8, 0.3])
+    found = strata_of({"a": several, "b": ([0.5], [0.25]), "c": ([0.1], [0.9])}, graded=True)
+    changes = [b - a for a, b in zip(*several, strict=True)]
+    assert [each.variance(0) for each in found.values()] == pytest.approx(
+        [variance(changes) / 3, variance(changes), variance(changes)]
+    )
+    assert [each.df for each in found.values()] == [2, 1, 1]
+    single = strata_of({str(x): ([0.5], [0.5 + x]) for x in (0.1, 0.2, 0.4)}, graded=True)
+    error = compare_changes(single).stderr
+    assert error is not None and error**2 == pytest.approx(variance([0.1, 0.2, 0.4]) / 3)
+    assert compare_changes(single).df == pytest.approx(2)
+    right = strata_of({"a": ([1.0], [0.0]), "b": ([0.0, 1.0], [1.0, 1.0])}, graded=False)
+    assert right == {"a": RightOrWrong(1, 0, 1), "b": RightOrWrong(0, 1, 2)}
