@@ -9,6 +9,9 @@ LONG = 5.0
 """Seconds of work that is worth saving when it ends: a pass, a phase."""
 SHARE = 50
 """Times its own duration that passes between two saves at least: at most 2 % of the time."""
+LONG_AFTER_A_KILL = 1.0
+SHARE_AFTER_A_KILL = 10
+"""The same where a session of this stage was killed: another may be soon, so 9 % of the time."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Pace:
     """That of one stage in one session."""
 
     every: Every
+    killed: bool = False
+    """Whether a session before was, without being asked to stop."""
     _last: float = field(default_factory=time.monotonic)
     _took: float = 0.0
 
@@ -35,7 +40,12 @@ class Pace:
     @property
     def long(self) -> float:
         """Seconds of work that is worth a save when it ends."""
-        return max(LONG, SHARE * self._took)
+        return max(LONG_AFTER_A_KILL if self.killed else LONG, self._apart)
+
+    @property
+    def _apart(self) -> float:
+        """Seconds between two saves at least."""
+        return self._took * (SHARE_AFTER_A_KILL if self.killed else SHARE)
 
     def due(self, updates: int | None = None) -> bool:
         """Whether it is time; `updates`: done so far, between two of them."""
@@ -44,7 +54,7 @@ class Pace:
             return True
         if every.seconds is None:
             return False
-        return time.monotonic() - self._last > max(every.seconds, SHARE * self._took)
+        return time.monotonic() - self._last > max(every.seconds, self._apart)
 
     def saved(self, seconds: float) -> None:
         """Something was, and took so long."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cl_bench.experiment.midway.generators import generators, set_generators
 from cl_bench.experiment.midway.held import NotSavedError
-from cl_bench.experiment.midway.pace import LONG, Pace
+from cl_bench.experiment.midway.pace import Pace
 from cl_bench.experiment.midway.places import Places
 from cl_bench.experiment.midway.stops import StoppedError, Stops
 from cl_bench.models.checkpoints import load_tensors, save_tensors
@@ -55,8 +55,9 @@ class Passes:
                 if stops or self.pace.due():
                     self._save_pass(place, sums, number)
                 if stops:
+                    self.places.stopped()
                     raise StoppedError
-        if time.monotonic() - began > LONG:
+        if time.monotonic() - began > self.pace.long:
             self._save_pass(place, sums, None)
 
     def _pass_done(self, place: Path, sums: Mapping[str, Tensor]) -> int | None:

@@ -4,6 +4,7 @@
 <stage>/midway/pass-<n>/           the sums of the n-th pass over data (Fisher), and how far it is
 <stage>/midway/phase-<n>/          the weights and the method at the end of the n-th phase
 <stage>/midway/update-<n>/         the same after update n, with the optimiser; one at a time
+<stage>/midway/stopped             there if the last session was asked to stop, and not killed
 
 Each folder has a manifest of checksums and appears by renaming. All are removed when the stage is
 trained.
@@ -11,6 +12,7 @@ trained.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +37,7 @@ from cl_bench.store.seals import SEAL, read_sealed, write_sealed
 MIDWAY = "midway"
 BELONGS = "belongs.json"
 ABOUT = "about.json"
+STOPPED = "stopped"
 AGAIN = "the stage begins again"
 
 
@@ -52,6 +55,8 @@ class Places:
     warn: Callable[[str], None]
     unsaved: bool = False
     """Whether the last save could not be written."""
+    killed: bool = False
+    """Whether an earlier session of this stage ended without being asked to, once `open`ed."""
     _read: dict[Path, dict[str, Any] | None] = field(default_factory=dict)
 
     @property
@@ -64,7 +69,9 @@ class Places:
 
         Logs are cut to those updates; everything else in the stage's folder is removed.
         """
+        killed = False
         if self.processes.first:
+            killed = self.stage.is_dir() and not there(self.folder / STOPPED)
             reached = self._reached(belongs)
             kept = [MIDWAY, *(_LOGS if reached else ())]
             for path in self.stage.iterdir() if self.stage.is_dir() else ():
@@ -73,8 +80,15 @@ class Places:
             self.stage.mkdir(parents=True, exist_ok=True)
             if reached is None:
                 shutil.rmtree(self.folder, ignore_errors=True)
-        self.processes.wait()
+            (self.folder / STOPPED).unlink(missing_ok=True)
+        self.killed = self.processes.any(killed)
         return self.processes.agreed(reached or 0 if self.processes.first else 0)
+
+    def stopped(self) -> None:
+        """Note that this session ends because it was asked to."""
+        if self.processes.first and self.folder.is_dir():
+            with contextlib.suppress(OSError):
+                (self.folder / STOPPED).touch()
 
     def _reached(self, belongs: Mapping[str, Any]) -> int | None:
         """None: nothing of it may be used."""

@@ -148,6 +148,7 @@ class Saves:
         if wanted:
             self._save_update()
         if wanted == 2:
+            self.places.stopped()
             raise StoppedError
 
     @contextmanager
@@ -159,6 +160,7 @@ class Saves:
         except KeyboardInterrupt:
             if self.places.processes.world == 1:
                 self._save_update()
+                self.places.stopped()
             raise
 
     def after_phase(
