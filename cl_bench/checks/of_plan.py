@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cl_bench.costs.model_shapes import known_kind_fault, model_file
+from cl_bench.data.own_files.task import own_task
 from cl_bench.data.tasks import unknown_task
 from cl_bench.errors import Absent, UserError
 from cl_bench.evaluation.engines.choice import Engine
@@ -20,10 +21,10 @@ def plan_checks(experiment: Experiment, folder: Path) -> list[str]:
     `folder` is the experiment's, which may hold results already.
 
     Fetches nothing. A model or data that is not on this machine yet is no fault of the config:
-    without them only the names of the tasks are checked.
+    without them only the names of the tasks and the user's own rows are checked.
     """
     config = experiment.config
-    names = [task.given for task in experiment.tasks]
+    names = [task.given for task in experiment.tasks if task.data is None]
     faults = [fault for name in names if (fault := unknown_task(name, config.task_paths))]
     faults += tracker_faults(config.track)
     absent = model_path_fault(config.model.source) is None and not model_file(
@@ -35,10 +36,12 @@ def plan_checks(experiment: Experiment, folder: Path) -> list[str]:
             *dtype_faults(config.model, bool(experiment.chosen)),
             *([fault] if fault else []),
         ]
+        facts, more = _own_rows(experiment)
+        faults += more
     if faults:
         raise UserError(faults)
     if absent:
-        return [f"not checked: {config.model.source} is not on this machine"]
+        return [*facts, f"not checked: {config.model.source} is not on this machine"]
     from cl_bench.checks.preflight import check_folder, contents_of_run, preflight
 
     warnings: list[str] = []
@@ -52,3 +55,22 @@ def plan_checks(experiment: Experiment, folder: Path) -> list[str]:
             raise
         return [f"not checked: {fault}" for fault in error.faults]
     return warnings
+
+
+def _own_rows(experiment: Experiment) -> tuple[list[str], list[str]]:
+    """What is told of stages from files, and their faults, where the model is not here.
+
+    They are asked for with everything else where it is.
+    """
+    facts: list[str] = []
+    faults: list[str] = []
+    scored = experiment.columns
+    for name, data in experiment.own.items():
+        try:
+            made = own_task(name, data, name in scored)
+            facts += [made.fact, *made.oddities]
+        except UserError as error:
+            known = (fault for fault in error.faults if not isinstance(fault, Absent))
+            facts += [f"not checked: {each}" for each in error.faults if isinstance(each, Absent)]
+            faults += known
+    return facts, faults

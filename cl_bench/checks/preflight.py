@@ -17,6 +17,7 @@ from cl_bench.checks.gold_answers import check_answers
 from cl_bench.checks.headlines import score_faults
 from cl_bench.checks.in_context import check_in_context
 from cl_bench.checks.model_fits import check_token_ids, check_window
+from cl_bench.checks.own_data import note_own_data
 from cl_bench.config.schema import ExperimentConfig
 from cl_bench.costs.model_shapes import config_here, weights_here
 from cl_bench.data.examples import Example, training_examples
@@ -84,6 +85,7 @@ CHECKS: tuple[Check, ...] = (
     shot_faults,
     prompt_faults,
     score_faults,
+    note_own_data,
     check_answers,
     check_general,
     check_token_ids,

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from cl_bench.config.overrides import apply_overrides, merge
 from cl_bench.config.schema import QUICKSTART_MODEL, ExperimentConfig
+from cl_bench.config.stages import HUB, PLACES
 from cl_bench.config.yaml_text import parse
 from cl_bench.errors import UserError, nearest
 from cl_bench.resources import absolute, expanded, resource
@@ -115,7 +116,7 @@ def _absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
         data["model"] = {**model, "path": _model_path(model["path"], folder)}
     for key in ("methods", "stages"):
         if isinstance(data.get(key), list):
-            data[key] = [_absolute_method_file(entry, folder) for entry in data[key]]
+            data[key] = [_absolute_files(entry, folder) for entry in data[key]]
     return data
 
 
@@ -132,20 +133,28 @@ def _model_path(path: str, folder: Path) -> str:
     return path
 
 
-def _absolute_method_file(entry: Any, folder: Path) -> Any:
+def _absolute_files(entry: Any, folder: Path) -> Any:
     if not isinstance(entry, dict):
         return entry
     entry = dict(entry)
+    for key in PLACES:  # of a stage
+        if isinstance(entry.get(key), str) and entry[key].strip():
+            entry[key] = data_place(entry[key], folder)
     if isinstance(entry.get("file"), str):
         entry["file"] = str(absolute(entry["file"], folder))
     general = entry.get("general")  # replay's file, or several
     if isinstance(general, str | list):
         entry["general"] = _data_file(general, folder)
     if isinstance(entry.get("method"), dict):
-        entry["method"] = _absolute_method_file(entry["method"], folder)
+        entry["method"] = _absolute_files(entry["method"], folder)
     if isinstance(entry.get("compose"), list):
-        entry["compose"] = [_absolute_method_file(part, folder) for part in entry["compose"]]
+        entry["compose"] = [_absolute_files(part, folder) for part in entry["compose"]]
     return entry
+
+
+def data_place(given: str, folder: Path) -> str:
+    """Where rows are: a place on the Hub as it stands, or a path beside the file."""
+    return given if given.startswith(HUB) else str(absolute(given, folder))
 
 
 def _data_file(given: Any, folder: Path) -> Any:

@@ -15,10 +15,10 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from cl_bench.config.budgets import TRACE_GENERAL, Budget, documents_of
 from cl_bench.config.expected import Expected
 from cl_bench.config.intervals import Interval
-from cl_bench.config.strict import Strict
+from cl_bench.config.stages import StageConfig
+from cl_bench.config.strict import PositiveInt, Section, Strict
 from cl_bench.errors import nearest
 
-PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -38,10 +38,6 @@ WINDOWS_DEVICES = {
 """Names that no file or folder can have on Windows, whatever comes after a dot."""
 LONGEST_NAME = 200
 """Characters of a name or label that becomes a folder; file systems allow 255 bytes."""
-
-
-class Section(Strict):
-    """A part of the file: unknown keys are errors, values do not change after reading."""
 
 
 class ModelConfig(Section):
@@ -89,31 +85,6 @@ class TrainConfig(Section):
     gradient_checkpointing: bool = Field(
         False, description="true: less memory for activations, one more forward pass"
     )
-
-
-class StageConfig(Section):
-    """One task of the sequence. Keys of `train:` and of the methods' options are taken too."""
-
-    model_config = ConfigDict(extra="allow")
-
-    task: str = Field(description="one of `cl-bench tasks`, of lm-eval, or of your task_paths")
-    epochs: PositiveInt = Field(1, description="passes over the training examples")
-    limit: PositiveInt | None = Field(None, description="training examples, a seeded sample")
-    test_limit: PositiveInt | None = Field(None, description="test documents; beats eval.trace")
-    score: bool = Field(
-        True, description="false: the stage only trains; its task is no column of the matrix"
-    )
-    allow_unreachable: bool = Field(
-        False, description="true: run though gold answers would not get the task's full score"
-    )
-    method: str | dict[str, Any] | None = Field(
-        None, description="this stage's own method; only when `methods:` is absent"
-    )
-
-    @property
-    def overrides(self) -> dict[str, Any]:
-        """Keys for `train:` or for the method's options, given for this stage alone."""
-        return dict(self.model_extra or {})
 
 
 class TraceEval(Section):

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+PositiveInt = Annotated[int, Field(gt=0)]
 SMALLEST, LARGEST = 2.0**-126, 2.0**128 * (1 - 2.0**-24)
 """In size: of the numbers that float32 holds with all of their digits."""
 
@@ -45,6 +46,10 @@ class Strict(BaseModel):
                     f"beyond what 32 bits hold: 0, or from {SMALLEST:.1e} to {LARGEST:.1e} in size"
                 )
         return value
+
+
+class Section(Strict):
+    """A part of the file: unknown keys are errors, values do not change after reading."""
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:

@@ -18,6 +18,7 @@ from cl_bench.data.local_files import (
     find_files_beside_yamls,
     table_files,
 )
+from cl_bench.data.own_files.task import OwnTask, StageData, own_task
 from cl_bench.data.sources import resolve_data_root
 from cl_bench.data.table_files import unreadable
 from cl_bench.data.task_yaml import unfit
@@ -43,6 +44,8 @@ class LoadedTasks:
     """For each requested name its leaf tasks: itself, or those of the group."""
     groups: dict[str, Any] = field(default_factory=dict)
     """`lm_eval.api.group.Group` objects, for lm-eval's aggregation."""
+    own: dict[str, OwnTask] = field(default_factory=dict)
+    """Of these tasks those that are made of the user's own rows."""
 
 
 def load_tasks(
@@ -68,12 +71,14 @@ def load_task_set(
     require_training: Iterable[str] = (),
     train_only: Iterable[str] = (),
     metadata: Mapping[str, Any] | None = None,
+    own: Mapping[str, StageData] | None = None,
 ) -> LoadedTasks:
     """Loads tasks and groups by name, with their data.
 
     `data_root` None means `$CL_BENCH_DATA_ROOT` or the user cache. Tasks named in
     `require_training` are loaded too and must have answers to train on; those in `train_only` need
-    no test documents. `metadata` is passed to the YAMLs' functions beside `data_root`.
+    no test documents. `metadata` is passed to the YAMLs' functions beside `data_root`. `own` are
+    tasks that no YAML defines: what they are made of.
 
     Raises UserError with the faults of all tasks: folders that do not exist, unknown names, YAMLs
     that do not resolve, missing or malformed data, no or an empty training set.
@@ -84,12 +89,15 @@ def load_task_set(
     folders = task_folders(task_paths)
     faults = [f"task_paths: {path} is not a folder" for path in folders if not path.is_dir()]
     suite = LoadedTasks()
+    made = own or {}
     with quiet_lm_eval():
         passed = {"data_root": str(resolve_data_root(data_root)), **(metadata or {})}
-        manager, missing = _manager(wanted, folders, passed)
+        manager, missing = _manager([n for n in wanted if n not in made], folders, passed)
         faults += [_why_missing(name, task_paths) for name in sorted(missing)]
         for name in wanted:
-            if name not in missing:
+            if name in made:
+                faults += _make_into(suite, manager, name, made[name], name not in unscored)
+            elif name not in missing:
                 spec = _without_test(manager, name) if name in unscored else name
                 faults += _load_into(suite, manager, name, spec)
     faults += _stage_faults(suite, sorted(stages & suite.members.keys()))
@@ -232,6 +240,16 @@ def _load_into(
     suite.groups.update(loaded["groups"])
     suite.members[name] = list(loaded["tasks"])
     return []
+
+
+def _make_into(
+    suite: LoadedTasks, manager: Any, name: str, data: StageData, scored: bool
+) -> list[str]:
+    try:
+        suite.own[name] = made = own_task(name, data, scored)
+    except UserError as error:
+        return list(error.faults)
+    return _load_into(suite, manager, name, made.config)
 
 
 def _unfit(manager: Any, name: str, error: BaseException) -> list[str]:

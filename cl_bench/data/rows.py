@@ -197,11 +197,11 @@ def parse_rows(data: bytes, where: str, model: type[R]) -> list[R]:
     good: list[R] = []
     found: dict[str, list[int]] = {}
     for number, value in values:
-        try:
-            good.append(model.model_validate(value))
-        except ValidationError as error:
-            for fault in _row_faults(value, model, error):
-                found.setdefault(fault, []).append(number)
+        row, error = validated(value, model)
+        if row is not None:
+            good.append(row)
+        for fault in row_faults(value, model, error) if error else ():
+            found.setdefault(fault, []).append(number)
     faults += [f"{where}: {unit} {ranges(rows)}: {fault}" for fault, rows in found.items()]
     if faults:
         raise UserError(first_faults(faults, where))
@@ -227,7 +227,15 @@ def first_faults(faults: Sequence[str], where: str) -> list[str]:
     return [*faults[:MAX_FAULTS], f"{where}: and {more} more faults"]
 
 
-def _row_faults(value: Any, model: type[RowModel], error: ValidationError) -> list[str]:
+def validated(value: Any, model: type[R]) -> tuple[R, None] | tuple[None, ValidationError]:
+    """A value as a row, or what pydantic has against it."""
+    try:
+        return model.model_validate(value), None
+    except ValidationError as error:
+        return None, error
+
+
+def row_faults(value: Any, model: type[RowModel], error: ValidationError) -> list[str]:
     """What pydantic found, in the words of a data file."""
     if not isinstance(value, dict):
         return [f"{json_type(value)}, not an object with {', '.join(model.model_fields)}"]

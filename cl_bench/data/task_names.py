@@ -14,6 +14,7 @@ from cl_bench.data.tasks import (
     canonical_name,
     defined_in,
     general_name,
+    known_task_names,
     packaged_files,
     packaged_twin,
     task_folders,
@@ -55,13 +56,23 @@ def name_faults(config: ExperimentConfig) -> list[str]:
         if task in benchmarks:
             found.append(f"eval.general.tasks: {_twice(benchmarks[task], name)}")
         benchmarks[task] = name
-    found += [*_two_spellings(config), *_twice_inside(inside)]
+    found += [*_two_spellings(config), *_twice_inside(inside), *_taken(config)]
     given = {**{name: name for name in stages.values()}, **{n: t for t, n in benchmarks.items()}}
     own = _files(task_folders(config.task_paths)[1:])
     if own:
         found += _shadowed(stages, benchmarks, own)
         found += _ambiguous([*map(canonical_name, stages), *benchmarks], own)
     return found + [fault for name in given for fault in _unsafe(name)]
+
+
+def _taken(config: ExperimentConfig) -> Iterator[str]:
+    """Names of the user's own rows that a task has already."""
+    names = {stage.task: stage.data for stage in config.stages if stage.data is not None}
+    known = known_task_names(config.task_paths) if names else []
+    for name, data in names.items():
+        task = canonical_name(name)
+        if task in known or packaged_twin(name):
+            yield f"stages: {data}: the name '{name}' is that of a task already: give task: too"
 
 
 def _twice(first: str, second: str) -> str:

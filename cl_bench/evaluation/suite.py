@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cl_bench.config.schema import ExperimentConfig, ProbesEval, TrainConfig
 from cl_bench.data.examples import sample_documents
 from cl_bench.data.loading import load_task_set, load_tasks
+from cl_bench.data.own_files.task import OwnTask
 from cl_bench.data.tasks import canonical_name, general_name
 from cl_bench.errors import UserError, nearest
 from cl_bench.evaluation.answer_limits import limit_faults
@@ -44,6 +45,8 @@ class Suite:
     """The same inside the stages (`eval.within_stage`)."""
     engine: Engine
     probes: ProbesEval | None = None
+    own: Mapping[str, OwnTask] = field(default_factory=dict)
+    """Of the stage tasks those that are made of the user's own rows."""
 
     @property
     def leaves(self) -> dict[str, Any]:
@@ -231,6 +234,7 @@ def load_suite(experiment: Experiment, engine: Engine, allow_code: bool = False)
         task_paths=config.task_paths,
         require_training=stages,
         train_only=[task.name for task in experiment.tasks if not task.scored],
+        own=experiment.own,
     )
     within = config.eval.within_stage
     fewer = within.limit if within else None
@@ -244,7 +248,7 @@ def load_suite(experiment: Experiment, engine: Engine, allow_code: bool = False)
     }
     documents = chosen_documents(experiment, tasks, members)
     curve = chosen_documents(experiment, tasks, members, fewer)
-    return Suite(tasks, members, documents, curve, engine, config.eval.probes)
+    return Suite(tasks, members, documents, curve, engine, config.eval.probes, loaded.own)
 
 
 def chosen_documents(

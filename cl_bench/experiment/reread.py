@@ -13,6 +13,7 @@ from typing import Any
 
 from cl_bench.data.examples import gold_text, own_prompt
 from cl_bench.data.loading import load_task_set
+from cl_bench.data.own_files.task import StageData
 from cl_bench.data.tasks import general_name
 from cl_bench.errors import RunError, UserError
 from cl_bench.evaluation.harness import FEWSHOT_SEED
@@ -65,9 +66,11 @@ def _loaded(
     root: str | Path | None = data_root
     paths: Sequence[str | Path] = ()
     protocol = "lm-eval"
+    own: Mapping[str, StageData] = {}
     try:
         if (folder := place.experiment) is not None:
-            config = recorded_experiment(folder, data_root).config
+            experiment = recorded_experiment(folder, data_root)
+            config, own = experiment.config, experiment.own
             root, paths = config.data_root, config.task_paths
             protocol = config.eval.general.protocol
     except (RunError, UserError) as error:
@@ -76,14 +79,14 @@ def _loaded(
     except KeyError as error:
         reasons |= dict.fromkeys(leaves, f"the config of its experiment has no {error}")
         return
-    for owner, own in _owners(place, leaves).items():
+    for owner, members in _owners(place, leaves).items():
         try:
             name = general_name(owner, paths, protocol) if owner in place.benchmarks() else owner
-            found = load_task_set([name], root, paths).tasks
+            found = load_task_set([name], root, paths, own=own).tasks
         except UserError as error:
-            reasons |= dict.fromkeys(own, error.faults[0])
+            reasons |= dict.fromkeys(members, error.faults[0])
             continue
-        for leaf in own:
+        for leaf in members:
             if leaf in found:
                 yield leaf, found[leaf]
             else:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cl_bench.config.schema import ExperimentConfig, TrainConfig, slug
+from cl_bench.config.stages import PLACES
 from cl_bench.data.definitions import definition
 from cl_bench.data.tasks import canonical_name
 from cl_bench.errors import UserError
@@ -192,6 +193,8 @@ def recorded_experiment(folder: Path, data_root: Path | None = None) -> Experime
         data["data_root"] = located(data["data_root"], folder.resolve())
     data["task_paths"] = [located(path, folder.resolve()) for path in data["task_paths"]]
     data["model"]["path"] = located(data["model"]["path"], folder.resolve())
+    for stage in data["stages"]:
+        stage |= {key: located(stage[key], folder.resolve()) for key in PLACES if stage.get(key)}
     inside = [p for p in data["task_paths"] if absolute(p).is_relative_to(folder.resolve())]
     if inside:
         raise UserError(

@@ -9,7 +9,7 @@ entry, the stage's entry.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,9 @@ from pydantic import ValidationError
 from cl_bench.config.file import faults, read_config
 from cl_bench.config.further_faults import sound_part
 from cl_bench.config.labels import label_faults
-from cl_bench.config.schema import ExperimentConfig, MethodEntry, StageConfig, TrainConfig, slug
+from cl_bench.config.schema import ExperimentConfig, MethodEntry, TrainConfig, slug
+from cl_bench.config.stages import StageConfig
+from cl_bench.data.own_files.task import StageData
 from cl_bench.data.task_names import name_faults
 from cl_bench.data.tasks import canonical_name
 from cl_bench.errors import UserError, nearest
@@ -114,6 +116,7 @@ def resolve_tasks(config: ExperimentConfig) -> tuple[Experiment, list[str]]:
             test_limit=own[0].test_limit,
             limits=tuple(stage.limit for stage in own),
             allow_unreachable=any(stage.allow_unreachable for stage in own),
+            data=next((data for stage in own if (data := _rows_of(stage))), None),
         )
         for name, own in visits.items()
     )
@@ -124,8 +127,30 @@ def resolve_tasks(config: ExperimentConfig) -> tuple[Experiment, list[str]]:
         for key in ("test_limit", "score")
         if len(values := dict.fromkeys(getattr(stage, key) for stage in own)) > 1
     ]
+    problems += [fault for name, own in visits.items() for fault in _several_rows(name, own)]
     sequence = tuple(canonical_name(stage.task) for stage in config.stages)
     return Experiment(config, tasks, sequence), problems
+
+
+def _rows_of(stage: StageConfig) -> StageData | None:
+    """The user's own rows that a stage names."""
+    if stage.data is None:
+        return None
+    return StageData(stage.data, stage.test, stage.holdout, tuple(stage.metrics or ()))
+
+
+def _several_rows(name: str, stages: Sequence[StageConfig]) -> Iterator[str]:
+    """A task that is made of one file here and of another, or scored otherwise, there."""
+    given = list(dict.fromkeys(found for stage in stages if (found := _rows_of(stage))))
+    for key in ("data", "test", "holdout", "metrics"):
+        values = list(dict.fromkeys(getattr(each, key) for each in given))
+        if len(values) > 1:
+            yield (
+                f"stages: {name}: {key} differs between stages of this name "
+                f"({', '.join(map(str, values))}): give other rows another name with task:, and "
+                f"write `task: {name}` alone to train on these again"
+            )
+            return
 
 
 def _entries(

@@ -11,6 +11,7 @@ from pathlib import Path
 from cl_bench.checks.found import Preflight
 from cl_bench.checks.preflight import check_folder, contents_of_run, preflight
 from cl_bench.config.schema import ExperimentConfig
+from cl_bench.config.stages import HUB, PLACES
 from cl_bench.costs.model_shapes import model_shapes
 from cl_bench.errors import DivergedError, RunError, RunsFailedError, UserError
 from cl_bench.evaluation.engines.choice import Engine
@@ -126,6 +127,12 @@ def _open_experiment(config: ExperimentConfig, folder: Path, notes: Sequence[str
         data["data_root"] = portable(config.data_root, folder.resolve())
     data["task_paths"] = [portable(path, folder.resolve()) for path in config.task_paths]
     data["model"] = portable_model(config, folder)
+    for stage in data["stages"]:
+        places = {key: stage[key] for key in PLACES if stage.get(key)}
+        stage |= {
+            key: place if place.startswith(HUB) else portable(place, folder.resolve())
+            for key, place in places.items()
+        }
     write_experiment(
         folder,
         {

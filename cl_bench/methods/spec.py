@@ -17,6 +17,7 @@ from cl_bench.config.schema import ExperimentConfig, InContext, TrainConfig
 from cl_bench.costs.added import Cost, Disk
 from cl_bench.costs.shapes import Shapes
 from cl_bench.costs.total import Total, total
+from cl_bench.data.own_files.task import StageData
 from cl_bench.methods.base import Method, Options, kept_by
 from cl_bench.methods.compose import Composite
 from cl_bench.scores.sequence import lineage, stage_folder
@@ -177,6 +178,8 @@ class TaskSpec:
     limits: tuple[int | None, ...]
     """Training examples in each of the config's stages that have it."""
     allow_unreachable: bool = False
+    data: StageData | None = None
+    """Rows of the user's own that it is made of; None: a task that a YAML defines."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +203,11 @@ class Experiment:
     def columns(self) -> list[str]:
         """The stage tasks that are scored: the columns of the matrix."""
         return [task.name for task in self.tasks if task.scored]
+
+    @property
+    def own(self) -> dict[str, StageData]:
+        """The stage tasks that are made of the user's own rows."""
+        return {task.name: task.data for task in self.tasks if task.data is not None}
 
     @property
     def base_columns(self) -> list[str]:

@@ -106,3 +106,29 @@ def _bleu(effective_order: bool) -> BLEU:
 
     # `force` only silences the warning about texts that look tokenised (Py150, transcripts).
     return BLEU(effective_order=effective_order, force=True)
+
+
+def rouge_l_any_script(prediction: str, reference: str) -> float:
+    """ROUGE-L's F (Lin 2004, one sequence, no stemming) over words of any script, lower case.
+
+    Scale 0-1. Words are runs of letters and digits; in scripts that are written without spaces
+    (Chinese, Japanese, Thai, ...) every character is one. On ASCII texts it equals
+    `rouge_score_l`, on others that one sees only a-z and 0-9. Texts without any word: 1 when they
+    are equal and not empty, else 0.
+    """
+    from rapidfuzz.distance import LCSseq
+
+    ours, theirs = words(prediction), words(reference)
+    if not ours and not theirs:
+        return _same_text(prediction, reference)
+    common = LCSseq.similarity(ours, theirs)
+    return 2 * common / (len(ours) + len(theirs))
+
+
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
+
+
+def words(text: str) -> list[str]:
+    """Runs of letters and digits in lower case; characters of unspaced scripts one by one."""
+    return _WORD.findall(text.lower())

@@ -24,11 +24,11 @@ from cl_bench.config.schema import (
     MethodEntry,
     ModelConfig,
     ProbesEval,
-    StageConfig,
     TraceEval,
     TrainConfig,
     WithinStage,
 )
+from cl_bench.config.stages import StageConfig
 
 SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("The file", ExperimentConfig),
