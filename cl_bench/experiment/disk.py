@@ -73,7 +73,7 @@ def missing_bytes(experiment: Experiment, suite: Suite, shapes: Shapes, folder: 
     begun = there(folder / "base" / "scores.json")
     known = read_scores(folder / "base")["trace"] if begun else {}
     added = [name for name in experiment.base_columns if name not in known]
-    workloads = Workloads(config)
+    workloads = Workloads(config, experiment.own)
     general = config.eval.general.after != "never" and not begun
     needed += prediction_bytes(suite.units(added, general, config.train))
     if suite.engine.in_memory:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -12,8 +12,10 @@ from cl_bench.config.schema import ExperimentConfig, ModelConfig, TrainConfig
 from cl_bench.costs.model_shapes import model_file
 from cl_bench.costs.shapes import Shapes
 from cl_bench.costs.total import Total
-from cl_bench.data.rows import TraceRow, read_rows
+from cl_bench.data.own_files.task import StageData, own_task, training_pairs
+from cl_bench.data.rows import Row, TraceRow, read_rows
 from cl_bench.data.sources import resolve_data_root, trace_file
+from cl_bench.errors import UserError
 from cl_bench.methods.spec import RunSpec, TrainingSet
 from cl_bench.metrics.trace_tasks import TASKS
 
@@ -39,12 +41,16 @@ class Workload:
 
 
 class Workloads:
-    """Looks tasks up once; data that is not there, or not TRACE's, leaves what `limit:` says."""
+    """Looks tasks up once; data that is not there, or neither TRACE's nor the user's own rows
+    (`own`), leaves what `limit:` says."""
 
-    def __init__(self, config: ExperimentConfig) -> None:
+    def __init__(
+        self, config: ExperimentConfig, own: Mapping[str, StageData] | None = None
+    ) -> None:
+        self._own = own or {}
         self._root = resolve_data_root(config.data_root)
         self._count = token_counter(config.model)
-        self._rows: dict[str, list[TraceRow] | None] = {}
+        self._rows: dict[str, Sequence[Row] | None] = {}
         self._means: dict[tuple[str, int, int], tuple[float, float]] = {}
 
     def of(self, sets: Sequence[TrainingSet], train: TrainConfig) -> Workload | None:
@@ -77,16 +83,27 @@ class Workloads:
         tokens, answers = self._means[key]
         return Workload(examples, tokens, True, answers)
 
-    def _rows_of(self, task: str) -> list[TraceRow] | None:
+    def _rows_of(self, task: str) -> Sequence[Row] | None:
+        if task in self._own and task not in self._rows:
+            self._rows[task] = _own_rows(task, self._own[task])
         if task not in self._rows:
             trace = TASKS.get(task)
             path = trace_file(self._root / "trace" / trace.trace_name, "train") if trace else None
             there = path is not None and path.is_file()
-            self._rows[task] = read_rows(path, TraceRow) if path and there else None
+            found = read_rows(path, TraceRow) if path and there else []
+            self._rows[task] = [Row(row.prompt, row.answer) for row in found]
         return self._rows[task] or None
 
 
-def _tokens(row: TraceRow, count: Callable[[str], int], train: TrainConfig) -> tuple[int, int]:
+def _own_rows(task: str, data: StageData) -> Sequence[Row] | None:
+    """None where something is wrong with them: the checks say it, with all else."""
+    try:
+        return [Row(*pair) for pair in training_pairs(own_task(task, data, scored=False))]
+    except UserError:
+        return None
+
+
+def _tokens(row: Row, count: Callable[[str], int], train: TrainConfig) -> tuple[int, int]:
     """Tokens of a training example: its prompt within its limit; its answer likewise, and EOS."""
     answer = min(count(row.answer) + 1, train.max_answer_tokens + 1)
     return min(count(row.prompt), train.max_prompt_tokens), answer

@@ -58,7 +58,7 @@ def _lines(
         every = "epoch" if within.every == "epoch" else f"{within.every} updates"
         yield f"inside a stage every {every}: {chosen}"
     found = model_shapes(config.model)
-    workloads = Workloads(config)
+    workloads = Workloads(config, experiment.own)
     costs: list[list[StageCost]] = [[] for _ in runs]
     reference = 0
     if found.shapes is not None:

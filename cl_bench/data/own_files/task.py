@@ -82,6 +82,13 @@ def own_task(name: str, given: StageData, scored: bool) -> OwnTask:
     return OwnTask(config, fact, _oddities(name, train, tests))
 
 
+def training_pairs(made: OwnTask) -> list[tuple[str, str]]:
+    """(prompt, answer) of every row that is trained on."""
+    config = made.config
+    documents = config["custom_dataset"]()["train"]
+    return [(config["doc_to_text"](doc), config["doc_to_target"](doc)) for doc in documents]
+
+
 def _attempt(given: str, form: Form | None) -> tuple[_Read | None, list[str]]:
     try:
         return _conversations(read_source(given), form), []

@@ -44,9 +44,7 @@ def test_no_prompt_is_on_both_sides_and_no_row_is_lost(
 @given(st.permutations([row(str(i)) for i in range(12)]), st.integers(1, 11))
 def test_the_order_of_the_rows_does_not_matter(rows: list[Conversation], holdout: int) -> None:
     plain = sorted(rows, key=lambda one: one.question)
-    found = [
-        {some[i].question for i in split_off(some, holdout, "")[1]} for some in (rows, plain)
-    ]
+    found = [{some[i].question for i in split_off(some, holdout, "")[1]} for some in (rows, plain)]
     assert found[0] == found[1] and len(found[0]) == holdout
 
 
