@@ -13,7 +13,7 @@ from statistics import median
 import pytest
 
 from cl_bench.methods.user_files import method_from_file
-from cl_bench.report.written import write_report
+from cl_bench.report.written import Wanted, write_report
 from cl_bench.results.groups import Chosen
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -125,8 +125,22 @@ def test_committed_results_give_their_report_without_checkpoints(
 ) -> None:
     copy = tmp_path / folder.name
     shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("checkpoint", ".lock"))
+    made = write_report([Chosen(copy)], tmp_path, Wanted(figures=True))
     committed = (folder / "report.md").read_text()
-    assert write_report([Chosen(copy)], tmp_path).text == committed
+    assert made.file.read_text() == committed and committed.startswith(made.text)
+    for name in ("report.md", "report-full.md"):
+        links = re.findall(r"!\[[^]]*\]\(([^)]+)\)", (folder / name).read_text())
+        assert all((folder / link).is_file() for link in links)
+        assert {folder / link for link in links} == set(folder.rglob("*.svg"))
+
+
+def test_the_readme_shows_a_table_and_a_figure_of_a_committed_run() -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    (figure,) = re.findall(r"!\[[^]]*\]\((results/([\w-]+)/[^)]+)\)", readme)
+    assert (REPOSITORY / figure[0]).is_file() and f"cl-bench report {figure[1]} " in readme
+    report = (REPOSITORY / "results" / figure[1] / "report.md").read_text()
+    table = report[report.index("\n|") : report.index("|\n\n") + 2]
+    assert table.count("\n") > 3 and table in readme
 
 
 def test_the_readmes_method_loads_as_it_stands(tmp_path: Path) -> None:

@@ -30,13 +30,10 @@ def inspect(
 
     if as_json and not drift and fisher is None:
         raise UserError("--json: has what --drift and --fisher measure: give one of them")
+    from cl_bench.report.figures.files import check_figure, save
+    from cl_bench.report.figures.inspection import draw_panels, drift_panels, likeness_panels
+    from cl_bench.report.figures.style import styled
     from cl_bench.report.inspection import inspection_lines
-    from cl_bench.report.inspection_figure import (
-        check_figure,
-        draw_panels,
-        drift_panels,
-        likeness_panels,
-    )
     from cl_bench.results.selections import selections_of
 
     if plot is not None:
@@ -86,4 +83,8 @@ def inspect(
             if measured is not None:
                 panels += drift_panels(measured.runs[run.path], MEASURES)
             rows.append((f"{run.path.parent.name}, {run.path.name}", panels))
-        draw_panels(rows, plot)
+        drawn = [(name, panels) for name, panels in rows if panels]
+        if not drawn:
+            raise UserError(f"--plot {plot}: no run has two stages with a selection to compare")
+        with styled():
+            save(draw_panels(drawn), plot)

@@ -1,4 +1,4 @@
-"""`cl-bench plot`: an experiment's methods in one figure."""
+"""`cl-bench plot`: one figure by name."""
 
 from __future__ import annotations
 
@@ -8,35 +8,45 @@ import typer
 
 
 def plot(
-    experiment: str | None = typer.Argument(None, help="Folder or name; the latest by default."),
-    places: bool = typer.Option(False, help="Draw where in the model each stage trained instead."),
-    out: Path = typer.Option(Path("figure.png"), help="File to write: .png, .svg or .pdf."),
+    runs: list[str] = typer.Argument(
+        None,
+        metavar="RUN",
+        help="Experiments by name or folder, or some of their runs, as of `report`; the latest "
+        "experiment by default.",
+    ),
+    figure: str = typer.Option(
+        "stages",
+        help="stages, front, matrix, changes, sweep, loss, curves, kl, masks or places; `list` "
+        "says what each shows and needs.",
+    ),
+    out: Path | None = typer.Option(
+        None, help="File to write: .png, .svg or .pdf; FIGURE.png by default."
+    ),
     results: Path = typer.Option(Path("results"), help="Folder that experiments are kept in."),
 ) -> None:
-    """Draw OP and General as tasks are added, and General over OP after the last stage."""
-    from cl_bench.data.tasks import canonical_name
-    from cl_bench.errors import UserError
-    from cl_bench.report.inspection_figure import check_figure
-    from cl_bench.report.summary_figure import draw_summary
-    from cl_bench.results.methods import load_results
-    from cl_bench.results.summary import base_summary
-    from cl_bench.store.experiments import find_experiment, find_runs, read_experiment
-    from cl_bench.store.seals import read_scores
+    """Draw a figure of methods: means over stages, matrices, what was learned against lost, ..."""
+    from cl_bench.errors import RunError, UserError, nearest
+    from cl_bench.report.figures.files import check_figure
+    from cl_bench.report.figures.kinds import KINDS
 
-    check_figure(out, "--out")
-    folder = find_experiment(experiment, results)
-    if places:
-        from cl_bench.report.places_figure import draw_places
-        from cl_bench.results.selections import selections_of
-
-        found = [(run, selections_of(run)) for run in find_runs(folder)]
-        kept = [(f"{run.path.parent.name}, {run.path.name}", own) for run, own in found if own]
-        if not kept:
-            raise UserError(f"--places: {folder}: no stage kept a selection of what it trained")
-        draw_places(kept, out)
-        print(out)
+    if figure == "list":
+        for kind in KINDS:
+            print(f"{kind.name:8} {kind.shows}; needs {kind.needs}")
         return
-    sequence = [canonical_name(s["task"]) for s in read_experiment(folder)["config"]["stages"]]
-    tasks = list(read_scores(folder / "base")["trace"])
-    draw_summary(base_summary(folder, tasks, sequence), load_results(folder), out)
-    print(out)
+    names = [kind.name for kind in KINDS]
+    if figure not in names:
+        raise UserError(f"--figure {figure}: not one of {', '.join(names)}{nearest(figure, names)}")
+    file = out or Path(f"{figure}.png")
+    check_figure(file, "--out")
+
+    from cl_bench.report.figures.drawing import draw_one
+    from cl_bench.report.overview import read_overview
+    from cl_bench.results.groups import choose
+    from cl_bench.store.once import each_file_once
+
+    with each_file_once():
+        overview = read_overview(choose(runs or [], results))
+        draw_one(overview, figure, file)
+    print(file)
+    if overview.faults:
+        raise RunError("\n  ".join(["some files could not be read:", *overview.faults]))

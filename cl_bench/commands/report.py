@@ -41,9 +41,12 @@ def report(
     data_root: Path | None = typer.Option(
         None, help="Of --texts: where the data is; the experiment's own by default."
     ),
+    figures: bool = typer.Option(
+        True, help="Of md and html: draw figures of all that there is data for, beside the report."
+    ),
     results: Path = typer.Option(Path("results"), help="Folder that experiments are kept in."),
 ) -> None:
-    """Print what was learned and lost, and write it beside the results."""
+    """Print what was learned and lost, and write it with figures beside the results."""
     from cl_bench.errors import RunError, UserError
     from cl_bench.report.written import Wanted, print_report
     from cl_bench.results.groups import choose
@@ -54,6 +57,6 @@ def report(
     chosen = choose(runs or [], results)
     if not runs:
         say(f"report of {chosen[0].folder}, the experiment that was run last")
-    wanted = Wanted(format.value, table, full, baseline, texts, data_root)
+    wanted = Wanted(format.value, table, full, baseline, texts, data_root, figures)
     if faults := print_report(chosen, results, wanted):
         raise RunError("\n  ".join(["some files could not be read:", *faults]))

@@ -22,6 +22,7 @@ from cl_bench.report.document import (
     text_of,
 )
 from cl_bench.report.document_browser import Reading, document_browser
+from cl_bench.report.figures.files import FIGURES
 from cl_bench.report.full import full_blocks
 from cl_bench.report.html_page import data_script, escape, page, rich_text, shipped
 from cl_bench.report.overview import Overview, closing_blocks, overview_blocks
@@ -45,7 +46,7 @@ class Part:
     folded: bool = False
     """Whether its sections are closed until they are asked for."""
     all_figures: bool = False
-    """Whether figures of the folder that no block names come at its end."""
+    """Whether figures of the folder that reports did not draw come at its end."""
 
 
 @dataclass
@@ -78,11 +79,16 @@ def as_html(title: str, parts: Sequence[Part], browser: dict[str, Any] | None = 
     return page(f"{title} - cl-bench report", body, shipped("report.css"), shipped("report.js"))
 
 
-def report_page(overview: Overview, read: Reading | None = None) -> str:
-    """All that there is of these experiments; `read` finds the words of documents."""
+def report_page(
+    overview: Overview, figures: Sequence[Block], place: Path, read: Reading | None = None
+) -> str:
+    """All that there is of these experiments; `read` finds the words of documents.
+
+    `figures`: their section, with links from the folder `place`.
+    """
     opened = overview.opened
     browser = document_browser(opened, read)
-    parts = [Part(overview_blocks(overview), opened[0].folder)]
+    parts = [Part([*overview_blocks(overview), *figures], place)]
     for each in opened:
         parts.append(Part(list(full_blocks(each)), each.folder, folded=True, all_figures=True))
     parts.append(Part(list(provenance(opened)), opened[0].folder, folded=True))
@@ -177,14 +183,21 @@ def _figure(alt: str, file: Path) -> str:
     if found.stat().st_size > LARGEST_FIGURE:
         return f"<p>Figure: {escape(found.name)} is too large to stand in this file.</p>"
     data = base64.b64encode(found.read_bytes()).decode("ascii")
+    # Wider than a telephone, where its words would be too small: there it is scrolled.
+    kind = ' class="drawn" tabindex="0"' if file.parent.name.endswith(FIGURES) else ""
     return (
-        f'<figure><img alt="{escape(alt)}" src="data:{_TYPES[found.suffix]};base64,{data}">'
+        f'<figure{kind}><img alt="{escape(alt)}" src="data:{_TYPES[found.suffix]};base64,{data}">'
         f"<figcaption>{escape(alt)}</figcaption></figure>"
     )
 
 
 def _other_figures(folder: Path, shown: set[str], contents: _Contents) -> Iterator[str]:
-    drawn = (f for kind in _TYPES for f in folder.glob(f"**/*{kind}") if f.stem not in shown)
+    drawn = (
+        file
+        for kind in _TYPES
+        for file in folder.glob(f"**/*{kind}")
+        if file.stem not in shown and not file.parent.name.endswith(FIGURES)
+    )
     inside = {str(f.relative_to(folder).with_suffix("")): f for f in sorted(drawn)}
     if inside:
         yield _opening(f"Figures in {folder.name}", contents, folded=False)

@@ -1,15 +1,14 @@
-"""Scores inside the stages: a table for each run, and what the figure draws."""
+"""Scores inside the stages: a table for each run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cl_bench.experiment.stage_files import check_curve
 from cl_bench.report.cells import short
-from cl_bench.report.document import Block, Cell, Column, Figure, Heading, Paragraph, Table, percent
+from cl_bench.report.document import Block, Cell, Column, Heading, Paragraph, Table, percent
 from cl_bench.results.methods import MethodResult
 from cl_bench.store.folders import RunFolder, read_records, there
 from cl_bench.store.seals import read_scores
@@ -62,13 +61,11 @@ def _stages(run: RunFolder) -> Iterator[tuple[int, str, list[dict[str, Any]]]]:
             yield int(folder.path.name.split("-")[1]), name, read_records(file)
 
 
-def curve_blocks(curves: Sequence[RunCurve], figure: Path) -> Iterator[Block]:
-    """The figure, then a table for each run."""
+def curve_blocks(curves: Sequence[RunCurve]) -> Iterator[Block]:
+    """A table for each run."""
     yield Heading("Inside the stages")
-    yield Figure("Scores over all updates, a panel for each task", figure.name)
     yield Paragraph(
-        "Update 0 is the model that a stage began with; dashed lines in the figure begin a stage. "
-        "± is one standard error over documents."
+        "Update 0 is the model that a stage began with. ± is one standard error over documents."
     )
     for curve in curves:
         tasks = curve.tasks

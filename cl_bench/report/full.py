@@ -74,9 +74,7 @@ def full_blocks(opened: Opened) -> Iterator[Block]:
     for result in results:
         yield from _matrix(result, base, tasks)
     if curves := load_curves(results):
-        from cl_bench.report.figures import draw_curves
-
-        yield from curve_blocks(curves, draw_curves(curves, experiment))
+        yield from curve_blocks(curves)
     yield from labels_table(base, results)
     yield from metrics_section(base, results)
     yield from requests_section(base, results)

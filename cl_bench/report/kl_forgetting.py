@@ -15,7 +15,6 @@ from cl_bench.report.cells import short
 from cl_bench.report.document import (
     Block,
     Column,
-    Figure,
     Heading,
     Number,
     Paragraph,
@@ -35,9 +34,6 @@ from cl_bench.terminal import say
 
 Entry = Mapping[str, Any]
 DATA = "kl-general.json"
-FIGURE = "kl-general.png"
-FEWEST_DRAWN = 5
-"""Fewer points are read from the table."""
 
 
 @dataclass(frozen=True)
@@ -120,11 +116,11 @@ def kl_data(points: Sequence[Point], lacking: int) -> dict[str, Any]:
 
 
 def kl_section(points: Sequence[Point], lacking: int, folder: Path) -> Iterator[Block]:
-    """Rank correlation, figure and table; the same numbers in `kl-general.json` in the folder."""
+    """Rank correlation and table; the same numbers in `kl-general.json` in the folder."""
     if not points:
         return
     data = kl_data(points, lacking)
-    drawn = _written(points, data, folder)
+    _write(data, folder)
     yield Heading("KL on the new task against the loss of General")
     yield Paragraph(
         "A point is a stage of a run. KL: base to model, on gold answers of the stage's own task "
@@ -132,8 +128,6 @@ def kl_section(points: Sequence[Point], lacking: int, folder: Path) -> Iterator[
         "base model less that after the stage, in points."
     )
     yield Paragraph(_correlation(data["spearman"], points, lacking))
-    if drawn:
-        yield Figure("KL on the new task's text against the loss of General", FIGURE)
     yield Table("kl", COLUMNS, [_row(point) for point in points], labels=3)
 
 
@@ -171,16 +165,9 @@ def _correlation(found: Mapping[str, float | None], points: Sequence[Point], lac
     )
 
 
-def _written(points: Sequence[Point], data: Mapping[str, Any], folder: Path) -> bool:
-    """Whether there is a figure; a folder that cannot be written keeps the report from nothing."""
+def _write(data: Mapping[str, Any], folder: Path) -> None:
+    """A folder that cannot be written keeps the report from nothing."""
     try:
         write_json(folder / DATA, data)
-        if len(points) < FEWEST_DRAWN:
-            return False
-        from cl_bench.report.kl_figure import draw_kl
-
-        draw_kl(points, folder / FIGURE)
-        return True
     except OSError as error:
-        say(f"cl-bench: warning: {DATA} and its figure were not written ({what_failed(error)})")
-        return False
+        say(f"cl-bench: warning: {DATA} was not written ({what_failed(error)})")

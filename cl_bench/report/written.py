@@ -12,8 +12,9 @@ from cl_bench.report.as_data import as_csv, as_json
 from cl_bench.report.as_html import Part, as_html, report_page
 from cl_bench.report.as_latex import as_latex
 from cl_bench.report.as_markdown import WIDTH, markdown
-from cl_bench.report.document import Block, Table
+from cl_bench.report.document import Block, Figure, Heading, Table
 from cl_bench.report.document_browser import Reading
+from cl_bench.report.figures.drawing import draw_figures
 from cl_bench.report.overview import (
     Overview,
     all_blocks,
@@ -53,6 +54,8 @@ class Wanted:
     """Of HTML: whether documents have their words, which are read from the data again."""
     data_root: Path | None = None
     """Where the data is; the experiment's own by default."""
+    figures: bool = False
+    """Of Markdown and HTML: draw what there is data for, and link it or put it in."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,10 @@ def write_report(
             *([wanted.table] if wanted.table else []),
         ]
         file = folder / f"{'-'.join(parts).replace(' ', '-')}.{SUFFIXES[wanted.format]}"
-        kept, shown = _texts(overview, wanted, whole, file, width)
+        figures: list[Figure] = []
+        if wanted.figures and wanted.format in ("md", "html") and wanted.table is None:
+            figures = draw_figures(overview, folder, stem)
+        kept, shown = _texts(overview, wanted, whole, file, width, figures)
     try:
         write_text(file, kept)
         if not html:  # of which the path is all that is printed
@@ -108,33 +114,42 @@ def print_report(
 
 
 def _texts(
-    overview: Overview, wanted: Wanted, whole: bool, file: Path, width: int | None
+    overview: Overview,
+    wanted: Wanted,
+    whole: bool,
+    file: Path,
+    width: int | None,
+    figures: Sequence[Figure],
 ) -> tuple[str, str]:
-    """For the file and for the screen."""
+    """For the file and for the screen, which has no figures."""
+    links: list[Block] = [Heading("Figures"), *figures] if figures else []
     if wanted.format == "md" and wanted.table is None and not wanted.full:
         blocks = screen_blocks(overview, f"{file.stem}-full.md")
-        return _text(markdown(blocks)), _text(markdown(blocks, width or WIDTH))
+        return _text(markdown([*blocks, *links])), _text(markdown(blocks, width or WIDTH))
     if wanted.format == "json":
         tables = _tables(overview, wanted, whole=wanted.full or wanted.table is not None)
         text = as_json(tables, overview)
     elif wanted.format == "csv":
         text = as_csv(_tables(overview, wanted, whole, only="main"))
     elif wanted.format == "html":
-        return _html(overview, wanted, whole), f"{file}\n"
+        return _html(overview, wanted, whole, links, file.parent), f"{file}\n"
     elif wanted.format == "latex":
         text = as_latex(_tables(overview, wanted, whole))
     else:
         blocks = _tables(overview, wanted, whole) if wanted.table else all_blocks(overview)
-        kept, shown = (_text(markdown(blocks, each, screen=False)) for each in (None, width))
-        return kept, shown
+        kept = _text(markdown([*blocks, *links], None, screen=False))
+        return kept, _text(markdown(blocks, width, screen=False))
     return text, text
 
 
-def _html(overview: Overview, wanted: Wanted, whole: bool) -> str:
+def _html(
+    overview: Overview, wanted: Wanted, whole: bool, figures: Sequence[Block], folder: Path
+) -> str:
     if wanted.table is not None:
         blocks = _tables(overview, wanted, whole)
         return as_html(overview.title(), [Part(blocks, overview.opened[0].folder)])
-    return report_page(overview, _rereading(wanted.data_root) if wanted.texts else None)
+    read = _rereading(wanted.data_root) if wanted.texts else None
+    return report_page(overview, figures, folder, read)
 
 
 def _rereading(data_root: Path | None) -> Reading:

@@ -56,7 +56,7 @@ def selections_of(run: RunFolder) -> dict[str, Selections]:
 
 def _check(stage: StageFolder) -> None:
     if there(stage.training_file):
-        remedy = "restore it from a copy, or delete it: nothing but `cl-bench inspect` reads it"
+        remedy = "restore it from a copy, or delete it: only `cl-bench inspect` and figures read it"
         files = read_sealed(stage.training_file, remedy, {"files": dict})["files"]
         check_files(stage.path, files, [stage.selection_file.name], remedy)
 
@@ -212,14 +212,3 @@ def _correlation(a: Tensor, b: Tensor) -> float:
 def pairs(stages: Mapping[str, Selections]) -> list[tuple[str, str]]:
     """Every two stages, in order."""
     return list(combinations(stages, 2))
-
-
-def grid(values: Mapping[tuple[str, str], float | None], names: list[str]) -> Tensor:
-    """A symmetric matrix of pairs for a figure; NaN for what is not known."""
-    found = torch.full((len(names), len(names)), float("nan"))
-    for i, one in enumerate(names):
-        for j, other in enumerate(names):
-            value = values.get((one, other))
-            if value is not None:
-                found[i, j] = found[j, i] = value
-    return found

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from cl_bench.cli import run_command
+from cl_bench.report.figures.drawing import draw_figures
 from tests.helpers.tiny import byte_tokenizer, tiny_model
 
 
@@ -116,8 +117,16 @@ def bench(
 ) -> Bench:
     """Two stages (a choice and a number task), PIQA as General, a 2-layer random model."""
     monkeypatch.chdir(tmp_path)
+    # Half a second each, which every report of every test would take: `figures` draws them.
+    monkeypatch.setattr("cl_bench.report.written.draw_figures", lambda *_: [])
     config = lay_out(tmp_path, shared_between_tests / "model")
     return Bench(tmp_path, config, capsys, shared_between_tests / "runs")
+
+
+@pytest.fixture
+def figures(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports have their figures, as they do outside of tests."""
+    monkeypatch.setattr("cl_bench.report.written.draw_figures", draw_figures)
 
 
 def lay_out(root: Path, model: Path) -> Path:

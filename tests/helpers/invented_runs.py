@@ -12,7 +12,7 @@ from typing import Any
 from cl_bench.scores.cells import Cell
 from cl_bench.scores.general import general_mean
 from cl_bench.store.experiments import write_experiment, write_run
-from cl_bench.store.folders import sha256_of
+from cl_bench.store.folders import sha256_of, write_records
 from cl_bench.store.seals import file_records, write_sealed
 
 BENCHMARKS = {"mmlu": 60, "bbh": 40, "tydiqa": 40, "boolq": 50, "piqa": 50, "gsm8k": 30}
@@ -45,6 +45,12 @@ class Invented:
     keeps: Mapping[str, Sequence[str]] = field(default_factory=lambda: {"ewc": ["statistics"]})
     marks: str = ""
     """Of the documents: others are other documents."""
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By label what every stage's record says otherwise: `method`, `train`, ..."""
+    updates: int = 0
+    """Lines of each stage's train.jsonl."""
+    probed: bool = False
+    """Whether every stage has the KL on its own task's text."""
 
     def write(self, results: Path) -> Path:
         """Write it below `results`; returns its folder."""
@@ -71,7 +77,10 @@ class Invented:
             "model": {"path": self.model},
             "eval": {"trace": {"after": "every", "cells": "lower"}},
             "stages": [
-                {"index": i, "tasks": [task], "start": "previous", "method": [{label: {}}]}
+                {
+                    **{"index": i, "tasks": [task], "start": "previous"},
+                    **(self.settings.get(label) or {"method": [{label: {}}]}),
+                }
                 for i, task in enumerate(self.tasks, 1)
             ],
         }
@@ -93,6 +102,9 @@ class Invented:
             self._place(run / f"stage-{i}-{task}", i, {"seed": seed, "label": label}, changes, seen)
             timing = {"train_seconds": 10.0 + order, "peak_memory_mb": 900 // (order + 1)}
             write_sealed(run / f"stage-{i}-{task}/timing.json", {**timing, "peak_of": "stage"})
+            lines = [{"step": n, "loss": 4 / n + order} for n in range(1, self.updates + 1)]
+            if lines:
+                write_records(run / f"stage-{i}-{task}/train.jsonl", lines)
 
     def _place(
         self, place: Path, stage: int, who: Any, changes: Mapping[str, float], seen: Sequence[str]
@@ -100,6 +112,9 @@ class Invented:
         parts = {"trace": seen, "general": list(self.benchmarks)}
         scores: dict[str, Any] = {"stage": stage, "engine": "cl-bench", "probes": {}}
         scores["task"] = seen[-1] if stage else "base"
+        if self.probed and stage:
+            kl = {"mean": 0.1 * stage, "stderr": 0.01, "n": 9}
+            scores["probes"] = {"trace": {seen[-1]: {"kl": kl, "reverse_kl": kl}}}
         folder = place / "predictions"
         folder.mkdir(parents=True)
         for part, names in parts.items():

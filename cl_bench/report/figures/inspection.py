@@ -6,15 +6,12 @@ Heat maps of what stages trained and of its scores; lines over layers where drif
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cl_bench.errors import UserError
-from cl_bench.report.figures import FIXED
+from cl_bench.report.figures.style import empty, heat, looks, note, plain, sheet
 from cl_bench.report.inspection import label
 from cl_bench.results.selections import (
     Selections,
-    grid,
     halves_alike,
     kinds_of,
     masks_alike,
@@ -28,44 +25,20 @@ if TYPE_CHECKING:
 
 Panel = tuple[str, Callable[[Any], None]]
 """A title, and what draws into the axes."""
+ABOUT = "Masks: Jaccard index. Scores: rank correlation. On the diagonal: two halves of a stage."
 
 
-def check_figure(file: Path, option: str = "--plot") -> None:
-    """Raises UserError for a file that no figure can be written to."""
-    if file.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise UserError(f"{option} {file}: a figure ends in .png, .svg or .pdf")
-    if not file.resolve().parent.is_dir():
-        raise UserError(f"{option} {file}: {file.resolve().parent} is no folder")
-
-
-def draw_panels(runs: Sequence[tuple[str, Sequence[Panel]]], file: Path) -> None:
-    """A row of panels for each run. Raises UserError where there is nothing to draw."""
-    drawn = [(name, panels) for name, panels in runs if panels]
-    if not drawn:
-        raise UserError(f"--plot {file}: no run has two stages with a selection to compare")
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    width = max(len(panels) for _, panels in drawn)
-    with matplotlib.rc_context(FIXED):
-        figure, axes = pyplot.subplots(
-            len(drawn),
-            width,
-            figsize=(4 * width, 3.6 * len(drawn)),
-            squeeze=False,
-            layout="constrained",
-        )
-        for row, (name, panels) in zip(axes, drawn, strict=True):
-            for place in row[len(panels) :]:
-                place.set_axis_off()
-            for place, (title, draw) in zip(row, panels, strict=False):
-                draw(place)
-                place.set_title(f"{name}\n{title}")
-        metadata = {"Software": None} if file.suffix.lower() == ".png" else {"Date": None}
-        figure.savefig(file, metadata=None if file.suffix.lower() == ".pdf" else metadata)
-        pyplot.close(figure)
+def draw_panels(runs: Sequence[tuple[str, Sequence[Panel]]]) -> Any:
+    """A row of panels for each run; there must be one, and each must have some."""
+    width = max(len(panels) for _, panels in runs)
+    figure, axes = sheet("How alike stages are", len(runs), width, (3.4, 3.0))
+    for row, (name, panels) in zip(axes, runs, strict=True):
+        empty(row[len(panels) :])
+        for place, (title, draw) in zip(row, panels, strict=False):
+            draw(place)
+            place.set_title(f"{plain(name)}\n{title}")
+    note(figure, ABOUT)
+    return figure
 
 
 def likeness_panels(kept: Mapping[str, Selections]) -> list[Panel]:
@@ -96,10 +69,9 @@ def _heat_map(
 ) -> Callable[[Any], None]:
     def draw(place: Any) -> None:
         names = [label(stage) for stage in stages]
-        image = place.imshow(grid(values, stages).numpy(), vmin=0, vmax=1)
-        place.set_xticks(range(len(names)), names, rotation=90)
-        place.set_yticks(range(len(names)), names)
-        place.figure.colorbar(image, ax=place)
+        both = dict(values) | {(b, a): value for (a, b), value in values.items()}
+        shown = [[both.get((one, other)) for other in stages] for one in stages]
+        heat(place, shown, names, names, (0.0, 1.0), 2)
 
     return draw
 
@@ -111,9 +83,12 @@ def drift_panels(stages: Mapping[str, StageDrift], measures: Mapping[str, str]) 
 
 def _lines(stages: Mapping[str, StageDrift], measure: str) -> Callable[[Any], None]:
     def draw(place: Any) -> None:
-        for stage, one in stages.items():
+        styles = looks([*stages])
+        for stage, one in list(stages.items()):
             values = [getattr(layer, measure) for layer in one.from_base]
-            place.plot(range(len(values)), values, label=label(stage))
+            look = styles[stage].line()
+            look.pop("elinewidth")
+            place.plot(range(len(values)), values, label=plain(label(stage)), **look)
         place.set_xlabel("layer")
         place.legend()
 

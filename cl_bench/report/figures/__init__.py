@@ -1,0 +1,1 @@
+"""Figures: what each shows, the one style they have, and the files they are written to."""
