@@ -54,14 +54,16 @@ def _run(
             experiment.config.name, [run.label for run in experiment.chosen], experiment.columns
         )
         from cl_bench.experiment.run import run_experiment  # torch: seconds
-        from cl_bench.report.written import print_report
+        from cl_bench.report.written import Wanted, print_report
         from cl_bench.results.groups import Chosen
 
         try:
             folder = run_experiment(experiment, results, chosen, reporter, allow_code)
         except RunsFailedError as error:
             if reporter.enabled:
-                print_report([Chosen(error.folder)], results)
+                print_report([Chosen(error.folder)], results, Wanted(figures=True))
             raise
-    if reporter.enabled and (faults := print_report([Chosen(folder)], results)):
+    if not reporter.enabled:
+        return
+    if faults := print_report([Chosen(folder)], results, Wanted(figures=True)):
         raise RunError("\n  ".join(faults))

@@ -54,7 +54,10 @@ DERIVED = (
     *("summary.json", "curves.png", "curves.svg"),
     *("kl-general.json", "kl-general.png", "kl-general.svg", ".lock", STATUS),
 )
-REPORTS = [f"report*.{suffix}" for suffix in ("md", "tex", "csv", "json", "html")]
+REPORTS = [
+    *(f"report*.{suffix}" for suffix in ("md", "tex", "csv", "json", "html")),
+    "report-figures/*.svg",
+]
 """Made again by each report, so nothing depends on them."""
 SPARED = (*STATE_FILES, *LOGS)
 """What a finished stage may lack: deleted to save room."""

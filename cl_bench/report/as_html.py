@@ -183,7 +183,7 @@ def _figure(alt: str, file: Path) -> str:
     if found.stat().st_size > LARGEST_FIGURE:
         return f"<p>Figure: {escape(found.name)} is too large to stand in this file.</p>"
     data = base64.b64encode(found.read_bytes()).decode("ascii")
-    # Wider than a telephone, where its words would be too small: there it is scrolled.
+    # Never shrunk, or its words were too small on a telephone: there it is scrolled.
     kind = ' class="drawn" tabindex="0"' if file.parent.name.endswith(FIGURES) else ""
     return (
         f'<figure{kind}><img alt="{escape(alt)}" src="data:{_TYPES[found.suffix]};base64,{data}">'

@@ -87,6 +87,24 @@ def test_it_opens_sorts_and_filters(window: Browser, folder: Path, width: int) -
     assert window.complaints() == []
 
 
+@pytest.mark.parametrize("width", [400, 1600])
+def test_figures_are_drawn_as_large_as_they_are(
+    window: Browser, tmp_path: Path, width: int
+) -> None:
+    """Not shrunk on a telephone, and the page itself is no wider than its window."""
+    Invented(name="drawn", updates=3, keeps={}).write(tmp_path)
+    written(tmp_path, "drawn", figures=True)
+    window.open(tmp_path / "drawn/report.html", width)
+    wait = (
+        "return Promise.all([...document.images].map((image) => image.decode())).then(() => true)"
+    )
+    assert window.run(wait)
+    sizes = window.run("return [...document.images].map((i) => [i.naturalWidth, i.width])")
+    assert len(sizes) == 5 and all(own == shown > 400 for own, shown in sizes)
+    assert window.run("return document.documentElement.scrollWidth <= window.innerWidth")
+    assert window.complaints() == []
+
+
 def test_a_link_opens_its_section(window: Browser, folder: Path) -> None:
     window.open(folder / "report.html")
     window.run("document.querySelector('.contents').open = true")

@@ -6,6 +6,7 @@ Heat maps of what stages trained and of its scores; lines over layers where drif
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from cl_bench.report.figures.style import empty, heat, looks, note, plain, sheet
@@ -55,9 +56,12 @@ def _grids(
     if len(kept) < 2:
         return
     for kind in kinds_of(kept.values()):
-        values = {(a, b): masks_alike(kept[a], kept[b], kind).value for a, b in pairs(kept)}
+        found = {(a, b): masks_alike(kept[a], kept[b], kind) for a, b in pairs(kept)}
+        chances = [one.chance for one in found.values() if one.chance is not None]
+        values = {pair: one.value for pair, one in found.items()}
         values |= {(s, s): halves_alike(own, kind).masks.value for s, own in kept.items()}
-        yield f"{kind} trained", values
+        chance = f", chance {fmean(chances):.2f}" if chances else ""
+        yield f"{kind} trained{chance}", values
     for kind in scored_kinds(kept.values()):
         ranks = {(a, b): scores_alike(kept[a], kept[b], kind).ranks for a, b in pairs(kept)}
         ranks |= {(s, s): halves_alike(own, kind).reliability for s, own in kept.items()}

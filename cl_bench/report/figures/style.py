@@ -177,7 +177,7 @@ def heat(
                     ha="center",
                     va="center",
                     fontsize=7,
-                    color="white" if share > 0.55 else "#111111",
+                    color="white" if share > 0.72 else "#111111",
                 )
     panel.set_xticks([j + 0.5 for j in range(len(columns))], map(plain, columns), rotation=40)
     for text in panel.get_xticklabels():

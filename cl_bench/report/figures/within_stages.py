@@ -46,6 +46,8 @@ def draw(data: Curves) -> Any:
             drawn[curve.name] = _line(panel, curve, task, styles[curve.name])
         panel.set(xlabel="update", ylabel="%")
         panel.set_title(plain(short(task)))
+        if panel is not panels.flat[0]:
+            panel.sharex(panels.flat[0])
         for place in _borders(data.found[0])[1:]:
             border(panel, place)
     empty(list(panels.flat)[len(tasks) :])

@@ -270,6 +270,7 @@ def test_scores_inside_stages() -> None:
     assert x == [0, 4, 4, 10] and y[:3] == pytest.approx([10, 50, 50]) and y[3] != y[3]
     (edge,) = [line for line in figure.axes[0].lines if list(line.get_xdata()) == [4, 4]]
     assert edge.get_color() == "#aaaaaa"
+    assert figure.axes[0].get_xlim() == figure.axes[1].get_xlim()
 
 
 @pytest.mark.parametrize("name", ["stages", "front", "sweep", "loss", "kl"])
