@@ -33,14 +33,20 @@ from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.engines.opened import Subject, opened
 from cl_bench.evaluation.shared_prefix.lm import SharedPrefixLM
 from cl_bench.evaluation.shared_prefix.packed_model import Counters
-from cl_bench.resources import user_cache
+from cl_bench.models.quickstart import quickstart_model
 from cl_bench.training.cpu.heap import keep_freed_memory
 
 SEED = 1234
 TIE = 1e-4
 """HFLM's two best tokens are tied when their logits are closer than this."""
 GROUPS = {"mmlu": "general_mmlu", "bbh": "general_bbh"}
-SINGLE = {"choices": ["general_piqa", "general_boolq"], "gsm8k": ["general_gsm8k"]}
+SINGLE = {
+    "choices": ["general_piqa", "general_boolq"],
+    "gsm8k": ["general_gsm8k"],
+    # Of this repository: no data is needed.
+    "mini-choices": ["mini_mmlu", "mini_piqa", "mini_boolq"],
+    "mini-texts": ["mini_bbh", "mini_tydiqa", "mini_gsm8k"],
+}
 TRACE = ["cstance", "fomc", "meetingbank", "py150", "scienceqa", "numglue_cm", "numglue_ds"]
 TRACE_NAMES = [f"trace_{name}" for name in [*TRACE, "20minuten"]]
 DEFAULTS = {"mmlu": (10, 20), "choices": (2, 200), "bbh": (5, 10), "trace": (8, 32)}
@@ -53,7 +59,7 @@ def load_parts(
     """(name, lm-eval requests) of every part of a work, and its tasks."""
     names = [GROUPS[work]] if work in GROUPS else SINGLE.get(work, TRACE_NAMES)
     suite = load_task_set(names, args.data_root)
-    parts, documents = DEFAULTS.get(work, (1, 20))
+    parts, documents = DEFAULTS.get(work, (len(SINGLE.get(work, TRACE_NAMES)), 20))
     chosen = list(suite.tasks)
     step = max(1, len(chosen) // parts)
     chosen = [name for i, name in enumerate(chosen) if i % step == 0][:parts]
@@ -177,7 +183,7 @@ def top_two_gap(prompt: str, mine: str, theirs: str, setup: Setup, encode: Any) 
     # The texts part within a token or just before it: look at the last few positions.
     new = tokenizer.encode(common, add_special_tokens=False)
     with torch.no_grad():
-        whole = torch.tensor([ids + new])
+        whole = torch.tensor([ids + new], device=setup.model.device)
         logits = setup.model(whole, logits_to_keep=min(4, len(new) + 1)).logits[0].float()
     for row in logits:
         first, second = row.topk(2).values.tolist()
@@ -192,15 +198,15 @@ class Setup:
         torch.set_num_threads(args.threads)
         os.environ["OMP_NUM_THREADS"] = str(args.threads)  # of the other process
         keep_freed_memory()
-        path = args.model or user_cache() / "models" / "smollm2-135m"
+        path = args.model or quickstart_model()
         dtype = getattr(torch, args.dtype)
-        self.model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval()
+        self.model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval().to(args.device)
         self.tokenizer = AutoTokenizer.from_pretrained(path)
         self.subject = Subject(self.model, self.tokenizer, Path(path))
         self.ours = SharedPrefixLM(self.model, self.tokenizer)
         self.ours.loglikelihood([Instance("loglikelihood", {}, ("a", "b"), 0)])  # the trial
         self.tasks: dict[str, Any] = {}
-        self.batches = dict.fromkeys([*DEFAULTS, "gsm8k"], args.hf_batches)
+        self.batches = dict.fromkeys([*DEFAULTS, *SINGLE], args.hf_batches)
         # TRACE's own inference decodes four prompts at a time.
         self.batches["trace"] = [4]
 
@@ -251,7 +257,8 @@ def _apart(kind: str, rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Run the parts that are missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data_root", type=Path)
+    parser.add_argument("data_root", type=Path, nargs="?", help="not for the works of mini tasks")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--work", nargs="+", default=list(DEFAULTS))
     parser.add_argument("--model", help="folder or Hub name; default: SmolLM2-135M in the cache")
     parser.add_argument("--dtype", default="float32")

@@ -22,6 +22,7 @@ from side_by_side import (
     Contestant,
     arguments,
     batch_of,
+    begin,
     in_process,
     load,
     machine,
@@ -107,7 +108,7 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=list(DTYPES))
     parser.add_argument("--oracle-samples", type=int, default=2)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    begin(options)
     print(machine())
     errors = []
     for name in options.models:

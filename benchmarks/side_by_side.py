@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import platform
 import statistics
 import time
@@ -22,6 +23,8 @@ from torch import Tensor, nn
 
 BATCH, ANSWERS, RHO = 8, 16, 0.3
 MODELS = ("smollm2-135m", "qwen2-0.22b")
+DEVICE = "CL_BENCH_BENCHMARK_DEVICE"
+"""The environment variable by which a contestant's process knows where it computes."""
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
@@ -40,8 +43,26 @@ def arguments(description: str) -> argparse.ArgumentParser:
         help="seconds of one contestant's steps: slow ones get fewer repetitions (column n)",
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu", help="where all of them compute, such as cuda")
     parser.add_argument("--only", nargs="+", help="contestants whose name contains one of these")
     return parser
+
+
+def begin(options: argparse.Namespace) -> None:
+    """Heed `--threads` and `--device`, here and in the contestants' processes."""
+    torch.set_num_threads(options.threads)
+    os.environ[DEVICE] = options.device
+
+
+def device() -> torch.device:
+    """Where contestants compute."""
+    return torch.device(os.environ.get(DEVICE, "cpu"))
+
+
+def finished() -> None:
+    """Wait for what was given to an accelerator, which computes by itself."""
+    if device().type == "cuda":
+        torch.cuda.synchronize()
 
 
 def load(name: str, dtype: torch.dtype, layers: int | None = None) -> nn.Module:
@@ -52,7 +73,8 @@ def load(name: str, dtype: torch.dtype, layers: int | None = None) -> nn.Module:
         from cl_bench.models.quickstart import quickstart_model
 
         options = {} if layers is None else {"num_hidden_layers": layers}
-        return AutoModelForCausalLM.from_pretrained(quickstart_model(), dtype=dtype, **options)
+        found = AutoModelForCausalLM.from_pretrained(quickstart_model(), dtype=dtype, **options)
+        return found.to(device())
     config = Qwen2Config(
         vocab_size=49152,
         hidden_size=896,
@@ -63,13 +85,13 @@ def load(name: str, dtype: torch.dtype, layers: int | None = None) -> nn.Module:
         tie_word_embeddings=True,
     )
     torch.manual_seed(0)
-    return Qwen2ForCausalLM(config).to(dtype)
+    return Qwen2ForCausalLM(config).to(device(), dtype)
 
 
 def batch_of(length: int, vocabulary: int = 49152, samples: int = BATCH) -> dict[str, Tensor]:
     """`samples` random sequences without padding; the last 16 tokens are the answer."""
     generator = torch.Generator().manual_seed(length)
-    ids = torch.randint(3, vocabulary, (samples, length), generator=generator)
+    ids = torch.randint(3, vocabulary, (samples, length), generator=generator).to(device())
     labels = ids.clone()
     labels[:, : length - ANSWERS] = -100
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
@@ -97,10 +119,12 @@ def timed(step: Callable[[], object]) -> Callable[[int], list[float]]:
 
     def run(count: int) -> list[float]:
         step()
+        finished()
         seconds = []
         for _ in range(count):
             start = time.perf_counter()
             step()
+            finished()
             seconds.append(time.perf_counter() - start)
         return seconds
 
@@ -173,8 +197,8 @@ def matrix_gflop(model: nn.Module, length: int, share: float, head_positions: in
 def matrix_rate(model: nn.Module, length: int, dtype: torch.dtype) -> float:
     """GFLOP/s of products of the model's MLP shape, the best of 5: the machine's floor."""
     config, tokens = model.config, BATCH * length
-    x = torch.randn(tokens, config.hidden_size).to(dtype)
-    w = torch.randn(config.intermediate_size, config.hidden_size).to(dtype)
+    x = torch.randn(tokens, config.hidden_size).to(device(), dtype)
+    w = torch.randn(config.intermediate_size, config.hidden_size).to(device(), dtype)
     seconds = min(timed(lambda: x @ w.t())(5))
     return 2 * x.numel() * w.shape[0] / seconds / 1e9
 
@@ -187,7 +211,6 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def machine() -> str:
     """One line about where the figures come from."""
-    import os
     from pathlib import Path
 
     info = Path("/proc/cpuinfo")
@@ -198,6 +221,8 @@ def machine() -> str:
     )
     name = names[0].split(":")[1].strip() if names else platform.processor()
     load = os.getloadavg()[0]
+    if device().type == "cuda":
+        name = f"{torch.cuda.get_device_name()}; {name}"
     return (
         f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"{torch.backends.cpu.get_cpu_capability()}, load {load:.1f}"

@@ -32,6 +32,9 @@ from side_by_side import (
     Contestant,
     arguments,
     batch_of,
+    begin,
+    device,
+    finished,
     in_process,
     load,
     machine,
@@ -93,7 +96,7 @@ class Samples(torch.utils.data.Dataset):  # type: ignore[type-arg]
     """The benchmark's batch, over and over, as the samples Trainer's loader wants."""
 
     def __init__(self, length: int) -> None:
-        self.batch = batch_of(length)
+        self.batch = {key: value.cpu() for key, value in batch_of(length).items()}
 
     def __len__(self) -> int:
         return 64 * BATCH
@@ -129,9 +132,11 @@ def trainer(kind: str, load_model: Callable[..., nn.Module], setup: str, length:
             self.seconds: list[float] = []
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
+            finished()
             self.start = time.perf_counter()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
+            finished()
             self.seconds.append(time.perf_counter() - self.start)
 
         def on_optimizer_step(self, *_: Any, model: nn.Module, optimizer: Any, **__: Any) -> None:
@@ -149,7 +154,7 @@ def trainer(kind: str, load_model: Callable[..., nn.Module], setup: str, length:
                 max_steps=count + 1,
                 learning_rate=1e-5,
                 bf16=setup == "bf16=True",
-                use_cpu=True,
+                use_cpu=device().type == "cpu",
                 save_strategy="no",
                 report_to=[],
                 disable_tqdm=True,
@@ -248,7 +253,7 @@ def main() -> None:
     parser.add_argument("--peak", nargs="*", metavar="LABEL", help="peak memory of these instead")
     parser.add_argument("--grow", metavar="LABEL", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    begin(options)
     if options.grow:
         grow(partial(load, options.models[0], layers=options.layers), options.grow, 32)
         return

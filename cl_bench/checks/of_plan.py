@@ -15,7 +15,7 @@ from cl_bench.models.load import model_path_fault
 from cl_bench.trackers.known import tracker_faults
 
 
-def plan_checks(experiment: Experiment, folder: Path) -> list[str]:
+def plan_checks(experiment: Experiment, folder: Path, engine: Engine) -> list[str]:
     """What `run` would refuse is refused (UserError); returns what could not be looked at here.
 
     `folder` is the experiment's, which may hold results already.
@@ -46,7 +46,6 @@ def plan_checks(experiment: Experiment, folder: Path) -> list[str]:
 
     warnings: list[str] = []
     try:
-        engine = Engine("cl-bench", {})
         found = preflight(experiment, engine, allow_code=True, say=warnings.append)
         if folder.is_dir():
             warnings += check_folder(found, folder, contents_of_run(found))

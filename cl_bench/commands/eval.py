@@ -6,7 +6,12 @@ from pathlib import Path
 
 import typer
 
-from cl_bench.commands.options import ALLOW_CODE_HELP, ENGINE_ARGS_HELP, ENGINE_HELP
+from cl_bench.commands.options import (
+    ALLOW_CODE_HELP,
+    ENGINE_ARGS_HELP,
+    ENGINE_HELP,
+    ENGINE_PYTHON_HELP,
+)
 
 
 def evaluate(
@@ -20,8 +25,9 @@ def evaluate(
         "general for all the run's benchmarks.",
     ),
     limit: int | None = typer.Option(None, min=1, help="Documents a task; the run's by default."),
-    engine: str = typer.Option("cl-bench", help=ENGINE_HELP),
+    engine: str | None = typer.Option(None, help=ENGINE_HELP),
     engine_args: str | None = typer.Option(None, help=ENGINE_ARGS_HELP),
+    engine_python: str | None = typer.Option(None, help=ENGINE_PYTHON_HELP),
     allow_code_execution: bool = typer.Option(False, help=ALLOW_CODE_HELP),
     data_root: Path | None = typer.Option(None, help="Where the data is; the run's by default."),
     results: Path = typer.Option(Path("results"), help="Folder that experiments are kept in."),
@@ -37,9 +43,11 @@ def evaluate(
     latest = ", the experiment that was run last" if experiment is None else ""
     say(f"scoring {folder}{latest}: reading tasks, data and checkpoint")  # before slow imports
 
-    from cl_bench.evaluation.engines.choice import choose_engine
+    from cl_bench.evaluation.engines.choice import engine_asked, recorded_engine
+    from cl_bench.store.experiments import read_experiment
 
-    chosen = choose_engine(engine, engine_args)
+    own = recorded_engine(read_experiment(folder))
+    chosen = engine_asked(own, engine, engine_args, engine_python)
     check_results_folder(folder, "score a copy of it in a folder that can")
 
     from cl_bench.experiment.rescore import Selection, rescore

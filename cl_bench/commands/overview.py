@@ -6,6 +6,8 @@ from pathlib import Path
 
 import typer
 
+from cl_bench.commands.options import ENGINE_ARGS_HELP, ENGINE_HELP, ENGINE_PYTHON_HELP
+
 
 def plan(
     config: str = typer.Argument(..., help="Experiment YAML, a path or a shipped one."),
@@ -18,6 +20,9 @@ def plan(
         None, min=1e-6, help="Sustained 10^12 FLOP/s of the machine: print hours too."
     ),
     results: Path = typer.Option(Path("results"), help="Folder that experiments are kept in."),
+    engine: str | None = typer.Option(None, help=ENGINE_HELP),
+    engine_args: str | None = typer.Option(None, help=ENGINE_ARGS_HELP),
+    engine_python: str | None = typer.Option(None, help=ENGINE_PYTHON_HELP),
 ) -> None:
     """Print what would run: memory, FLOPs, disk, every stage, where each value comes from.
 
@@ -31,6 +36,7 @@ def plan(
 
     from cl_bench.checks.of_plan import plan_checks
     from cl_bench.errors import UserError
+    from cl_bench.evaluation.engines.choice import engine_asked
     from cl_bench.experiment.resolve import resolve_file
     from cl_bench.report.plan import plan_text
 
@@ -38,8 +44,11 @@ def plan(
         if odd := [value for value in values if not isfinite(value)]:
             raise UserError(f"{name} {odd[0]}: a finite number is needed")
     experiment = resolve_file(config, override, method)
+    chosen = engine_asked(experiment.config.engine, engine, engine_args, engine_python)
     print(plan_text(experiment, card, tflops), flush=True)
-    for line in plan_checks(experiment, results / experiment.config.name):
+    if chosen.name != "cl-bench":
+        print(f"engine: {chosen}")
+    for line in plan_checks(experiment, results / experiment.config.name, chosen):
         print(line)
 
 

@@ -6,7 +6,12 @@ from pathlib import Path
 
 import typer
 
-from cl_bench.commands.options import ALLOW_CODE_HELP, ENGINE_ARGS_HELP, ENGINE_HELP
+from cl_bench.commands.options import (
+    ALLOW_CODE_HELP,
+    ENGINE_ARGS_HELP,
+    ENGINE_HELP,
+    ENGINE_PYTHON_HELP,
+)
 
 
 def run(
@@ -16,8 +21,9 @@ def run(
     ),
     method: list[str] = typer.Option([], help="Only this method, by name or label (repeatable)."),
     results: Path = typer.Option(Path("results"), help="Folder that experiments are kept in."),
-    engine: str = typer.Option("cl-bench", help=ENGINE_HELP),
+    engine: str | None = typer.Option(None, help=ENGINE_HELP),
     engine_args: str | None = typer.Option(None, help=ENGINE_ARGS_HELP),
+    engine_python: str | None = typer.Option(None, help=ENGINE_PYTHON_HELP),
     allow_code_execution: bool = typer.Option(False, help=ALLOW_CODE_HELP),
 ) -> None:
     """Train every stage with every method and score after each; goes on where it stopped."""
@@ -27,7 +33,8 @@ def run(
     if place() == 0:  # at once: what follows takes seconds before it has anything to say
         say(f"{config}: reading config, tasks and data")
     with one_voice():
-        _run(config, override, method, results, engine, engine_args, allow_code_execution)
+        asked = (engine, engine_args, engine_python)
+        _run(config, override, method, results, asked, allow_code_execution)
 
 
 def _run(
@@ -35,15 +42,14 @@ def _run(
     override: list[str],
     method: list[str],
     results: Path,
-    engine: str,
-    engine_args: str | None,
+    engine: tuple[str | None, str | None, str | None],
     allow_code: bool,
 ) -> None:
-    from cl_bench.evaluation.engines.choice import choose_engine
+    from cl_bench.evaluation.engines.choice import engine_asked
     from cl_bench.experiment.resolve import resolve_file
 
-    chosen = choose_engine(engine, engine_args)
     experiment = resolve_file(config, override, method)  # its faults, before torch is imported
+    chosen = engine_asked(experiment.config.engine, *engine)
 
     from cl_bench.errors import RunError, RunsFailedError
     from cl_bench.experiment.processes import place

@@ -114,6 +114,9 @@ def _absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     model = data.get("model")
     if isinstance(model, dict) and isinstance(model.get("path"), str):
         data["model"] = {**model, "path": _model_path(model["path"], folder)}
+    engine = data.get("engine")
+    if isinstance(engine, dict) and isinstance(engine.get("python"), str):
+        data["engine"] = {**engine, "python": _program_path(engine["python"], folder)}
     for key in ("methods", "stages"):
         if isinstance(data.get(key), list):
             data[key] = [_absolute_files(entry, folder) for entry in data[key]]
@@ -131,6 +134,11 @@ def _model_path(path: str, folder: Path) -> str:
     if beside.is_dir() or path.startswith(("./", "../", "~")) or path in (".", ".."):
         return str(absolute(path, folder))
     return path
+
+
+def _program_path(path: str, folder: Path) -> str:
+    """A name is looked up by whoever starts it. Links stay: a venv's Python is one."""
+    return str(folder.absolute() / expanded(path)) if "/" in path else path
 
 
 def _absolute_files(entry: Any, folder: Path) -> Any:

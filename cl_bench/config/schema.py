@@ -200,6 +200,23 @@ class EvalConfig(Section):
         return {True: ProbesEval(), False: None}[value] if isinstance(value, bool) else value
 
 
+class EngineConfig(Section):
+    """Which program answers the requests of scoring; `--engine` and its like say otherwise."""
+
+    name: str = Field(
+        "cl-bench", description="cl-bench, hf, or a class of lm-eval that loads checkpoints: vllm"
+    )
+    args: dict[str, bool | int | float | str] = Field(
+        default_factory=dict, description="arguments of its class"
+    )
+    python: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="another Python that has lm-eval and the engine; default: this one"
+    )
+    keep: bool = Field(
+        True, description="one vLLM for all stages, given their weights; false: one for each"
+    )
+
+
 class MethodEntry(Strict):
     """One entry of `methods:`; keys beyond these are options or keys of `train:`."""
 
@@ -269,6 +286,9 @@ class ExperimentConfig(Section):
     stages: list[StageConfig] = Field(min_length=1, description="the tasks, in order")
     train: TrainConfig = Field(TrainConfig(), description="for every stage of every method")
     eval: EvalConfig = Field(EvalConfig(), description="what is scored, and when")
+    engine: EngineConfig = Field(
+        EngineConfig(), description="who answers; a name, or {name:, args:, python:}"
+    )
     save_every: Interval = Field(
         "10 s",
         description="in the middle of stages: a time, `500 updates`, or never; docs/runs.md",
@@ -300,6 +320,11 @@ class ExperimentConfig(Section):
         if fault := folder_fault(value):
             raise ValueError(fault)
         return value
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _engine_by_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
 
     @field_validator("seeds")
     @classmethod

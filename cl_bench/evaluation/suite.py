@@ -17,6 +17,7 @@ from cl_bench.errors import UserError, nearest
 from cl_bench.evaluation.answer_limits import limit_faults
 from cl_bench.evaluation.code.humaneval import code_faults
 from cl_bench.evaluation.engines.choice import Engine
+from cl_bench.evaluation.engines.kept import Kept
 from cl_bench.evaluation.engines.opened import Subject, engine_faults
 from cl_bench.evaluation.probes.kl import sample_texts
 from cl_bench.evaluation.probes.records import DocumentProbe, probes_file, probes_json, read_probes
@@ -47,6 +48,8 @@ class Suite:
     probes: ProbesEval | None = None
     own: Mapping[str, OwnTask] = field(default_factory=dict)
     """Of the stage tasks those that are made of the user's own rows."""
+    kept: Kept = field(default_factory=Kept)
+    """Where a process of the engine waits from one scoring to the next."""
 
     @property
     def leaves(self) -> dict[str, Any]:
@@ -125,8 +128,8 @@ class Suite:
         if missing:
             reporter.tasks(len(units), sum(units[i].size for i in missing))
             began = time.perf_counter()
-            say = reporter.once
-            with answering(self.engine, subject, reporter.scored, reference, say) as answer:
+            say, kept = reporter.once, self.kept
+            with answering(self.engine, subject, reporter.scored, reference, say, kept) as answer:
                 for i in missing:
                     reporter.task(units[i].name, i + 1, units[i].size)
                     found, now = answer(units[i]), time.perf_counter()

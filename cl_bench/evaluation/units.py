@@ -18,6 +18,7 @@ from cl_bench.errors import RunError
 from cl_bench.evaluation.answer_limits import own_limit
 from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.engines.hflm import EncodePrompts
+from cl_bench.evaluation.engines.kept import Kept
 from cl_bench.evaluation.engines.opened import Subject, counted, halve_passes, opened, requests_of
 from cl_bench.evaluation.harness import TaskResult, evaluate_tasks, group_json
 from cl_bench.evaluation.in_context import WorkedExamples
@@ -99,15 +100,16 @@ def answering(
     progress: Progress | None = None,
     reference: Reference | None = None,
     say: Callable[[str], None] | None = None,
+    kept: Kept | None = None,
 ) -> Iterator[Callable[[Unit], Answer]]:
     """A function that gives the results of a unit's leaf tasks; one `LM` serves all its calls.
 
     With a `reference` the results have their probes, made on the model in memory. Afterwards the
     model and all random states are as they were before. `say` gets a line when prefixes are not
-    shared, before anything is scored.
+    shared, before anything is scored. `kept`: where a process of an engine waits between scorings.
     """
     model, tokenizer = subject.model, subject.tokenizer
-    with untouched(model), opened(engine, subject, progress) as lm:
+    with untouched(model), opened(engine, subject, progress, kept, say) as lm:
         model.eval()
         if say is not None and isinstance(lm, SharedPrefixLM) and (note := lm.sharing_note()):
             say(note)

@@ -107,7 +107,8 @@ def rescore(folder: Path, selection: Selection, reporter: Reporter) -> list[Path
         reporter.line(f"{line}: scored and recorded as such")
     probes = original.config.eval.probes is not None
     jobs = (_job(run, suite, *found, selection, probes) for run, found in columns.items())
-    return [_score_run(job, suite, selection, reporter, others) for job in jobs]
+    with suite.kept:
+        return [_score_run(job, suite, selection, reporter, others) for job in jobs]
 
 
 def _runs(experiment: Path, selection: Selection) -> list[RunFolder]:

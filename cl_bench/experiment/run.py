@@ -61,7 +61,7 @@ def run_experiment(
         keep_freed_memory()
     work = Workplace(experiment, suite, examples, device, processes, reporter)
     work.stops.speaks = processes.first
-    with work.stops.listening():
+    with work.stops.listening(), suite.kept:
         return _run(work, checked, folder)
 
 

@@ -98,8 +98,8 @@ def fork_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Engines in a process of their own: forked, and otherwise as `remote.py` starts them."""
 
     def started(command: list[str], *, stdout: Any, pass_fds: Any, **_: Any) -> Forked:
-        assert command[1:3] == ["-m", remote.WORKER]
-        socket, parent = map(int, command[3:])
+        assert command[:2] == [sys.executable, str(remote.WORKER)]
+        socket, parent = map(int, command[2:])
 
         def work() -> int:
             worker.main(socket, parent)

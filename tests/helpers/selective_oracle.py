@@ -17,7 +17,7 @@ from cl_bench.training.update_plan import (
 
 
 def dense_mask(selection: Selection, parameter: Tensor) -> Tensor:
-    """The bool mask of a selection in the parameter's shape."""
+    """The bool mask of a selection in the parameter's shape, on its device."""
     mask = torch.zeros(parameter.shape, dtype=torch.bool)
     if isinstance(selection, Rows):
         mask[selection.index] = True
@@ -27,7 +27,7 @@ def dense_mask(selection: Selection, parameter: Tensor) -> Tensor:
         mask = selection.mask.clone()
     elif not isinstance(selection, Frozen):
         mask[:] = True
-    return mask
+    return mask.to(parameter.device)
 
 
 def random_selection(parameter: Tensor, generator: torch.Generator) -> Selection:

@@ -1,4 +1,4 @@
-"""Which engine answers the requests: `--engine NAME --engine-args key=value,...`.
+"""Which engine answers the requests: the config's `engine:`, or `--engine` and its like.
 
 Nothing here imports torch: a wrong name or a missing package must fail at once.
 """
@@ -8,11 +8,15 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import Any
 
+from pydantic import ValidationError
+
+from cl_bench.config.schema import EngineConfig
 from cl_bench.errors import UserError, nearest
+from cl_bench.evaluation.engines.other_python import ask, program, versions_of, what_it_lacks
 
 ALIASES = {"hf-auto": "hf", "huggingface": "hf"}
 """lm-eval's other names of `HFLM`."""
@@ -53,10 +57,18 @@ class Engine:
 
     name: str = "cl-bench"
     args: Mapping[str, Any] = field(default_factory=dict)
+    python: str | None = None
+    """The program of the Python that runs it; None: ours."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of what another Python answers with."""
+    keep: bool = True
+    """Whether a process that can take new weights stays from one stage to the next."""
 
     def __str__(self) -> str:
-        """As scores and reports record it."""
-        return " ".join([self.name, *(f"{key}={self.args[key]}" for key in sorted(self.args))])
+        """As scores and reports record it. Where the other Python lies is no part."""
+        packages = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        arguments = (f"{key}={self.args[key]}" for key in sorted(self.args))
+        return " ".join([self.name, *arguments, *([f"({packages})"] if packages else [])])
 
     @property
     def in_memory(self) -> bool:
@@ -69,20 +81,48 @@ class Engine:
         return {key: value for key, value in self.args.items() if key != "subprocess"}
 
 
-def choose_engine(name: str, args: str | None = None) -> Engine:
-    """The engine of `--engine` and `--engine-args` (lm-eval's syntax).
+def engine_asked(
+    config: EngineConfig, name: str | None, args: str | None, python: str | None
+) -> Engine:
+    """The config's engine, or what the options of a command say instead.
+
+    Another engine takes neither arguments nor Python from the config: they are for that one.
+    """
+    if name is not None:
+        config = EngineConfig(name=name, keep=config.keep)
+    given = config.args if args is None else args
+    return replace(choose_engine(config.name, given, python or config.python), keep=config.keep)
+
+
+def recorded_engine(experiment: Mapping[str, Any]) -> EngineConfig:
+    """The `engine:` of a config that an `experiment.json` holds."""
+    try:
+        return EngineConfig.model_validate(experiment["config"].get("engine", {}))
+    except ValidationError:
+        raise UserError(
+            "the experiment's engine: is none of this version: run its config again"
+        ) from None
+
+
+def choose_engine(
+    name: str, args: str | Mapping[str, Any] | None = None, python: str | None = None
+) -> Engine:
+    """The engine with these arguments (as a text: lm-eval's syntax), in our Python or another.
 
     Raises UserError with every fault: an unknown name, one that loads no checkpoint, a package that
-    is not installed, arguments that say which model answers.
+    is not installed, arguments that say which model answers, a Python that cannot run it.
     """
-    if name == "cl-bench" and not args:
+    if name == "cl-bench" and not args and python is None:
         return Engine(name, {})  # the default: lm-eval takes half a second to import
     from lm_eval.models import MODEL_MAPPING
     from lm_eval.utils import simple_parse_args_string
 
-    if no_value := [part for part in (args or "").split(",") if part.strip() and "=" not in part]:
-        raise UserError([f"--engine-args {part}: key=value is needed" for part in no_value])
-    engine = Engine(ALIASES.get(name, name), simple_parse_args_string(args))
+    if isinstance(args, str):
+        words = args.split(",")
+        if no_value := [part for part in words if part.strip() and "=" not in part]:
+            raise UserError([f"--engine-args {part}: key=value is needed" for part in no_value])
+    parsed = simple_parse_args_string(args) if isinstance(args, str) else dict(args or {})
+    engine = Engine(ALIASES.get(name, name), parsed, python)
     usable = ["cl-bench", "hf", *CHECKPOINT_ENGINES]
     if engine.name not in usable:
         if engine.name in MODEL_MAPPING:
@@ -91,7 +131,12 @@ def choose_engine(name: str, args: str | None = None) -> Engine:
                 f"model (those that do: {', '.join(usable)})"
             )
         raise UserError(f"--engine {name}: unknown{nearest(name, usable)}")
-    if faults := [*_argument_faults(engine), *_missing(engine)]:
+    faults = _argument_faults(engine)
+    try:
+        engine = _in_its_python(engine)
+    except UserError as error:
+        faults += error.faults
+    if faults:
         raise UserError(faults)
     return engine
 
@@ -121,15 +166,31 @@ def _argument_faults(engine: Engine) -> list[str]:
     return faults
 
 
-def _missing(engine: Engine) -> list[str]:
+def _in_its_python(engine: Engine) -> Engine:
+    """With the versions of another Python. Raises UserError where its Python cannot run it."""
     if engine.in_memory:
-        return []
+        if engine.python is None:
+            return engine
+        way = ", or add --engine-args subprocess=true" if engine.name == "hf" else ""
+        raise UserError(
+            f"--engine-python: --engine {engine} answers with the model in memory, which is in "
+            f"this process: leave it out{way}"
+        )
     if sys.platform == "win32":
-        return [f"--engine {engine}: engines in a subprocess need Linux or macOS"]
+        raise UserError(f"--engine {engine}: engines in a subprocess need Linux or macOS")
     module, package = CHECKPOINT_ENGINES.get(engine.name, ("transformers", "transformers"))
+    if engine.python is not None:
+        path = program(engine.python)
+        found = ask(path, ["lm_eval", "torch", "transformers", module])
+        if faults := list(what_it_lacks(path, found, module, package)):
+            raise UserError(faults)
+        return replace(engine, python=str(path), versions=versions_of(found, module))
     if _installed(module):
-        return []
-    return [f"--engine {engine.name}: needs the package {module}: pip install '{package}'"]
+        return engine
+    raise UserError(
+        f"--engine {engine.name}: needs the package {module}: pip install '{package}', or name "
+        "another Python that has it and lm-eval: --engine-python PATH"
+    )
 
 
 def _installed(module: str) -> bool:

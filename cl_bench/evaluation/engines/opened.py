@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from inspect import signature
@@ -16,7 +16,7 @@ from cl_bench.device_memory import free_memory
 from cl_bench.errors import nearest
 from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.engines.hflm import TruncatingHFLM
-from cl_bench.evaluation.engines.remote import RemoteLM
+from cl_bench.evaluation.engines.kept import Kept, vllm_defaults
 from cl_bench.evaluation.shared_prefix.lm import Progress, SharedPrefixLM
 
 HF_DEFAULTS: Mapping[str, Any] = {"batch_size": 16, "softmax_dtype": "float32"}
@@ -40,11 +40,18 @@ class Subject:
 
 
 @contextmanager
-def opened(engine: Engine, subject: Subject, progress: Progress | None = None) -> Iterator[Any]:
+def opened(
+    engine: Engine,
+    subject: Subject,
+    progress: Progress | None = None,
+    kept: Kept | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Iterator[Any]:
     """The `LM`; its attribute `encode_prompts` says how prompts of generations are cut.
 
     An engine in a subprocess loads `subject.folder` (an adapter is merged for it), and the model in
-    memory makes room on its accelerator meanwhile. Raises RunError when the subprocess fails.
+    memory makes room on its accelerator meanwhile. Its process is taken from `kept`, and left there
+    for the next; without it, it ends. Raises RunError when the subprocess fails.
     """
     model, tokenizer = subject.model, subject.tokenizer
     if engine.name == "cl-bench":
@@ -59,11 +66,14 @@ def opened(engine: Engine, subject: Subject, progress: Progress | None = None) -
             if engine.name == "hf":
                 # Its own default is cuda, there or not.
                 defaults |= {**HF_DEFAULTS, "device": str(model.device)}
+            device = model.device.type
+            defaults |= vllm_defaults(engine, device)
             stack.enter_context(_parked(model))
-            log = stack.enter_context(tempfile.TemporaryFile())
-            lm = RemoteLM(engine, folder, defaults, tokenizer, log, progress)
-            stack.callback(lm.close)
-            yield lm
+            processes = stack.enter_context(Kept()) if kept is None else kept
+            serving = processes.serving(
+                engine, folder, model, tokenizer, device, defaults, progress, say
+            )
+            yield stack.enter_context(serving)
 
 
 def engine_faults(engine: Engine) -> list[str]:

@@ -19,11 +19,13 @@ from lm_eval.api.model import LM
 from cl_bench.errors import RunError
 from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.engines.hflm import EncodePrompts
+from cl_bench.evaluation.engines.other_python import environment
 from cl_bench.evaluation.engines.request_counts import RequestCounts
 from cl_bench.evaluation.shared_prefix.lm import Progress
 from cl_bench.models.load import split_revision
 
-WORKER = "cl_bench.evaluation.engines.worker"
+WORKER = Path(__file__).with_name("worker.py")
+"""Started as a file: the Python that runs it need not have cl-bench."""
 LAST_LINES = 12
 """Of the worker's stderr, in the message when it fails."""
 ALIVE_SECONDS = 1.0
@@ -57,10 +59,12 @@ class RemoteLM(LM):  # type: ignore[misc]
         self.encode_prompts: EncodePrompts | None = None
         self.counters, self._told = RequestCounts(), RequestCounts()
         self._log = log
+        parent = str(os.getpid())
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", WORKER, str(theirs.fileno()), str(os.getpid())],
+                [engine.python or sys.executable, str(WORKER), str(theirs.fileno()), parent],
+                env=None if engine.python is None else environment(),
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
@@ -71,6 +75,7 @@ class RemoteLM(LM):  # type: ignore[misc]
         name, revision = split_revision(str(folder))
         model = {"pretrained": name} | ({} if revision is None else {"revision": revision})
         arguments = {**defaults, **engine.arguments, **model}
+        self.sleeps = bool(arguments.get("enable_sleep_mode"))
         try:
             self._exchange((engine.name, arguments))
         except BaseException:
@@ -92,8 +97,19 @@ class RemoteLM(LM):  # type: ignore[misc]
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """As the engine's own; a prompt that is too long for the run is cut before."""
         texts = self._cut([request.args[0] for request in requests])
-        asked = [(text, *request.args[1:]) for text, request in zip(texts, requests, strict=True)]
+        asked = [
+            (text, _as_asked(request.args[1]), *request.args[2:])
+            for text, request in zip(texts, requests, strict=True)
+        ]
         return self._ask("generate_until", asked)
+
+    def take_weights(self, folder: Path) -> None:
+        """Answer with those of another folder from here on; for engines that can."""
+        self._exchange(("take_weights", (str(folder),)))
+
+    def rest(self) -> None:
+        """Nothing is asked for some time: give memory back, where the engine can."""
+        self._exchange(("rest", ()))
 
     @cached_property
     def max_length(self) -> int:
@@ -171,3 +187,13 @@ class RemoteLM(LM):  # type: ignore[misc]
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+
+def _as_asked(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Greedy where sampling is not asked for, as with `HFLM`.
+
+    lm-eval 0.4.13 leaves the temperature out then, and its vLLM class samples at 1.
+    """
+    if kwargs.get("do_sample") or float(kwargs.get("temperature") or 0.0) > 0:
+        return dict(kwargs)
+    return {**kwargs, "do_sample": False, "temperature": 0.0}

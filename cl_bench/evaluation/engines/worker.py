@@ -1,34 +1,47 @@
 """The process in which another engine loads a checkpoint and answers: `remote.py` starts it.
 
-    python -m cl_bench.evaluation.engines.worker FD PARENT
+    python .../cl_bench/evaluation/engines/worker.py FD PARENT
 
 FD is a socket inherited from the process PARENT. The first message is `(name, arguments)` of a
 model class in lm-eval's registry; each one after it is `(attribute, arguments or None)` of the
-model, answered with the attribute or what calling it returned, and the counts of requests so far
-(`Asked`). It ends when the parent closes its side, and within a second of the parent's end, even in
-the middle of an answer, with whatever it has started. An error ends it with a traceback on stderr,
-of which the parent shows the last lines.
+model or of `running_vllm.py`, answered with the attribute or what calling it returned, and the
+counts of requests so far (`RequestCounts`). It ends when the parent closes its side, and within a
+second of the parent's end, even in the middle of an answer, with whatever it has started. An error
+ends it with a traceback on stderr, of which the parent shows the last lines.
+
+The Python that runs it may be another than the parent's, one that has lm-eval but neither cl-bench
+nor what cl-bench needs: no module that is imported here may need more than lm-eval does.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import sys
 import threading
 import time
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
+PACKAGE = Path(__file__).resolve().parents[2]
+"""The folder of cl-bench's own modules."""
 LOOK_SECONDS = 1.0
 """How often the worker looks whether its parent is there."""
 REQUEST_TYPES = ("loglikelihood", "loglikelihood_rolling", "generate_until")
+OF_RUNNING = ("take_weights", "rest")
+"""Messages that are for `running_vllm.py`."""
 
 
 def answer(lm: Any, attribute: str, arguments: tuple[Any, ...] | None) -> Any:
     """The attribute's value, or its result; requests come as the tuples of their arguments."""
     from lm_eval.api.instance import Instance
 
+    if attribute in OF_RUNNING:
+        from cl_bench.evaluation.engines import running_vllm
+
+        return getattr(running_vllm, attribute)(lm, *(arguments or ()))
     found = getattr(lm, attribute)
     if arguments is None:
         return found
@@ -45,17 +58,29 @@ def end_with(parent: int) -> None:
     os.killpg(0, signal.SIGKILL)
 
 
+def model_class(name: str) -> Any:
+    """Of lm-eval's registry; what generates as `HFLM` does marks texts that mean nothing."""
+    from lm_eval.api.registry import get_model
+
+    found = get_model(name)
+    if not any(each.__name__ == "HFLM" for each in found.__mro__):
+        return found
+    from cl_bench.evaluation.finite import watched
+
+    return watched(found)
+
+
 def main(fd: int, parent: int) -> None:
     """Serve until the parent hangs up. The process leads a group of its own."""
     threading.Thread(target=end_with, args=(parent,), daemon=True).start()
-    from lm_eval.api.registry import get_model
-
+    from cl_bench.evaluation.engines import running_vllm
     from cl_bench.evaluation.engines.request_counts import count_requests
-    from cl_bench.evaluation.finite import watched
 
     connection: Connection[Any, Any] = Connection(fd)
     name, arguments = connection.recv()
-    lm = watched(get_model(name))(**arguments)
+    if name.startswith("vllm"):
+        running_vllm.prepare()
+    lm = model_class(name)(**arguments)
     asked = count_requests(lm, name)
     connection.send((None, asked))
     while True:
@@ -66,5 +91,23 @@ def main(fd: int, parent: int) -> None:
         connection.send((answer(lm, attribute, given), asked))
 
 
+def find_own_modules() -> None:
+    """Make `cl_bench` importable from `PACKAGE`, and nothing else that lies beside it.
+
+    Neither this file's folder, which Python has put first, nor the folder that holds cl-bench may
+    be searched: they have modules and packages that are not for this Python.
+    """
+    here = Path(__file__).resolve().parent
+    sys.path[:] = [place for place in sys.path if Path(place).resolve() != here]
+    spec = importlib.util.spec_from_file_location(
+        PACKAGE.name, PACKAGE / "__init__.py", submodule_search_locations=[str(PACKAGE)]
+    )
+    assert spec is not None and spec.loader is not None
+    package = importlib.util.module_from_spec(spec)
+    sys.modules[PACKAGE.name] = package
+    spec.loader.exec_module(package)
+
+
 if __name__ == "__main__":
+    find_own_modules()
     main(int(sys.argv[1]), int(sys.argv[2]))

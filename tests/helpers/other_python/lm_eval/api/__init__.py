@@ -1,0 +1,1 @@
+"""Stands in for lm-evaluation-harness in the process of an engine."""
