@@ -50,7 +50,7 @@ def test_the_config_names_it_and_every_command_heeds_it(bench: Bench) -> None:
     bench.must("eval", "tiny", "--stage", "1", "--task", "piqa", "--limit", "2")
     assert kinds(other)[3:] == ["start"]
     (scores,) = (bench.results / places[1]).glob("evals/*/scores.json")
-    assert scores_of(scores.parent)["engine"] == f"vllm {VERSIONS}"
+    assert scores_of(scores.parent)["settings"]["engine"] == f"vllm {VERSIONS}"
     bench.must("eval", "tiny", "--stage", "1", "--limit", "3", "--engine", "cl-bench")
     assert kinds(other)[4:] == []
 
