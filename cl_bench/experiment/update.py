@@ -50,9 +50,10 @@ def accumulate(
             reason = first_line(error)
             break
     batcher.processes.all_reduce(sums)
-    if sums[1]:
-        raise OutOfMemoryError(reason, smaller=not sums[2])
-    return float(sums[0])
+    loss, too_large, single = sums.tolist()  # one wait for an accelerator
+    if too_large:
+        raise OutOfMemoryError(reason, smaller=not single)
+    return float(loss)
 
 
 def _backward(
@@ -110,19 +111,20 @@ def _gradient_of(
     for batch in batches:
         tokens += (batch["labels"][:, 1:] != -100).sum()
     batcher.processes.all_reduce(tokens)
+    denominator = float(tokens)
     for batch in batches:
         outputs = answer_logits(model, batch)
         if not outputs.labels.numel():
             continue
         if loss is None:
-            value = summed_cross_entropy(outputs.logits, outputs.labels) / float(tokens)
+            value = summed_cross_entropy(outputs.logits, outputs.labels) / denominator
         else:
             value = loss(batch, outputs)
             if not isinstance(value, torch.Tensor) or not value.requires_grad:
                 raise RunError(
                     "step.gradient_of: the loss has no gradient: build it from the outputs"
                 )
-            value = value * (outputs.labels.numel() / float(tokens))
+            value = value * (outputs.labels.numel() / denominator)
         value.backward()  # type: ignore[no-untyped-call]
     engine.all_reduce(batcher.processes.all_reduce)
     result = {name: grad.clone() for name, grad in engine.grads.items()}

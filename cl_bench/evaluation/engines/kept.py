@@ -74,9 +74,11 @@ class Kept:
         any error it is not kept.
         """
         wanted = (engine, defaults["dtype"], _form(model, tokenizer))
-        lm = self._with_new_weights(wanted, folder, say)
+        lm, self._idle = self._idle, None
+        if lm is not None and not self._takes(lm, wanted, folder, say):
+            self._end(lm)
+            lm = None
         if lm is None:
-            self.close()
             self._log = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the process)
             lm = RemoteLM(engine, folder, defaults, tokenizer, self._log)
         lm.progress = progress
@@ -86,36 +88,39 @@ class Kept:
                 lm.rest()
                 self._idle, self._loaded = lm, wanted
         finally:
-            if self._idle is not lm:
+            if self._idle is None:
                 self._end(lm)
 
     def close(self) -> None:
         """End the process that waits, if there is one."""
-        if self._idle is not None:
-            self._end(self._idle)
+        lm, self._idle = self._idle, None
+        if lm is not None:
+            self._end(lm)
 
     def _end(self, lm: RemoteLM) -> None:
-        self._idle = None
         lm.close()
         if self._log is not None:
             self._log.close()
         self._log = None
 
-    def _with_new_weights(
-        self, wanted: tuple[Any, ...], folder: Path, say: Callable[[str], None] | None
-    ) -> RemoteLM | None:
-        """The waiting process with these weights; None where there is none that could take them."""
-        lm = self._idle
-        if lm is None or self._loaded != wanted:
-            return None
+    def _takes(
+        self,
+        lm: RemoteLM,
+        wanted: tuple[Any, ...],
+        folder: Path,
+        say: Callable[[str], None] | None,
+    ) -> bool:
+        """Have a process that waited answer with these weights; whether it could."""
+        if self._loaded != wanted:
+            return False
         try:
             lm.take_weights(folder)
         except RunError as error:
             self._able = False
             if say is not None:
                 say(f"started anew for every scoring from here on: {error}")
-            return None
-        return lm
+            return False
+        return True
 
 
 def keeps(engine: Engine, device: str, sleeps: bool) -> bool:

@@ -184,6 +184,20 @@ def test_one_that_takes_no_weights_is_started_anew_and_it_is_said(
     assert len(said) == 1 and "Model reloading with `odd` format" in said[0]
 
 
+def test_one_in_which_something_failed_is_not_kept(tmp_path: Path, stages: list[Subject]) -> None:
+    """The second time too, when it has waited before."""
+    engine = choose_engine("vllm", None, str(make_python(tmp_path)))
+    with Kept() as kept:
+        with opened(engine, stages[0], kept=kept):
+            pass
+        with pytest.raises(KeyboardInterrupt), opened(engine, stages[1], kept=kept) as lm:
+            raise KeyboardInterrupt
+        assert lm._process.poll() is not None
+        with opened(engine, stages[1], kept=kept):
+            pass
+    assert kinds(tmp_path) == ["start", "reload", "start"]
+
+
 def test_a_model_of_another_shape_is_started(tmp_path: Path, stages: list[Subject]) -> None:
     grown = tiny_model()
     grown.config.num_hidden_layers += 1
