@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from cl_bench.config.expected import Expected, ExpectedNumbers
 from cl_bench.config.schema import (
+    EngineConfig,
     EvalConfig,
     ExperimentConfig,
     GeneralEval,
@@ -42,6 +43,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`eval.general:`", GeneralEval),
     ("`eval.within_stage:`", WithinStage),
     ("`eval.probes:`", ProbesEval),
+    ("`engine:`", EngineConfig),
     ("An entry of `expected:`", Expected),
     ("A label of `expected:`", ExpectedNumbers),
 )
