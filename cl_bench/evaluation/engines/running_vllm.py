@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from typing import Any
 
 DISCARD = 2
@@ -25,8 +26,7 @@ def take_weights(lm: Any, folder: str) -> None:
 
     Keys and values of prompts that were read with the old weights are forgotten.
     """
-    import cloudpickle
-
+    cloudpickle = import_module("cloudpickle")  # vLLM's own, not ours
     vllm = lm.model
     if _sleeps(lm):
         vllm.wake_up(tags=["weights"])
