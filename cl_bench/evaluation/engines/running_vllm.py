@@ -50,6 +50,12 @@ def tied_head_again(worker: Any) -> None:
             layer.quant_method.process_weights_after_loading(layer)
 
 
+def is_dead(lm: Any) -> bool:
+    """Whether the process that computes has ended: vLLM 0.32 then waits for its answer for ever."""
+    core = getattr(getattr(lm.model, "llm_engine", None), "engine_core", None)
+    return bool(getattr(getattr(core, "resources", None), "engine_dead", False))
+
+
 def rest(lm: Any) -> None:
     """Give back an accelerator's memory, where vLLM was started to be able to."""
     if _sleeps(lm):

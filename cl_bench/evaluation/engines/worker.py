@@ -21,6 +21,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,8 @@ PACKAGE = Path(__file__).resolve().parents[2]
 LOOK_SECONDS = 1.0
 """How often the worker looks whether its parent is there."""
 REQUEST_TYPES = ("loglikelihood", "loglikelihood_rolling", "generate_until")
+OF_VLLM = "vllm"
+"""How its classes are called."""
 OF_RUNNING = ("take_weights", "rest")
 """Messages that are for `running_vllm.py`."""
 
@@ -58,6 +62,15 @@ def end_with(parent: int) -> None:
     os.killpg(0, signal.SIGKILL)
 
 
+def end_without(is_dead: Callable[[], bool]) -> None:
+    """End this process once what computes for it is dead, should nothing else have ended it."""
+    while not is_dead():
+        time.sleep(LOOK_SECONDS)
+    time.sleep(LOOK_SECONDS)
+    print("the process that computes for this one has ended", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
 def model_class(name: str) -> Any:
     """Of lm-eval's registry; what generates as `HFLM` does marks texts that mean nothing."""
     from lm_eval.api.registry import get_model
@@ -78,9 +91,12 @@ def main(fd: int, parent: int) -> None:
 
     connection: Connection[Any, Any] = Connection(fd)
     name, arguments = connection.recv()
-    if name.startswith("vllm"):
+    if name.startswith(OF_VLLM):
         running_vllm.prepare()
     lm = model_class(name)(**arguments)
+    if name.startswith(OF_VLLM):
+        watch = partial(running_vllm.is_dead, lm)
+        threading.Thread(target=end_without, args=(watch,), daemon=True).start()
     asked = count_requests(lm, name)
     connection.send((None, asked))
     while True:

@@ -11,7 +11,7 @@ import torch
 from lm_eval.api.instance import Instance
 
 from cl_bench.config.schema import EngineConfig
-from cl_bench.errors import UserError
+from cl_bench.errors import RunError, UserError
 from cl_bench.evaluation.engines.choice import Engine, choose_engine, engine_asked
 from cl_bench.evaluation.engines.kept import Kept, keeps, vllm_defaults
 from cl_bench.evaluation.engines.opened import Subject, opened
@@ -196,6 +196,19 @@ def test_one_in_which_something_failed_is_not_kept(tmp_path: Path, stages: list[
         with opened(engine, stages[1], kept=kept):
             pass
     assert kinds(tmp_path) == ["start", "reload", "start"]
+
+
+def test_one_whose_computing_part_is_killed_is_not_waited_for(
+    tmp_path: Path, stages: list[Subject]
+) -> None:
+    """vLLM goes on waiting for its answer."""
+    engine = choose_engine("vllm", "hangs=true", str(make_python(tmp_path)))
+    (tmp_path / "site" / "dies_after").write_text("1")
+    with (
+        pytest.raises(RunError, match=r"(?s)exit code 1.*that computes for this one has ended"),
+        opened(engine, stages[0]) as lm,
+    ):
+        texts(lm)
 
 
 def test_a_model_of_another_shape_is_started(tmp_path: Path, stages: list[Subject]) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,7 +34,8 @@ class LLM:
         self.folder, self.cached, self.reload, self.asleep = model, {}, reload, False
         self.packed = weights_of(model)
         config = SimpleNamespace(enable_sleep_mode=enable_sleep_mode)
-        self.llm_engine = SimpleNamespace(model_config=config)
+        self.core = SimpleNamespace(resources=SimpleNamespace(engine_dead=False))
+        self.llm_engine = SimpleNamespace(model_config=config, engine_core=self.core)
         self.note("start")
 
     def note(self, what):
@@ -73,7 +75,8 @@ class LLM:
 class VLLM:
     max_gen_toks = 256
 
-    def __init__(self, pretrained, dtype, max_length=4096, **options):
+    def __init__(self, pretrained, dtype, max_length=4096, hangs=False, **options):
+        self.hangs = hangs
         self.model = LLM(pretrained, **options)
         self.max_length = max_length
         self.left = int(DIES_AFTER.read_text()) if DIES_AFTER.exists() else None
@@ -87,7 +90,10 @@ class VLLM:
             file.write(f"{asked}\n")
         if self.left is not None:
             self.left -= asked
-            if self.left < 0:
+            if self.left < 0 and self.hangs:  # as vLLM does when its EngineCore is killed
+                self.model.core.resources.engine_dead = True
+                time.sleep(600)
+            elif self.left < 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def loglikelihood(self, requests):
