@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from cl_bench.checks.asked_data import shot_faults
+from cl_bench.checks.gold_answers import sample
 from cl_bench.config.schema import TrainConfig
+from cl_bench.data.chat import Chat, chat_of
 
 if TYPE_CHECKING:
     from cl_bench.checks.found import Preflight
@@ -14,10 +16,17 @@ if TYPE_CHECKING:
 CUTS = ("max_prompt_tokens", "max_answer_tokens", "truncation")
 """Keys of `train:` that decide what is left of a prompt and of an answer, in scoring too."""
 
+LOOKED_AT = 64
+"""Training conversations that are rendered whole."""
+
 
 def note_forms(found: Preflight) -> Iterator[str]:
     """No faults; notes what a reader of the report would not expect."""
-    if getattr(found.tokenizer, "chat_template", None):
+    chat = next((c for task in found.suite.leaves.values() if (c := chat_of(task))), None)
+    if chat is not None:
+        for line in _of_chat(found, chat):
+            found.note(line)
+    elif getattr(found.tokenizer, "chat_template", None):
         found.note(
             "the tokenizer has a chat template, which is not used: prompts are the plain text that "
             "the tasks define, in training and in scoring"
@@ -26,6 +35,43 @@ def note_forms(found: Preflight) -> Iterator[str]:
     for line in [*_settings(found), *(_shots(found) if possible else ())]:
         found.note(line)
     return iter(())
+
+
+def _of_chat(found: Preflight, chat: Chat) -> Iterator[str]:
+    """In which form everything is asked, and where training is not what the template renders."""
+    system = ", with a system text" if chat.system is not None else ""
+    turns = "in turns of their own" if chat.multiturn else "in one turn"
+    yield (
+        f"prompts are in the chat template{system}, in training and in scoring; worked examples "
+        f"stand {turns}"
+    )
+    if not chat.frame.end.strip():
+        yield "the chat template ends an answer with no token of its own: EOS ends it in training"
+    for name, task in found.suite.stage_tasks.items():
+        differing = _rendered_otherwise(found, chat, name, task)
+        if differing:
+            yield (
+                f"{name}: {differing} training conversations are rendered otherwise by the chat "
+                "template when they are whole (it changes answers, or what stands before them): "
+                "they are trained as they are asked, with the answer behind"
+            )
+
+
+def _rendered_otherwise(found: Preflight, chat: Chat, name: str, task: Any) -> str:
+    """Of a sample how many are, as `n of m`; "" for none."""
+    keys = [key for key in found.examples if key[0] == name]
+    some = sample(found.examples[keys[0]], name)[:LOOKED_AT] if keys else []
+    differ = 0
+    for example in some:
+        frame = example.frame
+        if frame is None or example.kind != "generate" or task.config.gen_prefix:
+            continue
+        question = example.prompt.removeprefix(frame.head).removesuffix(frame.tail)
+        if frame.tail in question:  # of several turns, which one question cannot stand for
+            continue
+        whole = chat.whole(question, example.answer)
+        differ += not whole.startswith(example.prompt + example.answer + frame.end)
+    return f"{differ} of {len(some)}" if differ else ""
 
 
 def _settings(found: Preflight) -> Iterator[str]:

@@ -111,7 +111,7 @@ def _about_examples(
     if holding:
         yield f"{name}: {holding} {of} hold special tokens ({named(tokens)})"
     begin = tokenizer.bos_token or ""
-    prompts = [example.prompt.lstrip().removeprefix(begin) for example in some]
+    prompts = [_question(example).lstrip().removeprefix(begin) for example in some]
     holding, tokens = special.count(prompts)
     if holding:
         yield (
@@ -119,6 +119,13 @@ def _about_examples(
             f"({named(tokens)}), which the model reads as such"
         )
     yield from _about_bos(found, name, some)
+
+
+def _question(example: Example) -> str:
+    """The prompt without what a chat template puts around it."""
+    if (frame := example.frame) is None:
+        return example.prompt
+    return example.prompt.removeprefix(frame.head).removesuffix(frame.tail)
 
 
 def _cut_jointly(found: Preflight, name: str) -> bool:
@@ -133,7 +140,8 @@ def _about_bos(found: Preflight, name: str, examples: Sequence[Example]) -> Iter
     stages = [stage for run in found.runs for stage in run.stages if name in stage.tasks]
     for train in list({s.train.truncation: s.train for s in stages}.values()) if before else ():
         texts = [example.prompt for example in some]
-        encoded = encode_prompts(found.tokenizer, texts, train.max_prompt_tokens, train.truncation)
+        limits = (train.max_prompt_tokens, train.truncation)
+        encoded = encode_prompts(found.tokenizer, texts, *limits, some[0].frame)
         twice = sum(tuple(one.ids[:2]) == before * 2 for one in encoded)
         if len(before) == 1 and twice:
             yield (

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cl_bench.config.schema import TrainConfig
+from cl_bench.data.chat import frame_of
 from cl_bench.data.examples import Example, gold_answer, own_prompt
 from cl_bench.data.tokens import encode_examples, encode_prompts
 from cl_bench.models.load import embedding_rows
@@ -140,7 +141,8 @@ def _scoring_beyond(found: Preflight, limit: int) -> Iterator[str]:
                 )
                 continue
             texts = _prompts(task, found.suite.documents[name])
-            encoded = encode_prompts(found.tokenizer, texts, prompt, train.truncation)
+            frame = frame_of(task)
+            encoded = encode_prompts(found.tokenizer, texts, prompt, train.truncation, frame)
             lengths = [len(one.ids) + answer for one in encoded]
             where = f"{name}: scored documents (prompt, max_answer_tokens)"
             yield from _too_long(where, lengths, train, limit)

@@ -67,7 +67,11 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> tuple[Path, dict[st
 def _read_with_parents(file: Path, children: tuple[Path, ...]) -> dict[str, Any]:
     if file.resolve() in children:
         raise UserError(f"{file}: extends: goes round in a circle")
-    data = _absolute_paths(_read_yaml(file), file.parent)
+    data = _read_yaml(file)
+    try:
+        data = _absolute_paths(data, file.parent)
+    except UserError as error:
+        raise UserError([f"{file}: {fault}" for fault in error.faults]) from None
     parent = data.pop("extends", None)
     if parent is None:
         return data
@@ -113,7 +117,10 @@ def _absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
         ]
     model = data.get("model")
     if isinstance(model, dict) and isinstance(model.get("path"), str):
-        data["model"] = {**model, "path": _model_path(model["path"], folder)}
+        data["model"] = model = {**model, "path": _model_path(model["path"], folder)}
+    template = model.get("chat_template") if isinstance(model, dict) else None
+    if isinstance(model, dict) and isinstance(template, str):
+        data["model"] = {**model, "chat_template": _template(template, folder)}
     engine = data.get("engine")
     if isinstance(engine, dict) and isinstance(engine.get("python"), str):
         data["engine"] = {**engine, "python": _program_path(engine["python"], folder)}
@@ -121,6 +128,24 @@ def _absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
         if isinstance(data.get(key), list):
             data[key] = [_absolute_files(entry, folder) for entry in data[key]]
     return data
+
+
+def _template(given: str, folder: Path) -> str:
+    """The text of a file with a chat template, which a run is bound to; other values as they are.
+
+    What stands in braces is a template already.
+    """
+    if given in ("auto", "off") or "{" in given:
+        return given
+    file = absolute(given, folder)
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(
+            f"model.chat_template: {file}: cannot be read ({reason}); give auto, off or a file "
+            "with a Jinja template"
+        ) from None
 
 
 def _model_path(path: str, folder: Path) -> str:

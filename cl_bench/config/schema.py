@@ -50,6 +50,31 @@ class ModelConfig(Section):
     revision: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="commit or tag of a hub model"
     )
+    chat_template: str = Field(
+        "off",
+        description="auto: ask in the tokenizer's template, if it has one; off: in plain text; or "
+        "a file with a template; docs/chat.md",
+    )
+    system: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="the system's turn of every conversation"
+    )
+    fewshot_as_multiturn: bool = Field(
+        True, description="worked examples in a chat template: turns of their own, or one text"
+    )
+
+    @field_validator("chat_template", mode="before")
+    @classmethod
+    def _word_of_yaml(cls, value: Any) -> Any:
+        return "off" if value is False else value  # YAML reads `off` as false
+
+    @field_validator("chat_template")
+    @classmethod
+    def _known_template(cls, value: str) -> str:
+        if value not in ("auto", "off") and "{" not in value:
+            raise ValueError(
+                f"'{value}' is no template: give auto, off or a file with a Jinja template"
+            )
+        return value
 
     @property
     def source(self) -> str:

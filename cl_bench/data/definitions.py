@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from cl_bench.data.chat import chat_of
 from cl_bench.store.folders import sha256_of
 
 WHERE_DATA_LIES = ("dataset_path", "dataset_name", "dataset_kwargs", "data_root", "config_source")
@@ -51,11 +52,13 @@ def scoring_depends_on(
     rows = {
         name: [[i, str(task.eval_docs[i])] for i in documents[name]] for name, task in tasks.items()
     }
+    chats = [chat.depends_on() for task in tasks.values() if (chat := chat_of(task)) is not None]
     return {
         "documents": sha256_of(rows),
         "shots": sha256_of({name: shots_of(task) for name, task in tasks.items()}),
         "tasks": sha256_of(definition(tasks)),
         "prompt": prompt,
+        **({"chat": sha256_of(chats)} if chats else {}),
     }
 
 

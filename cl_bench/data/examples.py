@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from cl_bench.data.chat import Chat, Frame, chat_of, frame_of
 from cl_bench.data.json_text import json_type
 from cl_bench.data.rows import first_faults
 from cl_bench.errors import UserError
@@ -28,6 +29,8 @@ class Example:
     """Row of the task's training split."""
     task: str
     kind: Kind
+    frame: Frame | None = None
+    """What stands around question and answer, which `prompt` holds then; None: nothing."""
 
 
 class _BadDocumentError(ValueError):
@@ -185,7 +188,14 @@ def example_of(task: Any, doc: Any, doc_id: int) -> Example:
     prompt = own_prompt(task, doc)
     kind: Kind = "generate" if task.config.output_type == "generate_until" else "choice"
     answer = answer_text(task, doc, gold_text(task, doc))
-    return Example(prompt, answer, doc_id, task.task_name, kind)
+    return Example(prompt, answer, doc_id, task.task_name, kind, frame_of(task))
+
+
+def in_form(example: Example, chat: Chat | None) -> Example:
+    """A plain example as it is asked in a chat template."""
+    if chat is None:
+        return example
+    return replace(example, prompt=chat.ask(example.prompt), frame=chat.frame)
 
 
 def delimiter(task: Any, prefix: str | None, target: str) -> str:
@@ -198,6 +208,8 @@ def delimiter(task: Any, prefix: str | None, target: str) -> str:
         return ""
     if task.config.output_type == "generate_until" and prefix:
         return "" if prefix[-1].isspace() or target[:1].isspace() else " "
+    if chat_of(task) is not None and not (prefix and not prefix[-1].isspace()):
+        return ""
     return str(task.config.target_delimiter)
 
 

@@ -7,7 +7,7 @@ tokenizer puts behind a text (an EOS, a SEP) are left out: an answer, or a choic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from cl_bench.data.truncation import Truncation, instruction_and_cue, truncate_p
 from cl_bench.errors import UserError
 
 if TYPE_CHECKING:
+    from cl_bench.data.chat import Frame
     from cl_bench.data.examples import Example
 
 
@@ -48,9 +49,16 @@ class Encoded:
 
 
 def encode_prompts(
-    tokenizer: Any, prompts: Sequence[str], max_prompt_tokens: int, truncation: Truncation
+    tokenizer: Any,
+    prompts: Sequence[str],
+    max_prompt_tokens: int,
+    truncation: Truncation,
+    frame: Frame | None = None,
 ) -> list[Prompt]:
     """Prompts that an answer is generated for. An empty one becomes the BOS (or EOS) token.
+
+    `frame`: what a chat template put around them. Long ones keep it, and lose of the question; they
+    get no special tokens beside the template's.
 
     In `trace` mode, as TRACE's inference collator does it: no special tokens, the last
     `max_prompt_tokens`, then BOS in front if there is room; EOS stands in for a missing BOS.
@@ -64,9 +72,9 @@ def encode_prompts(
             for ids, full, kept in zip(with_bos, whole, cut, strict=True)
         ]
     texts = _own_prefix(tokenizer, prompts)
-    encoded = _encode(tokenizer, texts)
+    encoded = _encode(tokenizer, texts, special=frame is None)
     return [
-        _within(tokenizer, text, ids, max_prompt_tokens, truncation)
+        _within(tokenizer, text, ids, max_prompt_tokens, truncation, frame)
         for text, ids in zip(texts, encoded, strict=True)
     ]
 
@@ -76,6 +84,7 @@ def encode_pairs(
     pairs: Sequence[tuple[str, str]],
     max_prompt_tokens: int,
     truncation: Truncation,
+    frame: Frame | None = None,
 ) -> list[tuple[Prompt, list[int]]]:
     """(context, continuation) pairs whose continuation's likelihood is scored.
 
@@ -93,7 +102,7 @@ def encode_pairs(
     encoded = []
     for (text, _), (context, _), ids, whole in zip(pairs, moved, contexts, wholes, strict=True):
         if text:
-            prompt = _within(tokenizer, context, ids, max_prompt_tokens, mode)
+            prompt = _within(tokenizer, context, ids, max_prompt_tokens, mode, frame)
             encoded.append((prompt, whole[len(ids) :]))
         else:
             continuation = next(without_context)
@@ -103,9 +112,25 @@ def encode_pairs(
     return encoded
 
 
-def encode_answers(tokenizer: Any, answers: Sequence[str]) -> list[list[int]]:
-    """Generated answers as tokens, apart from their prompts: no special tokens, not even EOS."""
-    return _encode(tokenizer, answers, special=False)
+def encode_answers(
+    tokenizer: Any, answers: Sequence[str], prompts: Sequence[str] | None = None
+) -> list[list[int]]:
+    """Generated answers as tokens, apart from their prompts: no special tokens, not even EOS.
+
+    With `prompts` (of a chat template) as they come in the whole conversation, which for some
+    tokenizers begins a word otherwise, unless a token would hold the end of a prompt too.
+    """
+    apart = _encode(tokenizer, answers, special=False)
+    if prompts is None:
+        return apart
+    starts = _encode(tokenizer, prompts, special=False)
+    wholes = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+    return [
+        whole[len(start) :] if whole[: len(start)] == start else alone
+        for start, whole, alone in zip(
+            starts, _encode(tokenizer, wholes, special=False), apart, strict=True
+        )
+    ]
 
 
 def encode_examples(
@@ -122,42 +147,69 @@ def encode_examples(
     cut to that many and gets no EOS, so that nobody learns to stop in mid-sentence; any other is
     followed by EOS, which the budget does not count. Thus a sequence has at most
     `max_prompt_tokens + max_answer_tokens + 1` tokens (TRACE's collator, `trace`: without the 1).
+    Where a chat template ends an answer's turn in its own way, that stands in place of the EOS.
 
     Raises UserError when the tokenizer has no EOS token.
     """
-    choices = {i: example for i, example in enumerate(examples) if example.kind == "choice"}
-    texts = {i: example for i, example in enumerate(examples) if example.kind == "generate"}
-    pairs = [(example.prompt, example.answer) for example in choices.values()]
-    parts = dict(
-        zip(choices, encode_pairs(tokenizer, pairs, max_prompt_tokens, truncation), strict=True)
-    )
-    answers = encode_answers(tokenizer, [example.answer for example in texts.values()])
     if truncation == "trace":
-        room = max_prompt_tokens + max_answer_tokens
-        encoded = _all_as_trace(texts, answers, tokenizer, room)
-    else:
-        prompts = [example.prompt for example in texts.values()]
-        cut = encode_prompts(tokenizer, prompts, max_prompt_tokens, truncation)
-        parts |= dict(zip(texts, zip(cut, answers, strict=True), strict=True))
-        encoded = {}
-    eos = _eos_token(tokenizer)
-    encoded |= {i: _joined(i, *part, max_answer_tokens, eos) for i, part in parts.items()}
+        return _all_as_trace(examples, tokenizer, max_prompt_tokens, max_answer_tokens)
+    encoded: dict[int, Encoded] = {}
+    for frame in dict.fromkeys(example.frame for example in examples):
+        own = {i: example for i, example in enumerate(examples) if example.frame == frame}
+        parts = _parts(own, tokenizer, max_prompt_tokens, truncation, frame)
+        end = _end_of(tokenizer, frame)
+        encoded |= {i: _joined(i, *part, max_answer_tokens, end) for i, part in parts.items()}
     return [encoded[i] for i in range(len(examples))]
 
 
+def _parts(
+    examples: Mapping[int, Example],
+    tokenizer: Any,
+    limit: int,
+    truncation: Truncation,
+    frame: Frame | None,
+) -> dict[int, tuple[Prompt, list[int]]]:
+    """Prompt and answer of each as tokens; choices as lm-eval splits them."""
+    choices = {i: each for i, each in examples.items() if each.kind == "choice"}
+    texts = {i: each for i, each in examples.items() if each.kind == "generate"}
+    pairs = [(each.prompt, each.answer) for each in choices.values()]
+    found = encode_pairs(tokenizer, pairs, limit, truncation, frame)
+    parts = dict(zip(choices, found, strict=True))
+    prompts = [each.prompt for each in texts.values()]
+    together = None if frame is None else prompts
+    answers = encode_answers(tokenizer, [each.answer for each in texts.values()], together)
+    cut = encode_prompts(tokenizer, prompts, limit, truncation, frame)
+    return parts | dict(zip(texts, zip(cut, answers, strict=True), strict=True))
+
+
+def _end_of(tokenizer: Any, frame: Frame | None) -> list[int]:
+    """What ends an answer: the template's own end of a turn, else EOS."""
+    own = [] if frame is None else _encode(tokenizer, [frame.end], special=False)[0]
+    return own or [_eos_token(tokenizer)]
+
+
 def _all_as_trace(
-    texts: dict[int, Example], answers: list[list[int]], tokenizer: Any, room: int
-) -> dict[int, Encoded]:
-    joint = _encode(tokenizer, [text.prompt + text.answer for text in texts.values()], False)
-    return {
+    examples: Sequence[Example], tokenizer: Any, max_prompt: int, max_answer: int
+) -> list[Encoded]:
+    """Texts as TRACE's collator has them; choices, which TRACE does not have, as `left`."""
+    texts = {i: each for i, each in enumerate(examples) if each.kind == "generate"}
+    choices = {i: each for i, each in enumerate(examples) if each.kind == "choice"}
+    answers = encode_answers(tokenizer, [each.answer for each in texts.values()])
+    joint = _encode(tokenizer, [each.prompt + each.answer for each in texts.values()], False)
+    room = max_prompt + max_answer
+    encoded = {
         i: _as_trace(i, ids, len(answer), room, tokenizer)
         for i, ids, answer in zip(texts, joint, answers, strict=True)
     }
+    parts = _parts(choices, tokenizer, max_prompt, "trace", None)
+    end = [_eos_token(tokenizer)]
+    encoded |= {i: _joined(i, *part, max_answer, end) for i, part in parts.items()}
+    return [encoded[i] for i in range(len(examples))]
 
 
-def _joined(index: int, prompt: Prompt, answer: list[int], limit: int, eos: int) -> Encoded:
+def _joined(index: int, prompt: Prompt, answer: list[int], limit: int, end: list[int]) -> Encoded:
     cut = max(0, len(answer) - limit)
-    kept = answer[:limit] if cut else [*answer, eos]
+    kept = answer[:limit] if cut else [*answer, *end]
     return Encoded(prompt.ids + kept, len(prompt.ids), index, prompt.truncated, cut)
 
 
@@ -240,28 +292,61 @@ def _gets_special_tokens(tokenizer: Any, text: str) -> bool:
 
 
 def _within(
-    tokenizer: Any, text: str, ids: list[int], limit: int, truncation: Truncation
+    tokenizer: Any,
+    text: str,
+    ids: list[int],
+    limit: int,
+    truncation: Truncation,
+    frame: Frame | None = None,
 ) -> Prompt:
     if not ids:
         return Prompt([_prefix_token(tokenizer)], 0)
     if len(ids) <= limit:
         return Prompt(ids, 0)
-    head, cue = (0, 0) if truncation == "left" else _head_and_cue(tokenizer, text, ids)
+    if frame is not None:
+        return Prompt(
+            _cut_question(tokenizer, text, ids, limit, truncation, frame), len(ids) - limit
+        )
+    special = _gets_special_tokens(tokenizer, text)
+    head, cue = 0, 0
+    if truncation != "left":
+        head, cue = _tokens_outside(tokenizer, text, ids, instruction_and_cue(text), special)
     return Prompt(truncate_prompt(ids, limit, truncation, head=head, cue=cue), len(ids) - limit)
 
 
-def _head_and_cue(tokenizer: Any, text: str, ids: list[int]) -> tuple[int, int]:
-    """Tokens that hold the instruction and the closing cue, those across the border included.
+def _cut_question(
+    tokenizer: Any, text: str, ids: list[int], limit: int, truncation: Truncation, frame: Frame
+) -> list[int]:
+    """What a template puts around a question stays where it fits; the question is cut."""
+    begin = len(frame.head) if text.startswith(frame.head) else 0
+    end = len(text) - (len(frame.tail) if text.endswith(frame.tail) else 0)
+    head, tail = _tokens_outside(tokenizer, text, ids, (begin, end), special=False)
+    if head + tail >= limit:
+        return truncate_prompt(ids, limit, "left")
+    instruction, cue = (0, 0)
+    if truncation == "keep_instruction":
+        first, last = (begin + at for at in instruction_and_cue(text[begin:end]))
+        outside = _tokens_outside(tokenizer, text, ids, (first, last), special=False)
+        instruction, cue = max(0, outside[0] - head), max(0, outside[1] - tail)
+    question = ids[head : len(ids) - tail]
+    kept = truncate_prompt(question, limit - head - tail, truncation, head=instruction, cue=cue)
+    return [*ids[:head], *kept, *ids[len(ids) - tail :]]
 
-    A tokenizer without offsets is asked for the two texts apart, which may be off by a token.
+
+def _tokens_outside(
+    tokenizer: Any, text: str, ids: list[int], between: tuple[int, int], special: bool
+) -> tuple[int, int]:
+    """How many tokens hold what stands before and after a part of a text, given in characters.
+
+    Those across its borders are counted; a tokenizer without offsets is asked for the two texts
+    apart, which may be off by a token.
     """
-    end, begin = instruction_and_cue(text)
+    end, begin = between
     if not tokenizer.is_fast:
         return (
-            len(_encode(tokenizer, [text[:end]])[0]) if end else 0,
+            len(_encode(tokenizer, [text[:end]], special)[0]) if end else 0,
             len(_encode(tokenizer, [text[begin:]], special=False)[0]) if text[begin:] else 0,
         )
-    special = _gets_special_tokens(tokenizer, text)
     offsets = tokenizer(
         text, add_special_tokens=special, return_offsets_mapping=True, verbose=False
     )["offset_mapping"]

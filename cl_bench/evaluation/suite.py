@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.config.schema import ExperimentConfig, ProbesEval, TrainConfig
+from cl_bench.data.chat import ask_in, chat_of
 from cl_bench.data.examples import sample_documents
 from cl_bench.data.loading import load_task_set, load_tasks
 from cl_bench.data.own_files.task import OwnTask
 from cl_bench.data.tasks import canonical_name, general_name
 from cl_bench.errors import UserError, nearest
 from cl_bench.evaluation.answer_limits import limit_faults
+from cl_bench.evaluation.chat_form import chat_faults, chat_of_model
 from cl_bench.evaluation.code.humaneval import code_faults
 from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.engines.kept import Kept
@@ -170,7 +172,11 @@ def leaves_named(suite: Suite, config: ExperimentConfig, name: str) -> Mapping[s
         known = [*suite.stage_tasks, *asked, *suite.leaves]
         raise UserError(f"{name}: no task of this config{nearest(name, known)}")
     task = general_name(name, config.task_paths, config.eval.general.protocol)
-    return load_tasks([task], config.data_root, config.task_paths)
+    found = load_tasks([task], config.data_root, config.task_paths)
+    chats = [chat for each in suite.leaves.values() if (chat := chat_of(each)) is not None]
+    if chats:
+        ask_in(chats[0], found)
+    return found
 
 
 def _probes(units: Sequence[Unit], place: Path) -> dict[str, Any]:
@@ -241,9 +247,14 @@ def load_suite(experiment: Experiment, engine: Engine, allow_code: bool = False)
     )
     within = config.eval.within_stage
     fewer = within.limit if within else None
-    faults = [*code_faults(loaded.tasks, allow_code), *limit_faults(loaded.tasks)]
+    chat, wrong = chat_of_model(config.model)
+    faults = [*wrong, *code_faults(loaded.tasks, allow_code), *limit_faults(loaded.tasks)]
+    if chat is not None:
+        faults += chat_faults(loaded.tasks, experiment)
     if faults:
         raise UserError(faults)
+    if chat is not None:
+        ask_in(chat, loaded.tasks)
     tasks = {name: loaded.tasks[name] for name in stages}
     members = {
         name: {leaf: loaded.tasks[leaf] for leaf in loaded.members[task]}

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from cl_bench.config.schema import TrainConfig
+from cl_bench.data.chat import frame_of
 from cl_bench.data.definitions import scoring_depends_on
 from cl_bench.data.special_tokens import added_tokens
 from cl_bench.data.tokens import encode_prompts
@@ -169,11 +170,13 @@ def _prompt_encoder(tokenizer: Any, unit: Unit) -> EncodePrompts | None:
     """How the prompts of generation requests become tokens; None: as lm-eval does it."""
     train = unit.train
     added = added_tokens(tokenizer)
+    frame = frame_of(next(iter(unit.tasks.values())))
     rooms = [room for task in unit.tasks.values() if (room := _prompt_tokens(task)) is not None]
 
     def as_in_training(prompts: Sequence[str]) -> list[list[int]]:
         assert train is not None
-        encoded = encode_prompts(tokenizer, prompts, train.max_prompt_tokens, train.truncation)
+        limits = (train.max_prompt_tokens, train.truncation)
+        encoded = encode_prompts(tokenizer, prompts, *limits, frame)
         return [prompt.ids for prompt in encoded]
 
     def cut(prompts: Sequence[str]) -> list[list[int]]:

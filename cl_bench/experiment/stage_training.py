@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cl_bench.data.chat import chat_of
 from cl_bench.errors import DivergedError, RunError
 from cl_bench.evaluation.curve import Curve, stage_curve
 from cl_bench.experiment.adapter_base import BaseWeights
@@ -107,6 +108,8 @@ class Training:
         saves, passes, logged = open_saves(*at, self.written)
         method = spec.build_method()
         model, tokenizer, base, state = _start(*at)
+        if (chat := chat_of(work.suite.stage_tasks[spec.tasks[0]])) is not None:
+            tokenizer.chat_template = chat.tokenizer.chat_template  # a checkpoint's too
         give_state(method, state)
         under = BaseWeights(spec, model)
         rank = work.processes.rank

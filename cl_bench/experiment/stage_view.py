@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cl_bench.data.chat import chat_of
 from cl_bench.data.examples import Example
 from cl_bench.evaluation.shared_prefix.texts import generate_texts
 from cl_bench.experiment.batcher import Batcher, batcher_of
@@ -39,6 +41,7 @@ def stage_view(
 
     batcher = batcher_of(model, tokenizer, train, work.device, work.processes)
     plain = not is_adapter(model)
+    chat = chat_of(work.suite.stage_tasks[spec.tasks[0]])
     names = [name for name, _ in model.named_parameters()] if plain else []
     stage = Stage(
         index=spec.index,
@@ -56,7 +59,8 @@ def stage_view(
         epochs=spec.epochs,
         tokenizer=tokenizer,
         library=RunLibrary(work, run, folder, position, names),
-        writer=generate_texts,
+        writer=partial(generate_texts, frame=None if chat is None else chat.frame),
+        chat=chat,
         scratch=scratch,
         first_tells=work.processes.told,
         start=spec.start,

@@ -153,7 +153,13 @@ def portable_model(config: ExperimentConfig, folder: Path) -> dict[str, Any]:
     path = config.model.path
     if path != QUICKSTART_MODEL:
         path = portable(path, folder)
-    return config.model.model_dump(mode="json") | {"path": path}
+    found = config.model.model_dump(mode="json") | {"path": path}
+    usual = {key: config.model.__pydantic_fields__[key].default for key in LATER}
+    return {key: value for key, value in found.items() if usual.get(key, found) != value}
+
+
+LATER = ("chat_template", "system", "fewshot_as_multiturn")
+"""Keys of `model:` that older folders do not record: left out while they have their defaults."""
 
 
 def contents(

@@ -155,14 +155,14 @@ class Replay(Method[ReplayOptions]):
         return _drawn(stage.seed, task, len(earlier), keep)
 
     def _general(self, stage: Stage) -> list[Example]:
-        from cl_bench.data.examples import Example
+        from cl_bench.data.examples import Example, in_form
 
         if self.options.general is None:
             return []
         rows = self._rows()
         keep = math.ceil(self.options.general_ratio * len(rows))
         return [
-            Example(rows[i].prompt, rows[i].answer, i, "general", "generate")
+            in_form(Example(rows[i].prompt, rows[i].answer, i, "general", "generate"), stage.chat)
             for i in _drawn(stage.seed, "general", len(rows), keep)
         ]
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from cl_bench.config.schema import TrainConfig
+    from cl_bench.data.chat import Chat
     from cl_bench.data.examples import Example
     from cl_bench.training.loss import AnswerOutputs
     from cl_bench.training.update_plan import UpdatePlan
@@ -85,6 +86,8 @@ class Stage:
     """`experiment.midway.passes.Passes.passed`, which `remaining` asks."""
     selection: dict[str, Tensor] = field(default_factory=dict)
     """What `Method.plan` chose and `keep_scores` was given, as it is kept beside the stage."""
+    chat: Chat | None = None
+    """How the experiment's tasks are asked, for texts of a method's own; None: in plain text."""
     in_phase: bool = False
     """Whether the weights are being trained from copies of higher precision."""
 

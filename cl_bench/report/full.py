@@ -26,6 +26,7 @@ from cl_bench.report.expected import expected_section
 from cl_bench.report.general import entries, general_tables, made_with
 from cl_bench.report.in_context import in_context_section
 from cl_bench.report.probes import probes_section
+from cl_bench.report.provenance import PLAIN, asked_in
 from cl_bench.report.relative import relative_section
 from cl_bench.report.requests import notes_section, requests_section
 from cl_bench.report.states import states_section
@@ -93,7 +94,9 @@ def about_lines(
     revision = config["model"].get("revision")
     source = model if revision is None else f"{model}@{revision}"
     stages = "1 stage" if len(config["stages"]) == 1 else f"{len(config['stages'])} stages"
-    yield f"Model {code(source)}, {stages}{more}, seeds {_seeds(results)}."
+    form = asked_in(config["model"])
+    asked = "" if form == PLAIN else f", asked in {form}"
+    yield f"Model {code(source)}{asked}, {stages}{more}, seeds {_seeds(results)}."
     if model == "smollm2-135m":
         yield (
             "The model is SmolLM2-135M-Instruct dequantised from 4 bits: its scores are not those "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,14 +24,30 @@ def provenance(opened: Sequence[Opened]) -> Iterator[Block]:
         revision = f", revision {code(model['revision'])}" if model.get("revision") else ""
         yield Paragraph(
             f"{code(each.name)} in {code(str(each.folder))}: model {code(str(model['path']))}"
-            f"{revision}, {model.get('dtype', '-')}; engine {code(str(each.base['engine']))}; "
-            f"last run {each.record.get('last_run', '-')}."
+            f"{revision}, in {model.get('dtype', '-')}, asked in {asked_in(model)}; "
+            f"engine {code(str(each.base['engine']))}; last run {each.record.get('last_run', '-')}."
         )
     yield _runs(opened)
     rows = list(dict.fromkeys(row for each in opened for row in _data(each)))
     if rows:
         columns = [Column(name, "left") for name in ("experiment", "task", "rows", "SHA-256")]
         yield Table("data", columns, [list(row) for row in rows], "Rows of data", labels=2)
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+
+
+PLAIN = "plain text"
+
+
+def asked_in(model: Mapping[str, Any]) -> str:
+    """The form of prompts, as a run's settings have it."""
+    template = model.get("chat_template", "off")
+    if template == "off":
+        return PLAIN
+    own = "its chat template" if template == "auto" else f"another template ({_short(template)})"
+    return f"{own}, with a system text" if model.get("system") else own
 
 
 def _runs(opened: Sequence[Opened]) -> Table:

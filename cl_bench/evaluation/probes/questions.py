@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cl_bench.config.schema import TrainConfig
+from cl_bench.data.chat import frame_of
 from cl_bench.data.examples import Example, answer_text, gold_answer, own_prompt
 from cl_bench.data.tokens import encode_answers, encode_examples, encode_prompts
 from cl_bench.evaluation.shared_prefix.lm import Pair, SharedPrefixLM
@@ -38,12 +39,13 @@ def stage_questions(
     gold = _trained_pairs(task, samples, tokenizer, train)
     if not labels:
         return [Question(pair) for pair in gold]
-    prompts = [sample["arguments"][0][0] for sample in samples]
-    contexts = encode_prompts(tokenizer, prompts, train.max_prompt_tokens, train.truncation)
+    prompts, frame = [sample["arguments"][0][0] for sample in samples], frame_of(task)
+    limits = (train.max_prompt_tokens, train.truncation)
+    contexts = encode_prompts(tokenizer, prompts, *limits, frame)
     questions = []
-    for sample, context, pair in zip(samples, contexts, gold, strict=True):
+    for sample, prompt, context, pair in zip(samples, prompts, contexts, gold, strict=True):
         texts = [answer_text(task, sample["doc"], label) for label in labels]
-        answers = encode_answers(tokenizer, texts)
+        answers = encode_answers(tokenizer, texts, [prompt] * len(texts) if frame else None)
         questions.append(Question(pair, tuple((context.ids, answer) for answer in answers)))
     return questions
 
@@ -53,7 +55,10 @@ def _trained_pairs(
 ) -> list[Pair | None]:
     answers = {i: gold_answer(task, sample["doc"]) for i, sample in enumerate(samples)}
     examples = [
-        Example(own_prompt(task, samples[i]["doc"]), answer, i, task.task_name, "generate")
+        Example(
+            *(own_prompt(task, samples[i]["doc"]), answer, i, task.task_name, "generate"),
+            frame_of(task),
+        )
         for i, answer in answers.items()
         if answer is not None
     ]

@@ -22,6 +22,7 @@ from cl_bench.evaluation.untouched import untouched
 
 if TYPE_CHECKING:
     from cl_bench.config.schema import TrainConfig
+    from cl_bench.data.chat import Frame
 
 
 def generate_texts(
@@ -32,8 +33,9 @@ def generate_texts(
     max_new_tokens: int,
     temperature: float,
     seeds: Sequence[int],
+    frame: Frame | None = None,
 ) -> list[str]:
-    """A continuation of every prompt, up to the EOS or `max_new_tokens`.
+    """A continuation of every prompt, up to the EOS, the end of its frame or `max_new_tokens`.
 
     At temperature 0 what scoring would generate, else sampled from the softmax of all logits over
     `temperature`, by each prompt's own seed. The model and all random states are as before.
@@ -45,13 +47,15 @@ def generate_texts(
         )
     if not prompts:
         return []
-    encoded = encode_prompts(tokenizer, prompts, train.max_prompt_tokens, train.truncation)
+    limits = (train.max_prompt_tokens, train.truncation)
+    encoded = encode_prompts(tokenizer, prompts, *limits, frame)
     ids = {prompt: one.ids for prompt, one in zip(prompts, encoded, strict=True)}
     with untouched(model):
         lm = SharedPrefixLM(
             model, tokenizer, encode_prompts=lambda texts: [ids[text] for text in texts]
         )
-        kwargs = {"until": [], "max_gen_toks": max_new_tokens}
+        ends = [frame.end.strip()] if frame is not None and frame.end.strip() else []
+        kwargs: dict[str, Any] = {"until": ends, "max_gen_toks": max_new_tokens}
         if temperature > 0:
             rule = stop_rule(tokenizer, model.generation_config, kwargs, max_new_tokens)
             return _sampled(lm, [one.ids for one in encoded], rule, temperature, seeds)
