@@ -10,8 +10,8 @@ from typing import Any
 from cl_bench.results.methods import MethodResult
 from cl_bench.store.experiments import read_run
 
-Path_ = tuple[str, ...]
-Settings = Mapping[Path_, tuple[Any, ...]]
+Key = tuple[str, ...]
+Settings = Mapping[Key, tuple[Any, ...]]
 """By name: the value in every stage, None where a stage has none."""
 NOT_SETTINGS = ("origins", "index")
 
@@ -28,7 +28,12 @@ class Sweep:
 
 def sweeps(methods: Sequence[tuple[str, MethodResult]]) -> list[Sweep]:
     """All that there are, of at least two values, in the order of their first labels."""
-    known = {label: _settings(result) for label, result in methods}
+    known = {label: settings_of(_stages(result)) for label, result in methods}
+    return sweeps_of(known)
+
+
+def sweeps_of(known: Mapping[str, Settings]) -> list[Sweep]:
+    """The same of settings by label."""
     paths = dict.fromkeys(path for settings in known.values() for path in settings)
     varying = [
         path for path in paths if len({repr(settings.get(path)) for settings in known.values()}) > 1
@@ -36,7 +41,7 @@ def sweeps(methods: Sequence[tuple[str, MethodResult]]) -> list[Sweep]:
     return [sweep for path in varying for sweep in _of(path, known, varying)]
 
 
-def _of(path: Path_, known: Mapping[str, Settings], varying: Sequence[Path_]) -> Iterator[Sweep]:
+def _of(path: Key, known: Mapping[str, Settings], varying: Sequence[Key]) -> Iterator[Sweep]:
     alike: dict[str, list[str]] = {}
     for label, settings in known.items():
         if path in settings:
@@ -63,15 +68,19 @@ def _method(settings: Settings) -> str:
     return str(first)
 
 
-def _settings(result: MethodResult) -> Settings:
-    """Of all stages; values that are no numbers as JSON."""
-    stages = read_run(result.runs[0].path / "run.json")["config"]["stages"]
+def _stages(result: MethodResult) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = read_run(result.runs[0].path / "run.json")["config"]["stages"]
+    return found
+
+
+def settings_of(stages: Sequence[Mapping[str, Any]]) -> Settings:
+    """Of the stages in a `run.json`; values that are no numbers as JSON."""
     flat = [dict(_flat(stage)) for stage in stages]
     paths = dict.fromkeys(path for stage in flat for path in stage)
     return {path: tuple(stage.get(path) for stage in flat) for path in paths}
 
 
-def _flat(stage: Mapping[str, Any]) -> Iterator[tuple[Path_, Any]]:
+def _flat(stage: Mapping[str, Any]) -> Iterator[tuple[Key, Any]]:
     parts = [(name, options) for part in stage.get("method", []) for name, options in part.items()]
     yield ("names",), " + ".join(name for name, _ in parts)
     for place, (name, options) in enumerate(parts):
