@@ -28,6 +28,8 @@ def save(figure: Any, file: Path, key: str = "") -> None:
     about: dict[str, Any] = {".png": {"Software": None}, ".pdf": {"CreationDate": None}}.get(
         kind, {"Date": None, "Creator": "cl-bench", "Identifier": key or None}
     )
+    figure.get_layout_engine().execute(figure)
+    figure.set_layout_engine(None)  # with one, saving draws everything twice
     partly = file.with_name(f".{file.name}.tmp")
     figure.savefig(partly, format=kind[1:], dpi=DOTS, metadata=about)
     partly.replace(file)

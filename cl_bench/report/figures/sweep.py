@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import sqrt
+from statistics import median
 from typing import Any
 
 from cl_bench.report.figures.source import Estimate, Source, percent_of
@@ -14,8 +16,7 @@ from cl_bench.scores.matrix import Summary, average_forgetting, op_final
 MOST = 4
 """Options, a row each."""
 BARS = "Bars: 95 % intervals over seeds, over documents where there is one."
-WIDE = 20
-"""Where the largest value is so many times the smallest, the axis is logarithmic."""
+TICKS = 7
 Line = Sequence[tuple[float, Estimate]]
 MEASURES = {
     "OP final, %": lambda one: op_final(one.matrix).to_json(),
@@ -100,8 +101,15 @@ def draw(data: Options) -> Any:
 
 
 def _scale(panel: Any, values: Sequence[float]) -> None:
-    """With the values themselves as ticks."""
-    if values and values[0] > 0 and values[-1] >= WIDE * values[0]:
-        panel.set_xscale("log")
-    panel.set_xticks(values, [f"{value:g}" for value in values])
+    """With the values themselves as ticks, up to TICKS of them.
+
+    Logarithmic where that spreads them more evenly: where the value in the middle is nearer to the
+    geometric mean of both ends than to their mean.
+    """
+    if values and values[0] > 0:
+        middle, ends = median(values), (values[0], values[-1])
+        if abs(middle - sqrt(ends[0] * ends[1])) < abs(middle - sum(ends) / 2):
+            panel.set_xscale("log")
+    shown = values[:: -(-len(values) // TICKS)]
+    panel.set_xticks(shown, [f"{value:g}" for value in shown])
     panel.tick_params(axis="x", which="minor", length=0, labelbottom=False)

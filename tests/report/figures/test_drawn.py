@@ -13,10 +13,11 @@ from matplotlib.colors import to_rgb
 from scipy.stats import t
 
 from cl_bench.report.curves import RunCurve
-from cl_bench.report.figures import changes, style, within_stages
+from cl_bench.report.figures import changes, front, style, sweep, within_stages
 from cl_bench.report.figures.drawing import sources
+from cl_bench.report.figures.files import save
 from cl_bench.report.figures.kinds import KINDS
-from cl_bench.report.figures.source import Source
+from cl_bench.report.figures.source import Estimate, Source
 from cl_bench.report.figures.style import DASHES, LONGEST, MARKERS, MOST, OPEN, looks, plain, styled
 from cl_bench.report.overview import read_overview
 from cl_bench.results.groups import choose
@@ -180,6 +181,19 @@ def test_learning_against_forgetting_has_the_line_of_rates(
     assert falls == pytest.approx(found)
 
 
+def test_the_line_is_that_of_most_rates(tmp_path: Path) -> None:
+    settings = {
+        f"{epochs} {lr}": {"method": [{"sft": {}}], "train": {"lr": lr}, "epochs": epochs}
+        for epochs, rates in ((1, (1e-6, 1e-5)), (2, (1e-6, 1e-5, 1e-4)), (3, (1e-6,)))
+        for lr in rates
+    }
+    made = Invented(methods=dict.fromkeys(settings, (0.1, 0.4)), settings=settings, keeps={})
+    found = front.find(source(made.write(tmp_path)))
+    assert found is not None and found.rates == [
+        *((1e-6, "2 1e-06"), (1e-5, "2 1e-05"), (1e-4, "2 0.0001"))
+    ]
+
+
 def test_without_other_rates_there_is_no_line(tmp_path: Path) -> None:
     made = source(Invented().write(tmp_path))
     (kind,) = [kind for kind in KINDS if kind.name == "front"]
@@ -201,6 +215,15 @@ def test_sweeps(figures: Callable[[str], Any], folder: Path) -> None:
             assert y == pytest.approx([fmean(over_seeds(folder, m, of)) for m in members.values()])
     assert [p.get_xscale() for p in figure.axes] == ["linear"] * 3 + ["log"] * 3
     assert names(figure) == ["fggm", "sft"]
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["0.5", "0.7", "0.9"]
+
+
+def test_ticks_of_many_values_stay_apart() -> None:
+    line = [(i / 20, Estimate(float(i), 1.0)) for i in range(1, 20)]
+    option = sweep.Option("alpha", {measure: {"fggm": line} for measure in sweep.MEASURES})
+    with styled():
+        figure = sweep.draw(sweep.Options([option], ""))
+    assert len(figure.axes[0].get_xticks()) == 7 and figure.axes[0].get_xscale() == "linear"
 
 
 def test_documents_forgotten_and_learned(figures: Callable[[str], Any], folder: Path) -> None:
@@ -308,12 +331,13 @@ def test_no_default_look_is_left(figures: Callable[[str], Any]) -> None:
             assert not panel.spines["top"].get_visible()
 
 
-def test_any_label_can_be_drawn() -> None:
+def test_any_label_can_be_drawn(tmp_path: Path) -> None:
     with styled():
         data = changes.Bars(
-            [(r"$\frac{_^ <&> \x00" + "\x00日" * 20, [changes.Bar("_a$", 4, 1, 2)])], ""
+            [(r"$\frac{_^$ <&> \x00" + "\x00日" * 20, [changes.Bar("_a$", 4, 1, 2)])], ""
         )
         figure = changes.draw(data)
-        figure.draw_without_rendering()
+        save(figure, tmp_path / "any.svg")
+    assert "$\\frac{_^$ &lt;&amp;&gt; " in (tmp_path / "any.svg").read_text(), "no formula"
     assert len(titles(figure)[0]) == LONGEST and "\x00" not in titles(figure)[0]
     assert plain("_hidden") == " _hidden", "legends leave out what begins with one"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cl_bench.cli import run_command
 from cl_bench.report.figures import drawing
+from cl_bench.report.figures.files import save
 from cl_bench.report.figures.loss import POINTS, losses
 from cl_bench.report.written import Wanted, Written, write_report
 from cl_bench.results.groups import choose
@@ -55,10 +57,12 @@ def test_only_what_changed_is_drawn_again(tmp_path: Path, monkeypatch: pytest.Mo
     report(tmp_path, "small")
     before = {f.name: f.read_bytes() for f in (folder / "report-figures").iterdir()}
     saved: list[str] = []
-    save = drawing.save
-    monkeypatch.setattr(
-        drawing, "save", lambda f, file, key: (saved.append(file.stem), save(f, file, key))
-    )
+
+    def noted(figure: Any, file: Path, key: str) -> None:
+        saved.append(file.stem)
+        save(figure, file, key)
+
+    monkeypatch.setattr(drawing, "save", noted)
     report(tmp_path, "small")
     assert not saved
     log = next((folder / "sft").rglob("train.jsonl"))
