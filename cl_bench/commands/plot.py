@@ -6,6 +6,8 @@ from pathlib import Path
 
 import typer
 
+from cl_bench.report.figures.catalogue import DEFAULT, FIGURES
+
 
 def plot(
     runs: list[str] = typer.Argument(
@@ -15,9 +17,7 @@ def plot(
         "experiment by default.",
     ),
     figure: str = typer.Option(
-        "stages",
-        help="stages, front, matrix, changes, sweep, loss, curves, kl, masks or places; `list` "
-        "says what each shows and needs.",
+        DEFAULT, help=f"{', '.join(FIGURES)}; `list` says what each shows and needs."
     ),
     out: Path | None = typer.Option(
         None, help="File to write: .png, .svg or .pdf; FIGURE.png by default."
@@ -27,15 +27,14 @@ def plot(
     """Draw a figure of methods: means over stages, matrices, what was learned against lost, ..."""
     from cl_bench.errors import RunError, UserError, nearest
     from cl_bench.report.figures.files import check_figure
-    from cl_bench.report.figures.kinds import KINDS
 
     if figure == "list":
-        for kind in KINDS:
-            print(f"{kind.name:8} {kind.shows}; needs {kind.needs}")
+        for name, about in FIGURES.items():
+            print(f"{name:8} {about.shows}; needs {about.needs}")
         return
-    names = [kind.name for kind in KINDS]
-    if figure not in names:
-        raise UserError(f"--figure {figure}: not one of {', '.join(names)}{nearest(figure, names)}")
+    if figure not in FIGURES:
+        hint = nearest(figure, list(FIGURES))
+        raise UserError(f"--figure {figure}: not one of {', '.join(FIGURES)}{hint}")
     file = out or Path(f"{figure}.png")
     check_figure(file, "--out")
 

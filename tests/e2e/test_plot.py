@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
+from cl_bench.report.figures.catalogue import FIGURES
 from cl_bench.report.figures.kinds import KINDS
 from cl_bench.report.figures.places import shares_by_place
 from cl_bench.results.selections import masks_alike
@@ -70,7 +72,9 @@ def test_what_lacks_data_is_not_drawn_and_says_what_it_needs(bench: Bench) -> No
     code, _, err = bench.run("plot", "tiny", "--figure", "matrices")
     assert code == 2 and "did you mean 'matrix'?" in err
     listed = bench.must("plot", "--figure", "list").splitlines()
-    assert [line.split()[0] for line in listed] == [kind.name for kind in KINDS]
+    assert [line.split()[0] for line in listed] == [kind.name for kind in KINDS] == [*FIGURES]
+    page = (Path(__file__).resolve().parents[2] / "docs/reports.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \| (?!the change)", page, re.M)[-len(FIGURES) :] == [*FIGURES]
 
 
 def test_a_figure_has_a_known_kind(bench: Bench) -> None:

@@ -1,4 +1,4 @@
-"""All figures by name: what each shows, what it needs, and whether `report` draws it."""
+"""How each figure of the catalogue is made, and whether `report` draws it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from cl_bench.report.figures import (
     sweep,
     within_stages,
 )
+from cl_bench.report.figures.catalogue import FIGURES
 from cl_bench.report.figures.source import Source
+
+Find = Callable[[Source], Any]
 
 
 @dataclass(frozen=True)
@@ -29,72 +32,36 @@ class Kind:
     """
 
     name: str
-    shows: str
-    needs: str
-    find: Callable[[Source], Any]
+    find: Find
     draw: Callable[[Any], Any]
-    find_for_report: Callable[[Source], Any] | None = None
+    find_for_report: Find | None
     """What `report` draws; None: nothing."""
 
+    @property
+    def shows(self) -> str:
+        """In words."""
+        return FIGURES[self.name].shows
 
-def _kind(
-    name: str, shows: str, needs: str, module: Any, find: Callable[[Source], Any] | None = None
-) -> Kind:
-    return Kind(name, shows, needs, find or module.find, module.draw, module.find)
+    @property
+    def needs(self) -> str:
+        """Without which there is nothing to draw."""
+        return FIGURES[self.name].needs
+
+
+def _kind(name: str, module: Any) -> Kind:
+    return Kind(name, module.find, module.draw, module.find)
 
 
 KINDS: tuple[Kind, ...] = (
-    _kind(
-        "stages",
-        "OP and General after every stage",
-        "a method with scores after two stages",
-        stages,
-    ),
-    _kind(
-        "front",
-        "What methods learned against what they lost",
-        "a finished method with OP and General, or with forgetting",
-        front,
-    ),
-    _kind("matrix", "Scores of every task after every stage", "a stage with scores", matrix),
-    _kind(
-        "changes",
-        "Documents of each benchmark that were forgotten and learned",
-        "a finished method and the records of documents (predictions/)",
-        changes,
-    ),
-    _kind(
-        "sweep",
-        "One number of a method varied: OP, forgetting and General",
-        "two finished methods that differ in one number alone, such as alpha: [0.5, 0.7]",
-        sweep,
-    ),
-    _kind("loss", "Training loss of each stage", "a stage that was trained (train.jsonl)", loss),
-    _kind(
-        "curves",
-        "Scores inside the stages",
-        "scores inside the stages (eval.within_stage)",
-        within_stages,
-    ),
-    _kind(
-        "kl",
-        "KL on the new task's text against the loss of General",
-        f"{kl.FEWEST} stages with both (eval.probes.kl_task_texts)",
-        kl,
-    ),
-    _kind(
-        "masks",
-        "How alike stages are in what they trained",
-        "a run with two stages that kept a selection of what it trained",
-        masks,
-        masks.find_all,
-    ),
-    Kind(
-        "places",
-        "Where in the model each stage trained",
-        "a stage that kept a selection of what it trained",
-        places.find,
-        places.draw,
-    ),
+    _kind("stages", stages),
+    _kind("front", front),
+    _kind("matrix", matrix),
+    _kind("changes", changes),
+    _kind("sweep", sweep),
+    _kind("loss", loss),
+    _kind("curves", within_stages),
+    _kind("kl", kl),
+    Kind("masks", masks.find_all, masks.draw, masks.find),
+    Kind("places", places.find, places.draw, None),
 )
-"""In the order in which reports have them."""
+"""As the catalogue has them."""

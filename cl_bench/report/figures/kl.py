@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from cl_bench.report.figures.catalogue import FEWEST_POINTS
 from cl_bench.report.figures.source import Source
 from cl_bench.report.figures.style import GREY, legend, looks, note, sheet
 from cl_bench.report.kl_forgetting import Point, kl_points
 
-FEWEST = 5
-"""Points; fewer are read from the table."""
 ABOUT = "A point is a stage, with its number. Bars: one standard error over documents."
 
 
@@ -25,13 +24,13 @@ class Divergences:
 
 
 def find(source: Source) -> Divergences | None:
-    """None where fewer than FEWEST stages have both numbers."""
+    """None where fewer than FEWEST_POINTS stages have both numbers."""
     found: list[Point] = []
     for method in source.shown():
         one = method.result.only(method.result.runs[:1])
         points = source.read(partial(kl_points, source.group.first.base, [one]))
         found += points[0] if points else []
-    return Divergences(found, source.left_out()) if len(found) >= FEWEST else None
+    return Divergences(found, source.left_out()) if len(found) >= FEWEST_POINTS else None
 
 
 def draw(data: Divergences) -> Any:
