@@ -85,8 +85,8 @@ def _lost(summary: Summary) -> Any:
 def draw(data: Front) -> Any:
     """A panel for each of the two pairs of numbers that is measured."""
     wanted = [
-        ("Stage tasks and General, after the last stage", "OP final, %", "General, %", data.kept),
-        ("Stage tasks alone", "learned, %", "forgotten, points", data.forgotten),
+        ("After the last stage", "OP final, %", "General, %", data.kept),
+        ("Of stage tasks", "learned, %", "forgotten, points", data.forgotten),
     ]
     parts = [part for part in wanted if part[3]]
     figure, (panels,) = sheet("Learning against forgetting", 1, len(parts), (4.4, 3.6))

@@ -32,7 +32,7 @@ ABOUT = "Masks: Jaccard index. Scores: rank correlation. On the diagonal: two ha
 def draw_panels(runs: Sequence[tuple[str, Sequence[Panel]]]) -> Any:
     """A row of panels for each run; there must be one, and each must have some."""
     width = max(len(panels) for _, panels in runs)
-    figure, axes = sheet("How alike stages are", len(runs), width, (3.4, 3.0))
+    figure, axes = sheet("How alike stages are", len(runs), width, (3.4, 3.0), 0.0)
     for row, (name, panels) in zip(axes, runs, strict=True):
         empty(row[len(panels) :])
         for place, (title, draw) in zip(row, panels, strict=False):

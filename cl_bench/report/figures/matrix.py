@@ -86,7 +86,7 @@ def draw(data: Heats) -> Any:
     columns = min(2, len(data.found))
     rows = -(-len(data.found) // columns)
     size = (1.5 + 0.42 * len(first.columns), 0.9 + 0.26 * max(len(h.rows) for h in data.found))
-    figure, panels = sheet("Scores after every stage", rows, columns, size)
+    figure, panels = sheet("Scores after every stage", rows, columns, size, 0.7)
     for panel, one in zip(panels.flat, data.found, strict=False):
         mesh = heat(panel, one.values, one.rows, one.columns, (0.0, 100.0))
         for row, column in one.own:

@@ -42,7 +42,7 @@ def draw(data: Sequence[Kept]) -> Any:
 
     runs = [(one.label, selections_of(one.run)) for one in data]
     width = max(len(kept) for _, kept in runs)
-    figure, panels = sheet("Where stages trained", len(runs), width, (2.6, 3.6))
+    figure, panels = sheet("Where stages trained", len(runs), width, (2.6, 3.6), 0.7)
     for row, (name, kept) in zip(panels, runs, strict=True):
         empty(row[len(kept) :])
         for panel, (stage, selections) in zip(row, kept.items(), strict=False):

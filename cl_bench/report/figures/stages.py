@@ -15,6 +15,8 @@ from cl_bench.scores.matrix import op_at
 
 BARS = "Bars as ± in tables: standard error over documents, or standard deviation over seeds."
 BASE = "base model"
+BESIDE = 0.4
+"""Of a stage's width, which all methods share."""
 Line = Sequence[tuple[int, Estimate]]
 
 
@@ -72,6 +74,9 @@ def draw(data: StageLines) -> Any:
     figure, ((op, general),) = sheet("As tasks are added", 1, 2, (4.2, 3.2))
     names = [label for label in data.op if label != BASE]
     styles = looks(names)
+    # Bars of one stage stand beside each other, or the last one hid the others.
+    step = min(0.08, BESIDE / len(names))
+    beside = {label: step * (i - (len(names) - 1) / 2) for i, label in enumerate(names)}
     drawn: dict[str, Any] = {}
     for panel, lines in ((op, data.op), (general, data.general)):
         for label, line in lines.items():
@@ -82,7 +87,8 @@ def draw(data: StageLines) -> Any:
                 (drawn[label],) = panel.plot(stages, values, color=GREY, linestyle=(0, (3, 2)))
                 continue
             errors = [each.error for _, each in line]
-            drawn[label] = panel.errorbar(stages, values, errors, **styles[label].line())
+            places = [stage + beside[label] for stage in stages]
+            drawn[label] = panel.errorbar(places, values, errors, **styles[label].line())
         panel.set(xlabel="stage", ylabel="%")
         panel.xaxis.get_major_locator().set_params(integer=True)
     op.set_title("OP, the mean over tasks so far")

@@ -25,6 +25,8 @@ OPEN = "xxxx"
 SHADES = ("#f4f8fb", "#a9cbe2", "#3f88bd", "#08306b")
 LONGEST = 32
 """Characters of a label."""
+SIDE = 1.6
+"""Inches that a legend takes."""
 SETTINGS: Mapping[str, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"],
@@ -108,11 +110,16 @@ def styled() -> Iterator[None]:
         yield
 
 
-def sheet(title: str, rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
-    """A figure with panels of `size` inches, and these panels as an array of rows."""
+def sheet(
+    title: str, rows: int, columns: int, size: tuple[float, float], side: float = SIDE
+) -> tuple[Any, Any]:
+    """A figure with panels of `size` inches, and these panels as an array of rows.
+
+    `side`: inches to the right of them, for a legend.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(columns * size[0], rows * size[1] + 0.5), layout="constrained")
+    figure = Figure(figsize=(columns * size[0] + side, rows * size[1] + 0.5), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
