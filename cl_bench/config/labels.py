@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from cl_bench.config.schema import LONGEST_NAME, folder_fault, slug
 
 TAKEN = {
-    *("base", "experiment.json", "curves.png", "curves.svg", ".lock"),
+    *("base", "experiment.json", "report-figures", ".lock"),
+    *("curves.png", "curves.svg"),  # of older versions, as two of the next
     *("kl-general.json", "kl-general.png", "kl-general.svg"),
 }
 """What stands beside the runs in an experiment's folder, with `report.md` and its like."""
