@@ -7,6 +7,10 @@ from typing import Literal
 
 TRACE_GENERAL = ["mmlu", "bbh", "tydiqa", "boolq", "piqa", "gsm8k"]
 """The six benchmarks whose mean is General in TRACE."""
+PRACTICAL = ["ifeval", "json_format", "over_refusal", "gsm8k"]
+"""What a fine-tune for practice may cost: instructions, formats, willingness, sums. No judge."""
+SETS: Mapping[str, list[str]] = {"trace": TRACE_GENERAL, "practical": PRACTICAL}
+"""Words that stand for several benchmarks in `eval.general.tasks`."""
 Budget = Literal["quick", "standard", "full"]
 
 # Multiples of the members (57 subjects, 27 sub-tasks, 9 languages), which get equal shares.

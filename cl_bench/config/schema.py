@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from cl_bench.config.budgets import TRACE_GENERAL, Budget, documents_of
+from cl_bench.config.budgets import SETS, TRACE_GENERAL, Budget, documents_of
 from cl_bench.config.expected import Expected
 from cl_bench.config.intervals import Interval
 from cl_bench.config.stages import StageConfig
@@ -145,7 +145,9 @@ class GeneralEval(Section):
         "every", description="after which stages General is scored; never: not for the base either"
     )
     tasks: list[str] = Field(
-        default_factory=lambda: list(TRACE_GENERAL), description="benchmarks whose mean is General"
+        default_factory=lambda: list(TRACE_GENERAL),
+        description="benchmarks whose mean is General; the words trace and practical stand for "
+        "the six and for ifeval, json_format, over_refusal, gsm8k",
     )
     protocol: Protocol = Field(
         "lm-eval", description="opencompass-2023: prompts and rules of TRACE's and FGGM's figures"
@@ -154,6 +156,16 @@ class GeneralEval(Section):
         None, description="documents a benchmark, a seeded sample; or {benchmark: documents}"
     )
     budget: Budget | None = Field(None, description="a limit for each benchmark, in a word")
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _words_for_several(cls, value: Any) -> Any:
+        given = [value] if isinstance(value, str) and value in SETS else value
+        if not isinstance(given, list) or not any(isinstance(o, str) and o in SETS for o in given):
+            return given
+        several = [SETS.get(one, [one]) if isinstance(one, str) else [one] for one in given]
+        # A set beside one of its members names it twice, and means it once.
+        return list(dict.fromkeys(name for some in several for name in some))
 
     @model_validator(mode="after")
     def _one_limit(self) -> GeneralEval:
@@ -211,6 +223,11 @@ class EvalConfig(Section):
         None, description="`epoch`, a number of updates, or {every:, tasks:, limit:}; false: none"
     )
     probes: ProbesEval | None = Field(ProbesEval(), description="false: none")
+
+    @field_validator("general", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return {"tasks": value} if isinstance(value, str) else value
 
     @field_validator("within_stage", mode="before")
     @classmethod

@@ -18,6 +18,7 @@ from cl_bench.data.rows import (
     BoolqRow,
     Gsm8kRow,
     HumanevalRow,
+    IfevalRow,
     MmluRow,
     PiqaRow,
     RowModel,
@@ -144,6 +145,19 @@ def humaneval(*, hub: dict[str, Any], data_root: str | None = None, **_: Any) ->
     """HumanEval's problems in `<data_root>/code/humaneval/test.jsonl`, with the checks of each."""
     where, columns = {**hub, "split": "test"}, tuple(HumanevalRow.model_fields)
     found = general_split("code/humaneval", HumanevalRow, where, columns, data_root=data_root)
+    return {"test": found}
+
+
+def ifeval(*, hub: dict[str, Any], data_root: str | None = None, **_: Any) -> dict[str, Dataset]:
+    """IFEval's prompts with their instructions; the hub calls its only split `train`."""
+    where, columns = {**hub, "split": "train"}, ("key", "prompt", "instruction_id_list", "kwargs")
+
+    def convert(row: Document) -> Document:
+        return {"kwargs": row.pop("options"), **row}
+
+    found = general_split(
+        "general/ifeval", IfevalRow, where, columns, data_root=data_root, convert=convert
+    )
     return {"test": found}
 
 

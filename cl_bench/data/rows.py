@@ -167,6 +167,16 @@ class HumanevalRow(RowModel):
     test: Text
 
 
+class IfevalRow(RowModel):
+    """`general/ifeval/test.jsonl`."""
+
+    key: int
+    prompt: Text
+    instruction_id_list: list[Text]
+    options: Annotated[list[dict[str, Any]], Field(alias="kwargs")]
+    """Of each instruction; a key that is null counts as absent."""
+
+
 R = TypeVar("R", bound=RowModel)
 
 

@@ -21,6 +21,7 @@ from cl_bench.evaluation.code.humaneval import code_faults
 from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.engines.kept import Kept
 from cl_bench.evaluation.engines.opened import Subject, engine_faults
+from cl_bench.evaluation.ifeval import ifeval_faults
 from cl_bench.evaluation.probes.kl import sample_texts
 from cl_bench.evaluation.probes.records import DocumentProbe, probes_file, probes_json, read_probes
 from cl_bench.evaluation.probes.tasks import Reference, Sampled
@@ -249,6 +250,7 @@ def load_suite(experiment: Experiment, engine: Engine, allow_code: bool = False)
     fewer = within.limit if within else None
     chat, wrong = chat_of_model(config.model)
     faults = [*wrong, *code_faults(loaded.tasks, allow_code), *limit_faults(loaded.tasks)]
+    faults += ifeval_faults(loaded.tasks)
     if chat is not None:
         faults += chat_faults(loaded.tasks, experiment)
     if faults:
