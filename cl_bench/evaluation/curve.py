@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cl_bench.config.schema import WithinStage
+from cl_bench.config.evaluation import WithinStage
 from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.engines.opened import Subject
 from cl_bench.evaluation.suite import Suite

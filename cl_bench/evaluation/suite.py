@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cl_bench.config.schema import ExperimentConfig, ProbesEval, TrainConfig
+from cl_bench.config.evaluation import ProbesEval
+from cl_bench.config.schema import ExperimentConfig, TrainConfig
 from cl_bench.data.chat import ask_in, chat_of
 from cl_bench.data.examples import sample_documents
 from cl_bench.data.loading import load_task_set, load_tasks

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cl_bench.config.evaluation import EvalConfig
 from cl_bench.config.intervals import NEVER
-from cl_bench.config.schema import EvalConfig, ExperimentConfig
+from cl_bench.config.schema import ExperimentConfig
 from cl_bench.costs.shapes import Shapes
 from cl_bench.costs.total import Total
 from cl_bench.evaluation.answer_limits import own_limit

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cl_bench.config.schema import ProbesEval
+from cl_bench.config.evaluation import ProbesEval
 from cl_bench.errors import UserError
 from cl_bench.identity.bindings import (
     Contents,
@@ -217,7 +217,8 @@ def _defaults(run: RunSpec, count: int) -> dict[str, Any]:
     """Of the keys that an older version may not have known, of the first stages."""
     from pydantic import ValidationError
 
-    from cl_bench.config.schema import EvalConfig, TrainConfig
+    from cl_bench.config.evaluation import EvalConfig
+    from cl_bench.config.schema import TrainConfig
 
     stages = []
     for stage in run.stages[:count]:

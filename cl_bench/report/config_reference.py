@@ -15,19 +15,21 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from cl_bench.config.evaluation import (
+    EvalConfig,
+    GeneralEval,
+    ProbesEval,
+    TraceEval,
+    WithinStage,
+)
 from cl_bench.config.expected import Expected, ExpectedNumbers
 from cl_bench.config.schema import (
     EngineConfig,
-    EvalConfig,
     ExperimentConfig,
-    GeneralEval,
     InContext,
     MethodEntry,
     ModelConfig,
-    ProbesEval,
-    TraceEval,
     TrainConfig,
-    WithinStage,
 )
 from cl_bench.config.stages import StageConfig
 
@@ -65,7 +67,7 @@ def config_reference(methods: Mapping[str, type[BaseModel]]) -> str:
 _HEAD = """
 # What a config may say
 
-<!-- Written by `make docs` from cl_bench/config/schema.py and the methods' options. -->
+<!-- Written by `make docs` from cl_bench/config/ and the methods' options. -->
 
 A config is one YAML file. `cl-bench plan FILE` prints every value that a run would use and where it
 comes from. `-o train.lr=1e-6` changes one on the command line, and `extends: other.yaml` starts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import inf
 
-from cl_bench.config.schema import GeneralEval
+from cl_bench.config.evaluation import GeneralEval
 from cl_bench.costs.model_shapes import model_shapes
 from cl_bench.costs.shapes import Shapes
 from cl_bench.costs.trained import everything

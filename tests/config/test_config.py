@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from cl_bench.config.evaluation import GeneralEval
 from cl_bench.config.file import load_config
-from cl_bench.config.schema import GeneralEval, slug
+from cl_bench.config.schema import slug
 from cl_bench.errors import UserError
 from cl_bench.experiment.resolve import resolve, resolve_file
 from tests.helpers.configs import faults_of, write

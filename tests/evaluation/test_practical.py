@@ -9,7 +9,7 @@ from typing import Any
 import nltk
 import pytest
 
-from cl_bench.config.schema import EvalConfig, GeneralEval
+from cl_bench.config.evaluation import EvalConfig, GeneralEval
 from cl_bench.data.loading import load_tasks
 from cl_bench.evaluation.ifeval import ifeval_faults
 
