@@ -8,16 +8,10 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from cl_bench.config.evaluation import EvalConfig, GeneralEval
 from cl_bench.config.file import load_config
 from cl_bench.config.labels import TAKEN
-from cl_bench.config.schema import (
-    EvalConfig,
-    ExperimentConfig,
-    GeneralEval,
-    StageConfig,
-    TrainConfig,
-    slug,
-)
+from cl_bench.config.schema import ExperimentConfig, StageConfig, TrainConfig, slug
 from cl_bench.config.yaml_text import parse
 from cl_bench.errors import UserError, said_once
 from cl_bench.experiment.resolve import resolve_file
