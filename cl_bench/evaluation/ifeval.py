@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from statistics import fmean
 from typing import Any
@@ -38,10 +39,8 @@ def ifeval_faults(names: Iterable[str]) -> list[str]:
             f"{asked[0]}: its checks need {', '.join(missing)}: pip install 'cl-bench[ifeval]', or "
             "leave it out of eval.general.tasks"
         ]
-    import nltk
-
     try:
-        nltk.data.find(SENTENCES)
+        import_module("nltk").data.find(SENTENCES)
     except LookupError:
         return [
             f"{asked[0]}: its checks need nltk's punkt_tab data: python -m nltk.downloader "
