@@ -24,6 +24,10 @@ def run(
     engine: str | None = typer.Option(None, help=ENGINE_HELP),
     engine_args: str | None = typer.Option(None, help=ENGINE_ARGS_HELP),
     engine_python: str | None = typer.Option(None, help=ENGINE_PYTHON_HELP),
+    share: bool = typer.Option(
+        False,
+        help="Work beside other starts with --share, on any host: each takes runs that are free.",
+    ),
     allow_code_execution: bool = typer.Option(False, help=ALLOW_CODE_HELP),
 ) -> None:
     """Train every stage with every method and score after each; goes on where it stopped."""
@@ -34,7 +38,7 @@ def run(
         say(f"{config}: reading config, tasks and data")
     with one_voice():
         asked = (engine, engine_args, engine_python)
-        _run(config, override, method, results, asked, allow_code_execution)
+        _run(config, override, method, results, asked, allow_code_execution, share)
 
 
 def _run(
@@ -44,6 +48,7 @@ def _run(
     results: Path,
     engine: tuple[str | None, str | None, str | None],
     allow_code: bool,
+    share: bool,
 ) -> None:
     from cl_bench.evaluation.engines.choice import engine_asked
     from cl_bench.experiment.resolve import resolve_file
@@ -64,7 +69,7 @@ def _run(
         from cl_bench.results.groups import Chosen
 
         try:
-            folder = run_experiment(experiment, results, chosen, reporter, allow_code)
+            folder = run_experiment(experiment, results, chosen, reporter, allow_code, share)
         except RunsFailedError as error:
             if reporter.enabled:
                 print_report([Chosen(error.folder)], results, Wanted(figures=True))

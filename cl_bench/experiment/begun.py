@@ -9,6 +9,7 @@ from typing import Any
 
 from cl_bench.evaluation.engines.opened import Subject
 from cl_bench.experiment.scoring import Scoring, score_into
+from cl_bench.experiment.sharing import held, place_of
 from cl_bench.experiment.stage_training import seed_everything
 from cl_bench.experiment.workplace import Workplace
 from cl_bench.identity.bindings import (
@@ -88,20 +89,34 @@ def adopt_runs(
 ) -> None:
     """Write the `run.json` of every chosen run that holds no results yet, with what is there now.
 
-    One to which stages were appended gets them; `say` is given a line about it.
+    Those that another process is at are left to it. One to which stages were appended gets them;
+    `say` is given a line about it.
     """
     for run in experiment.chosen:
-        place = RunFolder(folder / run.slug / f"seed-{run.seed}")
-        settings = run_settings(experiment, run, folder)
-        if bound(place.path):
-            if added := _extend(place.path / "run.json", settings, now):
-                say(f"{run.label}, seed {run.seed}: appended: {', '.join(added)}")
-            continue
-        about = {"label": run.label, "order": run.order, "keeps": run.keeps, **provenance()}
-        about |= {"of": run.of} if run.of else {}
-        record = {"sha256": sha256_of(settings), "config": settings, **about}
-        _drop_others(place, run, settings_checksum(settings))
-        write_run(place.path / "run.json", recorded(record, now))
+        place = place_of(folder, run)
+        with held(place) as mine:
+            if mine:
+                _adopt(experiment, run, place, folder, now, say)
+
+
+def _adopt(
+    experiment: Experiment,
+    run: RunSpec,
+    place: RunFolder,
+    folder: Path,
+    now: Contents,
+    say: Callable[[str], None],
+) -> None:
+    settings = run_settings(experiment, run, folder)
+    if bound(place.path):
+        if added := _extend(place.path / "run.json", settings, now):
+            say(f"{run.label}, seed {run.seed}: appended: {', '.join(added)}")
+        return
+    about = {"label": run.label, "order": run.order, "keeps": run.keeps, **provenance()}
+    about |= {"of": run.of} if run.of else {}
+    record = {"sha256": sha256_of(settings), "config": settings, **about}
+    _drop_others(place, run, settings_checksum(settings))
+    write_run(place.path / "run.json", recorded(record, now))
 
 
 def _drop_others(place: RunFolder, run: RunSpec, settings: str) -> None:

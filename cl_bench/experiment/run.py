@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from cl_bench.experiment.disk import missing_bytes
 from cl_bench.experiment.in_context import score_in_context
 from cl_bench.experiment.processes import join
 from cl_bench.experiment.pruned import announcements
+from cl_bench.experiment.sharing import each, opening, place_of, refuse_sharers
 from cl_bench.experiment.space import delete_unneeded
 from cl_bench.experiment.stage import run_stage
 from cl_bench.experiment.stage_files import failure_advice
@@ -32,7 +33,7 @@ from cl_bench.progress import Reporter
 from cl_bench.results.summary import write_summary
 from cl_bench.store.experiments import write_experiment
 from cl_bench.store.file_errors import check_results_folder, what_failed
-from cl_bench.store.folders import RunFolder, locked, portable
+from cl_bench.store.folders import RunFolder, portable
 from cl_bench.training.cpu.heap import keep_freed_memory
 
 
@@ -42,9 +43,11 @@ def run_experiment(
     engine: Engine,
     reporter: Reporter,
     allow_code: bool = False,
+    share: bool = False,
 ) -> Path:
     """Run what is not done yet of the chosen runs; returns the experiment's folder.
 
+    With `share` other starts may do the same beside this one (`sharing.py`).
     Everything that can be wrong with the input is found before the first batch (UserError).
     """
     folder = results / experiment.config.name
@@ -62,25 +65,28 @@ def run_experiment(
     work = Workplace(experiment, suite, examples, device, processes, reporter)
     work.stops.speaks = processes.first
     with work.stops.listening(), suite.kept:
-        return _run(work, checked, folder)
+        return _run(work, checked, folder, share)
 
 
-def _run(work: Workplace, checked: Preflight, folder: Path) -> Path:
+def _run(work: Workplace, checked: Preflight, folder: Path, share: bool) -> Path:
     """The part that writes."""
     experiment, config, runs = work.experiment, work.config, work.experiment.chosen
     suite, processes, reporter = work.suite, work.processes, work.reporter
     if not processes.first:
-        _run_all(work, runs, folder, NoWatch())
+        _run_all(work, runs, folder, NoWatch(), share)
         return folder
     _check_disk(experiment, suite, folder)
     now = contents_of_run(checked)
     check_folder(checked, folder, now)  # before even the lock is written
-    with locked(folder):
+    with ExitStack() as alone:
+        alone.enter_context(opening(folder, share, reporter.line))
+        if not share:
+            refuse_sharers(folder, experiment.runs)
         for line in check_folder(checked, folder, now):  # another process may have been at work
             reporter.line(line)
         with _said_to_be_kept(folder):
             _open_experiment(config, folder, checked.notes)
-        watch = Watch(work, folder, runs)
+        watch = Watch(work, folder, runs, share)
         with watch.told(), _said_to_be_kept(folder):
             watch.base()
             now = score_base(work, experiment, folder, checked.model_path, now)
@@ -88,7 +94,9 @@ def _run(work: Workplace, checked: Preflight, folder: Path) -> Path:
             score_in_context(work, experiment, folder, checked.model_path, now)
             _check_reference(suite, runs, folder)
             adopt_runs(experiment, folder, now, reporter.line)
-            _run_all(work, runs, folder, watch)
+            if share:
+                alone.close()
+            _run_all(work, runs, folder, watch, share)
     return folder
 
 
@@ -145,7 +153,7 @@ def _open_experiment(config: ExperimentConfig, folder: Path, notes: Sequence[str
 
 def _check_reference(suite: Suite, runs: Sequence[RunSpec], folder: Path) -> None:
     """The base model's distributions, before stages are trained that are compared with them."""
-    places = [(RunFolder(folder / run.slug / f"seed-{run.seed}"), run.stages) for run in runs]
+    places = [(place_of(folder, run), run.stages) for run in runs]
     if any(not place.stage(each.folder).scored for place, stages in places for each in stages):
         suite.reference(folder / "base" / "kl")
 
@@ -162,18 +170,18 @@ def _delete_unneeded(work: Workplace, run: RunSpec, place: RunFolder) -> None:
         )
 
 
-def _run_all(work: Workplace, runs: Sequence[RunSpec], folder: Path, watch: Watch) -> None:
+def _run_all(
+    work: Workplace, runs: Sequence[RunSpec], folder: Path, watch: Watch, share: bool
+) -> None:
     work.processes.wait()
     total = sum(len(run.stages) for run in runs)
     done = 0
     for run in runs:
-        place = RunFolder(folder / run.slug / f"seed-{run.seed}")
-        for line in announcements(place, run.stages):
+        for line in announcements(place_of(folder, run), run.stages):
             work.reporter.line(f"{run.label}, seed {run.seed}, {line}")
     work.processes.wait()
     failures: list[str] = []
-    for run in runs:
-        place = RunFolder(folder / run.slug / f"seed-{run.seed}")
+    for run, place in each(work, runs, folder, share):
         before = done
         try:
             for position in range(len(run.stages)):

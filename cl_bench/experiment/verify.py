@@ -57,8 +57,9 @@ DERIVED = (
 REPORTS = [
     *(f"report*.{suffix}" for suffix in ("md", "tex", "csv", "json", "html")),
     "report-figures/*.svg",
+    *("status-*.json", ".opening.lock"),
 ]
-"""Made again by each report, so nothing depends on them."""
+"""Made again by each report, or of processes that share the folder: nothing depends on them."""
 SPARED = (*STATE_FILES, *LOGS)
 """What a finished stage may lack: deleted to save room."""
 

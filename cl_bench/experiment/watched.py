@@ -18,7 +18,7 @@ from cl_bench.live.forecast import Forecast, Part, Rates
 from cl_bench.methods.spec import RunSpec
 from cl_bench.results.growing import growing_rows, row_name, scores_so_far
 from cl_bench.store.folders import RunFolder, there
-from cl_bench.store.status_file import kept_up, read_status
+from cl_bench.store.status_file import STATUS, kept_up, own_name, read_status
 from cl_bench.trackers.tracked import Tracking, scores_of
 
 BASE = "base"
@@ -27,9 +27,12 @@ BASE = "base"
 class Watch:
     """The story of one start of `cl-bench run`, as it is told."""
 
-    def __init__(self, work: Workplace, folder: Path, runs: Sequence[RunSpec]) -> None:
+    def __init__(
+        self, work: Workplace, folder: Path, runs: Sequence[RunSpec], share: bool = False
+    ) -> None:
         self.work, self.folder, self.runs = work, folder, runs
         self.state, self.said = "running", ""
+        self.status_name = own_name() if share else STATUS
         self.began = time.time()
         self.tracking = Tracking(folder, work.config, work.reporter.line)
         work.reporter.opened(work.config.name, work.suite.columns, tuple(work.suite.general))
@@ -41,8 +44,11 @@ class Watch:
 
     @contextmanager
     def told(self) -> Iterator[None]:
-        """While open, `status.json` is kept up; at the end it says how the run ended."""
-        with kept_up(self.folder, self._content, self.work.reporter.once):
+        """While open, `status.json` is kept up; at the end it says how the run ended.
+
+        Of processes that share an experiment each has one under a name of its own.
+        """
+        with kept_up(self.folder, self._content, self.work.reporter.once, self.status_name):
             try:
                 yield
                 self.state = "finished"

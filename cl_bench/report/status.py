@@ -12,7 +12,7 @@ from cl_bench.live.screen import lines
 from cl_bench.live.status import Status, status_of
 from cl_bench.results.growing import RunState, run_states
 from cl_bench.store.folders import there
-from cl_bench.store.status_file import STATUS, Fate, fate, read_status
+from cl_bench.store.status_file import STATUS, Fate, fate, read_status, read_statuses
 
 LISTED = 30
 """Runs that are listed at most."""
@@ -22,7 +22,7 @@ def status_lines(experiment: Path, width: int) -> tuple[str, list[str]]:
     """The state (`running`, `gone`, `finished`, ...), and what to print."""
     record, states = read_status(experiment), run_states(experiment)
     found = fate_of(experiment, record, states)
-    said = [f"{experiment}: {found.said}"]
+    said = [f"{experiment}: {found.said}", *_others(experiment)]
     shown = None if record is None else _shown(experiment, record, found)
     if shown is not None:
         said += ["", *lines(shown, width)]
@@ -66,6 +66,15 @@ def fate_of(experiment: Path, record: Mapping[str, Any] | None, states: list[Run
     if states and all(one.state == "finished" for one in states):
         return Fate("finished", "every run that was begun is finished")
     return Fate("unknown", f"not finished; {lacking}")
+
+
+def _others(experiment: Path) -> Iterator[str]:
+    """Of several processes that share it: what the others are at."""
+    for record in read_statuses(experiment)[1:]:
+        other = fate(record)
+        doing = str(record["status"].get("what") or "")
+        at = f": {doing}" if doing and other.state == "running" else ""
+        yield f"also {other.said}{at}"
 
 
 def _shown(experiment: Path, record: Mapping[str, Any], found: Fate) -> Status | None:

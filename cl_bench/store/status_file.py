@@ -7,8 +7,10 @@ it says is of no use.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -30,9 +32,14 @@ Content = Callable[[], Mapping[str, Any]]
 
 
 @contextmanager
-def kept_up(folder: Path, content: Content, warn: Callable[[str], None]) -> Iterator[None]:
-    """While open, `status.json` holds what `content()` gives; once more at the end."""
-    writer = _Writer(folder / STATUS, content, warn)
+def kept_up(
+    folder: Path, content: Content, warn: Callable[[str], None], name: str = STATUS
+) -> Iterator[None]:
+    """While open, the file of that name holds what `content()` gives; once more at the end.
+
+    One of many (`own_name`) that ended well is removed: the runs say the rest.
+    """
+    writer = _Writer(folder / name, content, warn)
     writer.write()
     thread = threading.Thread(target=writer.go_on, name="status", daemon=True)
     thread.start()
@@ -42,6 +49,9 @@ def kept_up(folder: Path, content: Content, warn: Callable[[str], None]) -> Iter
         writer.ended.set()
         thread.join()
         writer.write()
+        if name != STATUS and content()["state"] == "finished":
+            with contextlib.suppress(OSError):
+                writer.file.unlink()
 
 
 class _Writer:
@@ -83,10 +93,37 @@ def about_process() -> dict[str, Any]:
     return {"host": socket.gethostname(), "pid": os.getpid(), "process_began": began}
 
 
+def own_name() -> str:
+    """The name of the file of one of several processes."""
+    host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())
+    return f"status-{host}-{os.getpid()}.json"
+
+
+def read_statuses(folder: Path) -> list[dict[str, Any]]:
+    """Of all processes that wrote one: those at work first, each group with the latest first."""
+    found = [_read(path) for path in folder.glob("status*.json")]
+    good = [one for one in found if one is not None]
+    return sorted(good, key=lambda one: (fate(one).state != "running", -one["written"]))
+
+
+def drop_gone(folder: Path) -> None:
+    """Remove what processes that share an experiment left, and that are gone."""
+    for file in folder.glob("status-*.json"):
+        found = _read(file)
+        if found is None or fate(found).state == "gone":
+            with contextlib.suppress(OSError):
+                file.unlink()
+
+
 def read_status(folder: Path) -> dict[str, Any] | None:
-    """What was written last; None where there is none, or what is there is none of ours."""
+    """The first of `read_statuses`."""
+    return next(iter(read_statuses(folder)), None)
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    """None where there is none, or what is there is none of ours."""
     try:
-        found = json.loads((folder / STATUS).read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
     needed = {"host": str, "pid": int, "process_began": float, "written": float, "state": str}
