@@ -11,10 +11,12 @@ Trainer + hf    a plain script: transformers' Trainer for each task, then lm-eva
                 `HFLM`, batches of 16, on the model that was trained
 Trainer + vllm  the same, each stage scored by lm-eval on a vLLM of its own in `--engine-python`
 
-Each has a process of its own. What it is at (train, save, score) is written down as it goes, and
-its resident memory, that of processes it starts included, is looked at ten times a second: a part's
-peak is the largest value seen in it. The base model is scored by all of them before the first
-stage. Data: generated tasks of this repository, so that nothing is fetched but the model.
+Each has a process of its own. What it is at (train, save, score) is written down as it goes (by
+`cl-bench run` once a second), and its processor time and resident memory, those of processes it
+starts included, are looked at ten times a second: a part's peak is the largest value seen in it. On
+a machine that others use too, processor seconds say more than those of the clock. The base model is
+scored by all of them before the first stage. Data: generated tasks of this repository, so that
+nothing is fetched but the model.
 """
 
 from __future__ import annotations
@@ -192,6 +194,8 @@ class Seen:
     """Seconds and peak bytes by part, and the score of every column after every stage."""
 
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
+    work: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
+    """Of all processors together."""
     peak: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PARTS, 0))
     scores: list[dict[str, float]] = field(default_factory=list)
 
@@ -199,33 +203,40 @@ class Seen:
     def total(self) -> float:
         return sum(self.seconds.values())
 
+    @property
+    def total_work(self) -> float:
+        return sum(self.work.values())
+
 
 def watch(command: list[str], folder: Path, at: Any) -> Seen:
     """Run a command to its end; `at()` says which part it is at."""
-    seen, last = Seen(), time.perf_counter()
+    seen, last, worked = Seen(), time.perf_counter(), 0.0
     with (folder / "said").open("w") as said:
         process = subprocess.Popen(command, stdout=said, stderr=said, cwd=folder)
     while process.poll() is None:
         time.sleep(LOOK_SECONDS)
         now, name = time.perf_counter(), at()
+        size, work = used(process.pid)
         seen.seconds[name] += now - last
-        seen.peak[name] = max(seen.peak[name], resident(process.pid))
-        last = now
+        seen.work[name] += max(work - worked, 0.0)
+        seen.peak[name] = max(seen.peak[name], size)
+        last, worked = now, max(work, worked)
     if process.returncode:
         sys.exit((folder / "said").read_text()[-3000:])
     return seen
 
 
-def resident(pid: int) -> int:
-    """Bytes of a process and all below it."""
-    total = 0
+def used(pid: int) -> tuple[int, float]:
+    """Resident bytes and processor seconds of a process and all below it, ended ones included."""
+    size, work = 0, 0.0
     try:
         process = psutil.Process(pid)
         for each in [process, *process.children(recursive=True)]:
-            total += each.memory_info().rss
+            size += each.memory_info().rss
+            work += sum(each.cpu_times()[:4])  # user, system, and both of children that ended
     except psutil.Error:
         pass
-    return total
+    return size, work
 
 
 def of_status(folder: Path) -> str:
@@ -284,14 +295,20 @@ def contestant(name: str, args: argparse.Namespace) -> Seen:
 
 def report(found: dict[str, Seen], args: argparse.Namespace) -> str:
     """Seconds and peak memory by part, ratios of the whole, and scores after the last stage."""
-    peers = {name: found[name].total for name in SCRIPTS if name in found}
+    peers = {name: found[name] for name in SCRIPTS if name in found}
     lines = []
     for name, seen in found.items():
-        row = [name, f"{seen.total:.0f}"]
-        row += [f"{seen.total / total:.2f}" for total in peers.values()]
-        row += [f"{seen.seconds[p]:.0f}, {seen.peak[p] / 1e9:.2f}" for p in PARTS]
+        row = [name, f"{seen.total:.0f}, {seen.total_work:.0f}"]
+        row += [
+            f"{seen.total / peer.total:.2f}, {seen.total_work / peer.total_work:.2f}"
+            for peer in peers.values()
+        ]
+        row += [
+            f"{seen.seconds[p]:.0f}, {seen.work[p]:.0f}, {seen.peak[p] / 1e9:.2f}" for p in PARTS
+        ]
         lines.append(row)
-    heads = ["", "s", *(f"x {name}" for name in peers), *(f"{p}: s, GB" for p in PARTS)]
+    heads = ["", "s, CPU s", *(f"x {name}" for name in peers)]
+    heads += [f"{part}: s, CPU s, GB" for part in PARTS]
     columns = [*TASKS[: args.stages], *GENERAL]
     scores = [
         [name, *(f"{100 * seen.scores[-1][column]:.1f}" for column in columns)]
@@ -313,7 +330,7 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=24, help="of every task that is scored")
     parser.add_argument("--engine-python", help="a Python with lm-eval and vLLM")
     parser.add_argument("--only", nargs="+", help="contestants whose name contains one of these")
-    parser.add_argument("--out", type=Path, help="also write what was found there, as JSON")
+    parser.add_argument("--out", type=Path, help="keep what was found here, and go on with it")
     parser.add_argument("--script", choices=sorted(SCRIPTS.values()), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -323,12 +340,15 @@ def main() -> None:
     names = ["cl-bench sft", "cl-bench fggm", "Trainer + hf"]
     names += ["Trainer + vllm"] if args.engine_python else []
     wanted = [name for name in names if not args.only or any(o in name for o in args.only)]
-    found = {}
+    known = json.loads(args.out.read_text()) if args.out and args.out.exists() else {}
+    found = {name: Seen(**values) for name, values in known.items()}
     for name in wanted:
+        if name in found:
+            continue
         found[name] = seen = contestant(name, args)
         print(f"{name}: {seen.total:.0f} s", file=sys.stderr, flush=True)
-    if args.out:
-        args.out.write_text(json.dumps({name: vars(seen) for name, seen in found.items()}))
+        if args.out:
+            args.out.write_text(json.dumps({name: vars(seen) for name, seen in found.items()}))
     print(report(found, args))
 
 

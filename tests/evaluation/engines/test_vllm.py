@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from string import ascii_lowercase
 from typing import Any
 
 import psutil
@@ -51,6 +52,10 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> list[Subject]:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(4.0 if parameter.dim() == 2 else 1.0)  # texts that are not one byte
+            letters = byte_tokenizer().convert_tokens_to_ids(list(ascii_lowercase))
+            others = torch.ones(BYTE_VOCAB_SIZE, dtype=torch.bool)
+            others[letters] = False
+            model.get_input_embeddings().weight[others] = 0.0  # of letters, which are whole bytes
         folder = tmp_path_factory.mktemp(f"stage-{seed}")
         model.save_pretrained(folder)
         byte_tokenizer().save_pretrained(folder)
@@ -126,13 +131,12 @@ def test_what_dies_in_a_unit_is_told_and_leaves_nothing(
 ) -> None:
     """The part of vLLM that computes is killed, and so is all of it by the end."""
     with (
-        pytest.raises(RunError, match=r"--engine vllm .* ended with exit code 1") as error,
+        pytest.raises(RunError, match=r"(?s)--engine vllm .* exit code 1.*has ended"),
         opened(vllm, stages[0], kept=kept) as lm,
     ):
         below = psutil.Process(lm._process.pid).children(recursive=True)
         next(each for each in below if "EngineCore" in each.name()).kill()
         lm.generate_until(prompts([]))
-    assert "EngineDeadError" in str(error.value) or "EngineCore" in str(error.value)
     psutil.wait_procs(below, timeout=10)
     assert not [each for each in below if each.is_running() and each.status() != "zombie"]
 
