@@ -3,7 +3,8 @@
     python benchmarks/engines.py DATA_ROOT --engine-python PATH [--dtypes float32 bfloat16]
 
 `cl-bench` and `hf` (batches of 16) answer with the model in memory, `vllm` in a process of the
-Python named. Seconds of the start (loading, compiling) are apart from those of the answers. Texts,
+Python named. Seconds of the start (loading, compiling) are apart from those of the answers; in
+brackets processor seconds, of all processes, which other load on the machine hardly changes. Texts,
 choices and log-likelihoods are compared with those of `cl-bench` document by document. `--reload`
 also gives the running vLLM the weights of another folder, and compares its answers with those of a
 vLLM that is started with them.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import Any
 
 import torch
 from evaluation import DEFAULTS, load_parts
+from pipeline import used
 from side_by_side import machine, table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -34,6 +37,16 @@ from cl_bench.training.cpu.heap import keep_freed_memory
 WINDOW = 4096
 PROMPT = 1024
 HF_BATCH = 16
+
+
+class Clock:
+    """Seconds and processor seconds since it was made."""
+
+    def __init__(self) -> None:
+        self.began, self.work = time.perf_counter(), used(os.getpid())[1]
+
+    def said(self) -> str:
+        return f"{time.perf_counter() - self.began:.1f} ({used(os.getpid())[1] - self.work:.0f})"
 
 
 def engines(args: argparse.Namespace) -> list[Engine]:
@@ -63,20 +76,19 @@ def answer_all(lm: Any, asked: dict[str, list[Any]], tokenizer: Any) -> dict[str
     found = {}
     for work, requests in asked.items():
         lm.encode_prompts = encode if work == "trace" else None
-        began = time.perf_counter()
+        clock = Clock()
         answers = getattr(lm, requests[0].request_type)(requests)
-        found[work] = {"seconds": time.perf_counter() - began, "answers": answers}
+        found[work] = {"seconds": clock.said(), "answers": answers}
     return found
 
 
 def run(
     engine: Engine, subject: Subject, asked: dict[str, list[Any]], kept: Kept | None = None
 ) -> dict[str, Any]:
-    """One engine: `start`, `give` (new weights, of one that runs already) in seconds, and works."""
-    began = time.perf_counter()
+    """One engine: seconds of its `start` (of one that runs: of taking weights), and works."""
+    clock = Clock()
     with opened(engine, subject, kept=kept) as lm:
-        start = time.perf_counter() - began
-        return {"start": start, **answer_all(lm, asked, subject.tokenizer)}
+        return {"start": clock.said(), **answer_all(lm, asked, subject.tokenizer)}
 
 
 def different(requests: list[Any], ours: list[Any], theirs: list[Any]) -> str:
@@ -101,9 +113,7 @@ def reloaded(engine: Engine, subjects: list[Subject], asked: dict[str, list[Any]
         run(engine, subjects[0], {}, kept)
         again = run(engine, subjects[1], asked, kept)
     anew = run(engine, subjects[1], asked)
-    lines = [
-        f"given new weights in {again['start']:.1f} s, started with them in {anew['start']:.1f} s"
-    ]
+    lines = [f"given new weights in {again['start']} s, started with them in {anew['start']} s"]
     for work, requests in asked.items():
         answers = anew[work]["answers"], again[work]["answers"]
         lines.append(f"{work}: {different(requests, *answers)} differ")
@@ -124,11 +134,11 @@ def compare(
     found: dict[str, dict[str, Any]] = {}
     for engine in engines(args):
         found[engine.name] = run(engine, subject, asked)
-        print(dtype, engine, f"{found[engine.name]['start']:.1f} s", file=sys.stderr, flush=True)
+        print(dtype, engine, found[engine.name]["start"], file=sys.stderr, flush=True)
     ours = found["cl-bench"]
-    rows = [["start", dtype, "", *(f"{each['start']:.1f}" for each in found.values()), ""]]
+    rows = [["start", dtype, "", *(each["start"] for each in found.values()), ""]]
     for work, requests in asked.items():
-        seconds = [f"{each[work]['seconds']:.1f}" for each in found.values()]
+        seconds = [each[work]["seconds"] for each in found.values()]
         others = [
             f"{name}: {different(requests, ours[work]['answers'], each[work]['answers'])}"
             for name, each in found.items()

@@ -2,11 +2,12 @@
 
     python benchmarks/growth.py [--parts ...] [--out growth.json] [--figure docs/growth.svg]
 
-Each part has a size that doubles. `t = a + b * size^p` would fit anything, so two numbers are
-given: the exponent p of a straight line through the logarithms, and the share of the largest time
-that a fixed cost `a` (least squares, p = 1) explains. A part that grows as its work has p of at
-most 1; of a step, whose attention is quadratic in the tokens, the FLOPs' own exponent stands
-beside it.
+Seconds are those of the processor on one thread, which other load on the machine hardly changes;
+they are medians of three. Each part has a size that doubles. `t = a + b * size^p` would fit
+anything, so two numbers are given: the exponent p of a straight line through the logarithms, and
+the share of the largest time that a fixed cost `a` (least squares, p = 1) explains. A part that
+grows as its work has p of at most 1; of a step, whose attention is quadratic in the tokens, the
+FLOPs' own exponent stands beside it.
 
 step tokens     a training step of 4 sequences by their length (SmolLM2's first layers)
 documents       answering multiple-choice questions by their number
@@ -38,7 +39,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from side_by_side import batch_of, load, machine, table, timed
+from side_by_side import batch_of, load, machine, table
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ["sft", "fggm", "ewc", "replay", "l2sp", "lwf", "migu", "ema"]
@@ -59,9 +60,17 @@ class Part:
     """The work of a size, where it is not proportional to it."""
 
 
-def median(call: Callable[[], object], repeats: int = REPEATS) -> float:
-    """Seconds of a call, after one that is not counted."""
-    return float(np.median(timed(call)(repeats)))
+def median(call: Callable[[], object], who: int = resource.RUSAGE_SELF) -> float:
+    """Processor seconds of a call, after one that is not counted; `who`: this process, or those
+    that it starts."""
+    call()
+    seconds = []
+    for _ in range(REPEATS):
+        before = resource.getrusage(who)
+        call()
+        after = resource.getrusage(who)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return float(np.median(seconds))
 
 
 # --- Training
@@ -189,7 +198,7 @@ def finished_seconds(methods: int) -> float:
             environment = {**os.environ, "PYTHONPATH": str(ROOT)}
             subprocess.run(command, check=True, cwd=place, capture_output=True, env=environment)
 
-        return median(run)
+        return median(run, resource.RUSAGE_CHILDREN)
 
 
 def report_seconds(runs: int) -> float:
@@ -311,6 +320,8 @@ def main() -> None:
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--grow", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of processes that are started
     if args.grow:
         grow(args.grow)
         return
