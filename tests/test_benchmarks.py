@@ -1,0 +1,89 @@
+"""What benchmark scripts make of their measurements; the measuring itself is not for a suite."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> ModuleType:
+    """The module that the test's `indirect` parameter names."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module(request.param)
+
+
+@pytest.mark.parametrize("script", ["growth"], indirect=True)
+def test_growth_knows_a_line_from_a_square(script: ModuleType, tmp_path: Path) -> None:
+    sizes = [1.0, 2.0, 4.0, 8.0]
+    assert script.exponent(sizes, [3 * n**2 for n in sizes]) == pytest.approx(2.0)
+    assert script.exponent(sizes, [5.0 * n for n in sizes]) == pytest.approx(1.0)
+    assert script.fixed_share(sizes, [8 + n for n in sizes]) == pytest.approx(0.5)
+    assert script.fixed_share(sizes, [n - 0.5 for n in sizes]) == 0.0
+    part = script.Part("square", "things", "s", (2, 4, 8), lambda n: float(n * n))
+    found = script.measured(part)
+    assert script.row(found)[3:] == ["2.00", "1.00", "0.00"]
+    script.plot([found], tmp_path / "figure.svg")
+    assert "square: p = 2.00" in (tmp_path / "figure.svg").read_text()
+
+
+@pytest.mark.parametrize("script", ["pipeline"], indirect=True)
+def test_the_pipeline_compares_wholes_and_parts(script: ModuleType) -> None:
+    def seen(seconds: float) -> object:
+        one = script.Seen(scores=[dict.fromkeys((*script.TASKS, *script.GENERAL), 0.25)])
+        one.seconds["train"] = one.seconds["score"] = seconds
+        one.work["train"] = 2 * seconds
+        one.peak["train"] = 3 * 10**9
+        return one
+
+    found = {"cl-bench sft": seen(5.0), "Trainer + hf": seen(20.0)}
+    lines = script.report(found, Namespace(stages=1)).splitlines()
+    assert lines[0].startswith("|  | s, CPU s | x Trainer + hf | train: s, CPU s, GB")
+    assert lines[2].startswith("| cl-bench sft | 10, 10 | 0.25, 0.25 | 5, 10, 3.00 | 0, 0, 0.00 |")
+    assert lines[-1].startswith("| Trainer + hf | 25.0 |")
+
+
+@pytest.mark.parametrize("script", ["pipeline"], indirect=True)
+def test_the_pipeline_reads_what_a_run_is_at(script: ModuleType, tmp_path: Path) -> None:
+    assert script.of_status(tmp_path) == script.of_events(tmp_path) == "other"
+    folder = tmp_path / "results" / "pipeline"
+    folder.mkdir(parents=True)
+    for doing, part in (("training", "train"), ("saving", "save"), ("reading", "other")):
+        (folder / "status.json").write_text(json.dumps({"status": {"doing": doing}}))
+        assert script.of_status(tmp_path) == part
+    with script.part("score", tmp_path / "events.jsonl"):
+        assert script.of_events(tmp_path) == "score"
+    assert script.of_events(tmp_path) == "other"
+
+
+def test_the_script_for_cards_names_what_there_is() -> None:
+    """Files, and options that their own `--help` would show."""
+    file = BENCHMARKS / "gpu.sh"
+    text = file.read_text()
+    for name in re.findall(r"benchmarks/(\w+\.py)", text):
+        source = (BENCHMARKS / name).read_text() + (BENCHMARKS / "side_by_side.py").read_text()
+        line = next(line for line in text.splitlines() if f"benchmarks/{name}" in line)
+        for option in re.findall(r"--[a-z-]+", line):
+            assert f'"{option}"' in source, (name, option)
+    assert (BENCHMARKS.parent / "tests" / "device" / "test_device.py").is_file()
+    help_ = subprocess.run([str(file), "--help"], capture_output=True, text=True, check=True)
+    assert "--engine-python PATH" in help_.stdout and "set -u" not in help_.stdout
+    assert subprocess.run([str(file), "--fast"], capture_output=True, check=False).returncode == 2
+
+
+@pytest.fixture(autouse=True)
+def forget_scripts() -> object:
+    """Their names are common ones."""
+    yield
+    for name in ("growth", "pipeline", "side_by_side"):
+        sys.modules.pop(name, None)
