@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from cl_bench.data.chat import chat_of
 from cl_bench.data.choices import MOST
 from cl_bench.data.examples import training_faults
 from cl_bench.data.tasks import canonical_name
@@ -36,8 +37,11 @@ def prompt_faults(found: Preflight) -> Iterator[str]:
     """Scored documents of which a task's own template or function cannot make a prompt."""
     for name, task in found.suite.leaves.items():
         for document in list(found.suite.documents.get(name, ()))[:MOST]:
+            doc = task.eval_docs[document]
             try:
-                task.doc_to_text(task.eval_docs[document])
+                task.doc_to_text(doc)
+                if chat_of(task) is not None:
+                    task.fewshot_context(doc, num_fewshot=0)
             except Exception as error:
                 what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
                 yield f"{name}: test document {document}: no prompt can be made ({what})"

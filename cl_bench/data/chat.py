@@ -58,6 +58,26 @@ class Chat:
         )
         return text
 
+    def render_all(self, history: Sequence[Mapping[str, str]]) -> str:
+        """As `render`, of a row's own turns, of which none is left out.
+
+        Raises ValueError where the template does not take them.
+        """
+        import jinja2
+
+        turns = [dict(turn) for turn in history]
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    turns, tokenize=False, add_generation_prompt=True
+                )
+            )
+        except jinja2.exceptions.TemplateError as error:
+            roles = ", ".join(turn["role"] for turn in turns)
+            raise ValueError(
+                f"the chat template does not take its turns ({roles}): {error}"
+            ) from error
+
     def _rendered(self, history: Sequence[Mapping[str, str]], **options: Any) -> Any:
         import jinja2
 
@@ -200,7 +220,7 @@ def _context(plain: Any, chat: Chat, doc: Any, *given: Any, **named: Any) -> Any
     """
     if isinstance(doc, Mapping) and TURNS in doc:
         own = doc[TURNS][:-1]
-        return chat.render(own if own[0]["role"] == "system" else [*chat.first, *own])
+        return chat.render_all(own if own[0]["role"] == "system" else [*chat.first, *own])
     asked: Mapping[str, Any] = {
         "apply_chat_template": True,
         "chat_template": chat.render,

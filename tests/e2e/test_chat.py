@@ -128,6 +128,27 @@ def test_a_template_that_is_none(talking: Bench, given: str, said: str) -> None:
     assert code == 2 and said in err and "Traceback" not in err
 
 
+def test_conversations_that_a_template_refuses_are_named(talking: Bench) -> None:
+    """Not asked without their system text, nor found out in the middle of the run."""
+    bench = talking
+
+    def row(*turns: tuple[str, str]) -> str:
+        return json.dumps({"messages": [{"role": r, "content": c} for r, c in turns]}) + "\n"
+
+    good = row(("user", "a"), ("assistant", "b"))
+    odd = row(("system", "Be brief."), ("user", "c"), ("assistant", "d"))
+    (bench.root / "train.jsonl").write_text(good * 3 + odd)
+    (bench.root / "test.jsonl").write_text(good + odd)
+    (bench.root / "own.jinja").write_text(LLAMA2)
+    model = {"path": "./model", "dtype": "float32", "chat_template": "own.jinja"}
+    bench.write_config(model=model, stages=[{"data": "train.jsonl", "test": "test.jsonl"}])
+    code, _, err = bench.run("run", "tiny.yaml")
+    assert code == 2 and "training document 3" in err and "does not take its turns" in err, err
+    (bench.root / "train.jsonl").write_text(good * 4)
+    code, _, err = bench.run("run", "tiny.yaml")
+    assert code == 2 and "test document 1" in err and "(system, user): no system" in err, err
+
+
 def test_a_template_that_is_not_used_is_said(talking: Bench) -> None:
     talking.write_config(model={"path": "./model", "dtype": "float32"})
     assert "has a chat template, which is not used" in talking.must("plan", "tiny.yaml")
