@@ -15,6 +15,7 @@ from cl_bench.commands import data
 from cl_bench.commands.diff import diff
 from cl_bench.commands.eval import evaluate
 from cl_bench.commands.export import export
+from cl_bench.commands.gate import gate
 from cl_bench.commands.inspect import inspect
 from cl_bench.commands.overview import doctor, methods, plan, tasks
 from cl_bench.commands.plot import plot
@@ -41,6 +42,7 @@ app.command("run")(run)
 app.command("eval")(evaluate)
 app.command("report")(report)
 app.command("diff")(diff)
+app.command("gate")(gate)
 app.command("status")(status)
 app.command("verify")(verify)
 app.command("export")(export)
@@ -73,7 +75,10 @@ def _options(
 
 
 def main() -> None:
-    """Run the command. Exit codes: 0 done, 1 the run failed, 2 wrong input, 130 interrupted."""
+    """Run the command. Exit codes: 0 done, 1 the run failed, 2 wrong input, 130 interrupted.
+
+    `gate` has two more meanings: 1 also where something dropped, 3 where it cannot tell.
+    """
     os.environ.setdefault("TQDM_DISABLE", "1")  # one progress display: ours
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     print_anything()

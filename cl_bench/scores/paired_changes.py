@@ -123,6 +123,8 @@ class Single:
         return self.spread
 
 
+Part = tuple[float, Stratum]
+"""A stratum behind its weight."""
 Sides = tuple[Sequence[float], Sequence[float]]
 """Scores 0-1 before and after, in one order of documents."""
 
@@ -203,7 +205,7 @@ def compare_changes(
     if len(seeds) > 1:
         parts.append((1.0, Graded(seeds)))
     count = max(1, len(seeds))
-    found = _spread(parts, difference)
+    found = spread(parts, difference)
     if found is None:
         return Comparison(difference, None, None, None, sizes, 0, count, None)
     return Comparison(
@@ -221,7 +223,7 @@ def compare_changes(
     )
 
 
-def _spread(parts: Sequence[tuple[float, Stratum]], true: float) -> tuple[float, float] | None:
+def spread(parts: Sequence[Part], true: float) -> tuple[float, float] | None:
     """Standard error of the difference, were `true` the true one, and its degrees of freedom."""
     variances: list[float] = []
     shares: list[float] = []
@@ -236,13 +238,13 @@ def _spread(parts: Sequence[tuple[float, Stratum]], true: float) -> tuple[float,
     return sqrt(total), total**2 / spread + 1e-9 if spread else inf
 
 
-def _p(parts: Sequence[tuple[float, Stratum]], difference: float, true: float) -> float:
-    found = _spread(parts, true)
+def _p(parts: Sequence[Part], difference: float, true: float) -> float:
+    found = spread(parts, true)
     assert found is not None  # it depends on `true` in no stratum whether there is one
     return t_test(difference - true, *found)
 
 
-def _bound(parts: Sequence[tuple[float, Stratum]], difference: float, end: float) -> float:
+def _bound(parts: Sequence[Part], difference: float, end: float) -> float:
     """The last difference from the observed one towards `end` (-1 or 1) that is not rejected."""
     kept, beyond = difference, end * max(1.0, abs(difference))
     while _p(parts, difference, beyond) >= LEVEL:
@@ -264,8 +266,8 @@ def _bound(parts: Sequence[tuple[float, Stratum]], difference: float, end: float
     return kept
 
 
-def _detectable(parts: Sequence[tuple[float, Stratum]]) -> float:
+def _detectable(parts: Sequence[Part]) -> float:
     """The smallest true difference that the test finds 80 % of the time, from its error at 0."""
-    found = _spread(parts, 0.0)
+    found = spread(parts, 0.0)
     assert found is not None
     return minimum_detectable_difference(found[0], 0.0)

@@ -1,0 +1,187 @@
+"""How often `cl-bench gate` errs and what it finds, on records of real documents.
+
+    python benchmarks/gate.py RECORDS.json [--task general_piqa] [--new "noise 30"] [--draws 1000]
+
+RECORDS.json is what `benchmarks/gate_records.py` writes. In every draw the two sides of each
+document are swapped or not, at random, and documents come in a random order: nothing dropped.
+Drops are planted by turning right answers of NEW wrong, each with the same chance. The gate decides
+as it does for model folders, with looks after every tenth of the documents. Tables in per cent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, sqrt
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtri
+
+from cl_bench.gate.changes import Measured
+from cl_bench.gate.verdicts import ALPHA, Sizes, judge, overall, reach, watched
+from cl_bench.report.tables import Column, table
+from cl_bench.scores.paired_changes import RightOrWrong
+
+Pairs = npt.NDArray[np.int64]
+"""Right (1) or wrong (0) before and after, [documents, 2]."""
+LOOKS = 10
+ITEMS, THRESHOLD = 40, 0.05
+"""The rule of thumb that the gate is compared with."""
+
+
+@dataclass
+class Drawn:
+    """Capabilities of right or wrong documents, looked at after equal parts of them."""
+
+    pairs: Mapping[str, Pairs]
+    looks: int
+
+    @property
+    def rounds(self) -> Sequence[Mapping[str, Sizes]]:
+        """Documents by look."""
+        return [
+            {name: {name: ceil(len(own) * look / self.looks)} for name, own in self.pairs.items()}
+            for look in range(1, self.looks + 1)
+        ]
+
+    def measured(self, capability: str, look: int) -> Measured:
+        """The first of them."""
+        n = self.rounds[look][capability][capability]
+        changes = self.pairs[capability][:n] @ (-1, 1)
+        counts = int((changes < 0).sum()), int((changes > 0).sum())
+        return Measured.of({capability: RightOrWrong(*counts, n)})
+
+
+def draw(pairs: Pairs, drop: float, generator: np.random.Generator) -> Pairs:
+    """Swapped and shuffled, with a drop planted on the new side."""
+    found = generator.permutation(pairs)
+    swapped = generator.random(len(found)) < 0.5
+    found[swapped] = found[swapped][:, ::-1]
+    if drop:
+        right = pairs.mean()
+        found[generator.random(len(found)) < drop / right, 1] = 0
+    return found
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of many draws."""
+
+    fails: float
+    passes: float
+    documents: float
+    """Mean share of all."""
+
+
+def gates(pairs: Pairs, parts: int, margin: float, drops: Sequence[float], draws: int) -> Outcome:
+    """`parts`: capabilities that the documents are dealt to, each with its own planted drop."""
+    generator = np.random.default_rng(1)
+    verdicts, taken = [], []
+    for _ in range(draws):
+        whole = draw(pairs, 0.0, generator)
+        dealt = {
+            f"part {i}": draw(whole[i::parts], drop, generator) for i, drop in enumerate(drops)
+        }
+        found = judge(Drawn(dealt, LOOKS), margin)
+        verdicts.append(overall(found))
+        taken.append(sum(each.n for each in found[:parts]) / len(pairs))
+    return Outcome(
+        verdicts.count("fail") / draws,
+        verdicts.count("pass") / draws,
+        float(np.mean(taken)),
+    )
+
+
+def announced(pairs: Pairs, parts: int, margin: float, looks: int) -> float:
+    """The drop that the gate says it sees, from all documents where nothing dropped."""
+    n = len(pairs) // parts
+    half = round((pairs[:, 0] != pairs[:, 1]).mean() * n / 2)  # as many learned as forgotten
+    rounds = Drawn({f"part {i}": pairs[i::parts] for i in range(parts)}, looks).rounds
+    states = watched(rounds)
+    now = Measured.of({"all": RightOrWrong(half, half, n)})
+    boundaries = states["part 0"].boundaries
+    sees, _ = reach(now, boundaries, looks - 1, margin, ALPHA / len(states))
+    assert sees is not None
+    return sees
+
+
+def rules(pairs: Pairs, drop: float, draws: int) -> tuple[float, float]:
+    """How often a threshold on few items, and an unpaired test on all, call it a drop."""
+    generator = np.random.default_rng(1)
+    threshold = unpaired = 0
+    for _ in range(draws):
+        found = draw(pairs, drop, generator)
+        few = found[:ITEMS].mean(axis=0)
+        threshold += bool(few[0] - few[1] >= THRESHOLD - 1e-9)
+        before, after = found.mean(axis=0)
+        error = sqrt((before * (1 - before) + after * (1 - after)) / len(found))
+        unpaired += bool(before - after > ndtri(0.95) * error)
+    return threshold / draws, unpaired / draws
+
+
+def points(value: float) -> str:
+    """With one digit."""
+    return f"{100 * value:.1f}"
+
+
+def main() -> None:
+    """The tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--task", default="general_piqa")
+    parser.add_argument("--new", default="noise 30")
+    parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--margin", type=float, nargs="*", default=[3.0, 4.0, 5.0])
+    given = parser.parse_args()
+    records = json.loads(given.file.read_text())
+    old, new = (records[name][given.task] for name in ("base", given.new))
+    keys = [(leaf, i) for leaf in old for i in old[leaf] if i in new.get(leaf, {})]
+    pairs = np.array([[old[leaf][i], new[leaf][i]] for leaf, i in keys], dtype=np.int64)
+    turned = (pairs[:, 0] != pairs[:, 1]).mean()
+    print(
+        f"{len(pairs)} documents of {given.task}: base {points(pairs[:, 0].mean())}, {given.new} "
+        f"{points(pairs[:, 1].mean())}; {points(turned)} % of them change; {given.draws} draws\n"
+    )
+    columns = ["capabilities", "margin", "planted", "fail", "pass", "documents"]
+    rows = []
+    for parts in (1, 3):
+        for margin in (value / 100 for value in given.margin):
+            sees = announced(pairs, parts, margin, LOOKS)
+            # The drop that is announced to be seen 4 times in 5 is planted in one capability.
+            for what, drop in (("none", 0.0), ("the margin", margin), ("what it sees", sees)):
+                drops = [drop] + [drop if what == "the margin" else 0.0] * (parts - 1)
+                found = gates(pairs, parts, margin, drops, given.draws)
+                rows.append(
+                    [
+                        str(parts),
+                        points(margin),
+                        what if not drop else f"{what}: {points(drop)}",
+                        points(found.fails),
+                        points(found.passes),
+                        points(found.documents),
+                    ]
+                )
+    print("\n".join(table([Column(title) for title in columns], rows)), "\n")
+    rows = []
+    for drop in (0.0, 0.02, 0.04, 0.06, 0.08):
+        threshold, unpaired = rules(pairs, drop, given.draws)
+        own = [gates(pairs, 1, margin / 100, [drop], given.draws) for margin in given.margin]
+        rows.append(
+            [points(drop), points(threshold), points(unpaired)]
+            + [f"{points(each.fails)} / {points(each.passes)}" for each in own]
+        )
+    titles = [
+        "planted",
+        f"{100 * THRESHOLD:.0f} points on {ITEMS}",
+        "unpaired, all",
+        *(f"gate {margin:g}: fail / pass" for margin in given.margin),
+    ]
+    print("\n".join(table([Column(title) for title in titles], rows)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""What is known of a capability at a look: the paired change of its score, held against a margin.
+
+Evidence is the z of a score test: of right or wrong documents Tango's (1998), whose variance is the
+likeliest one were the drop as large as the margin; of graded scores Student's t, as the normal
+deviate of its p.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import fsum, inf, sqrt
+
+from scipy.special import ndtri, stdtr
+
+from cl_bench.scores.paired_changes import Graded, Part, RightOrWrong, Stratum, spread
+
+_HALVINGS = 50
+_CERTAIN = 40.0
+"""A z that stands for certainty."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Some documents of a capability, or of several of equal weight, on both sides."""
+
+    parts: tuple[Part, ...]
+    """Strata (members of a group) behind their weights, which sum to 1."""
+
+    @classmethod
+    def of(cls, members: Mapping[str, Stratum]) -> Measured:
+        """Members of equal weight. Where nothing changed at all, graded or not, that no document
+        of so many did is what is known."""
+        return cls(tuple((1 / len(members), _plain(each)) for each in members.values()))
+
+    @classmethod
+    def together(cls, several: Mapping[str, Measured]) -> Measured:
+        """The unweighted mean of capabilities."""
+        return cls(tuple((w / len(several), s) for one in several.values() for w, s in one.parts))
+
+    @property
+    def n(self) -> int:
+        """Documents."""
+        return sum(stratum.n for _, stratum in self.parts)
+
+    @cached_property
+    def drop(self) -> float:
+        """Old score minus new, -1 to 1."""
+        return -fsum(weight * stratum.difference for weight, stratum in self.parts)
+
+    def evidence(self, margin: float) -> float | None:
+        """z that the drop is smaller than the margin; negative: that it is larger.
+
+        None where there is no error to hold it against (one document, or equal changes alone).
+        """
+        found = spread(self.parts, -margin)
+        if found is None or found[0] == 0:
+            return None
+        error, df = found
+        t = (margin - self.drop) / error
+        z = t if df == inf else -float(ndtri(stdtr(int(df), -abs(t)))) * (1 if t > 0 else -1)
+        return max(-_CERTAIN, min(_CERTAIN, z))
+
+    def interval(self, critical: float) -> tuple[float, float] | None:
+        """The drops that evidence of `critical` rejects on neither side; None as `evidence`."""
+        if self.evidence(0.0) is None:
+            return None
+        return self._end(-1, critical), self._end(1, critical)
+
+    def _end(self, side: int, critical: float) -> float:
+        kept, beyond = self.drop, float(side)
+        for _ in range(_HALVINGS):
+            middle = (kept + beyond) / 2
+            z = self.evidence(middle)
+            if z is not None and side * z > critical:
+                beyond = middle
+            else:
+                kept = middle
+        return kept
+
+    def error(self, drop: float, scale: float = 1.0) -> float:
+        """Standard error of the drop that is to be expected were it `drop`.
+
+        Of right or wrong documents: as many would be learned and forgotten by chance as the rarer
+        of the two shows, and the drop itself comes on top. `scale`: the documents there are, as a
+        share of those that the error is asked for.
+        """
+        turned = [(w, s) for w, s in self.parts if isinstance(s, RightOrWrong)]
+        graded = [(w, s) for w, s in self.parts if not isinstance(s, RightOrWrong)]
+        variance = fsum(w**2 * (s.variance(0.0) or 0.0) for w, s in graded)
+        if turned:
+            whole = fsum(w for w, _ in turned)
+            forgotten = fsum(w * s.forgotten / s.n for w, s in turned) / whole
+            learned = fsum(w * s.learned / s.n for w, s in turned) / whole
+            shares = fsum(w**2 / s.n for w, s in turned)
+            variance += (2 * min(forgotten, learned) + abs(drop) - drop**2) * shares
+        return sqrt(max(0.0, variance) * scale)
+
+
+def _plain(stratum: Stratum) -> Stratum:
+    if isinstance(stratum, Graded) and not any(stratum.values):
+        return RightOrWrong(0, 0, stratum.n)
+    return stratum
+
+
+def least_margin(sizes: Mapping[str, int], critical: float) -> float:
+    """The smallest margin that right or wrong documents can show, even if not one of them changes.
+
+    `sizes`: documents by member. The score test's z is then sqrt(margin / (1 - margin) / shares).
+    """
+    shares = fsum(1 / len(sizes) ** 2 / n for n in sizes.values())
+    return critical**2 * shares / (1 + critical**2 * shares)

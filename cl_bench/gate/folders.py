@@ -1,0 +1,224 @@
+"""The gate on two model folders: documents are scored in growing batches until it is decided."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import ceil
+from typing import Any
+
+from cl_bench.config.schema import ExperimentConfig
+from cl_bench.errors import RunError, UserError
+from cl_bench.evaluation.engines.choice import Engine
+from cl_bench.evaluation.engines.opened import Subject
+from cl_bench.evaluation.headline import headline_faults, headline_of
+from cl_bench.evaluation.sampling import stratified_documents
+from cl_bench.evaluation.suite import load_suite
+from cl_bench.evaluation.units import Answer, Unit, answering
+from cl_bench.gate.changes import Measured
+from cl_bench.gate.gated import Gated, Lost, check_margin
+from cl_bench.gate.stored import OTHER_TOKENIZERS
+from cl_bench.gate.verdicts import Sizes, Verdict, judge
+from cl_bench.methods.spec import Experiment
+from cl_bench.metrics.score_kinds import lies_between
+from cl_bench.models.load import load_model, resolve_model_path
+from cl_bench.progress import Reporter
+from cl_bench.scores.paired_changes import strata_of
+
+LOOKS = 10
+"""At most; more would save little (docs/gate.md)."""
+FEWEST = 50
+"""Documents of the first look, or all there are: the test's approximation needs some."""
+Answering = Callable[[Unit], Answer]
+Benchmarks = Mapping[str, Mapping[str, Any]]
+"""Leaf tasks by capability."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What two model folders are asked."""
+
+    old: str
+    new: str
+    dtype: str
+    tasks: Sequence[str]
+    limit: int | None
+    data_root: str | None
+    task_paths: Sequence[str]
+    engine: Engine
+
+
+@dataclass
+class ScoredDocuments:
+    """Documents that both models answer when a look needs them, in a seeded random order."""
+
+    benchmarks: Benchmarks
+    limit: int | None
+    answers: Sequence[Answering]
+    """Of OLD and NEW."""
+    reporter: Reporter
+    scores: dict[str, dict[str, dict[int, tuple[float, float]]]] = field(default_factory=dict)
+    """Before and after, by capability, leaf and document."""
+
+    @cached_property
+    def batches(self) -> list[dict[str, dict[str, list[int]]]]:
+        """By look the documents of every leaf of a capability, each look holding the one before."""
+        sizes = {
+            name: sum(len(task.eval_docs) for task in leaves.values())
+            for name, leaves in self.benchmarks.items()
+        }
+        most = {name: min(size, self.limit or size) for name, size in sizes.items()}
+        return [
+            {
+                name: stratified_documents(
+                    leaves, max(min(most[name], FEWEST), ceil(most[name] * look / LOOKS))
+                )
+                for name, leaves in self.benchmarks.items()
+            }
+            for look in range(1, LOOKS + 1)
+        ]
+
+    @property
+    def rounds(self) -> Sequence[Mapping[str, Sizes]]:
+        """How many those are."""
+        return [
+            {name: {leaf: len(ids) for leaf, ids in own.items()} for name, own in batch.items()}
+            for batch in self.batches
+        ]
+
+    @cached_property
+    def graded(self) -> dict[str, bool]:
+        """Whether scores may lie between right and wrong, by capability."""
+        return {
+            name: any(
+                lies_between(leaf, {"metric": headline_of(task).metric}) is not False
+                for leaf, task in leaves.items()
+            )
+            for name, leaves in self.benchmarks.items()
+        }
+
+    def measured(self, capability: str, look: int) -> Measured:
+        """All up to this look; those that are new are scored now, by OLD and then by NEW."""
+        leaves, known = self.benchmarks[capability], self.scores.setdefault(capability, {})
+        new = {
+            leaf: [i for i in ids if i not in known.get(leaf, {})]
+            for leaf, ids in self.batches[look][capability].items()
+        }
+        new = {leaf: ids for leaf, ids in new.items() if ids}
+        if new:
+            unit = Unit("general", capability, {leaf: leaves[leaf] for leaf in new}, new)
+            self.reporter.task(capability, look + 1, 2 * unit.size)
+            before, after = (self._scores(answer(unit), capability) for answer in self.answers)
+            for leaf in new:
+                pairs = {i: (before[leaf][i], after[leaf][i]) for i in new[leaf]}
+                known.setdefault(leaf, {}).update(pairs)
+        sides = {
+            leaf: ([b for b, _ in own.values()], [a for _, a in own.values()])
+            for leaf, own in known.items()
+        }
+        return Measured.of(strata_of(sides, self.graded[capability]))
+
+    @staticmethod
+    def _scores(answer: Answer, capability: str) -> dict[str, dict[int, float]]:
+        for result in answer.results.values():
+            if result.not_measured is not None:
+                raise RunError(f"{capability}: not measured: {result.not_measured}")
+        return {
+            leaf: {record["doc_id"]: record["score"] for record in result.records}
+            for leaf, result in answer.results.items()
+        }
+
+
+def gate_folders(asked: Asked, margin: float, budget: float | None, reporter: Reporter) -> Gated:
+    """Score what is needed, for at most `budget` seconds after the first look.
+
+    Raises UserError for models or tasks that cannot be had, a metric of all documents together, and
+    a margin that so many documents could never show.
+    """
+    benchmarks = _benchmarks(asked)
+    documents = ScoredDocuments(benchmarks, asked.limit, (), reporter)
+    check_margin(documents.rounds, documents.graded, margin)
+    with ExitStack() as stack:
+        subjects = [_subject(path, asked.dtype, reporter) for path in (asked.old, asked.new)]
+        documents.answers = [
+            stack.enter_context(_answers(subject, asked.engine, reporter)) for subject in subjects
+        ]
+        reporter.tasks(LOOKS, 2 * sum(sum(s.values()) for s in documents.rounds[-1].values()))
+        found = judge(documents, margin, _Clock(budget), _told(reporter))
+        notes = _notes(subjects)
+    lost: dict[str, list[Lost]] = {}
+    gained: dict[str, int] = {}
+    for name, leaves in documents.scores.items():
+        pairs = [(leaf, i, *pair) for leaf, own in leaves.items() for i, pair in own.items()]
+        lost[name] = [Lost((leaf, i), b, a) for leaf, i, b, a in pairs if a < b]
+        gained[name] = sum(a > b for _, _, b, a in pairs)
+    return Gated(asked.old, asked.new, margin, found, lost, gained, notes)
+
+
+def _benchmarks(asked: Asked) -> Benchmarks:
+    config = ExperimentConfig.model_validate(
+        {
+            "name": "gate",
+            "model": {"path": asked.new},
+            "methods": ["ori"],
+            # A config has stages; none of it is loaded.
+            "stages": [{"task": "mini_py150", "score": False}],
+            "eval": {"general": {"tasks": list(asked.tasks)}, "probes": False},
+            "data_root": asked.data_root,
+            "task_paths": list(asked.task_paths),
+        }
+    )
+    suite = load_suite(Experiment(config, (), ()), asked.engine)
+    if faults := list(headline_faults(suite.leaves.values())):
+        raise UserError(faults)
+    whole = [name for name, task in suite.leaves.items() if headline_of(task).corpus]
+    if whole:
+        raise UserError(
+            f"--task {', '.join(whole)}: its score is a number of all documents together, of which "
+            "single documents have none: score two stages whole, and gate those"
+        )
+    return suite.general
+
+
+def _subject(path: str, dtype: str, reporter: Reporter) -> Subject:
+    import torch
+
+    reporter.line(f"loading {path}")
+    source = resolve_model_path(path, reporter.line)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Subject(*load_model(source, dtype, device))
+
+
+@contextmanager
+def _answers(subject: Subject, engine: Engine, reporter: Reporter) -> Iterator[Answering]:
+    with answering(engine, subject, reporter.scored, None, reporter.once) as answer:
+        yield answer
+
+
+def _notes(subjects: Sequence[Subject]) -> list[str]:
+    ours, theirs = (subject.tokenizer.get_vocab() for subject in subjects)
+    return [OTHER_TOKENIZERS] if ours != theirs else []
+
+
+class _Clock:
+    """Whether there is time for another look that takes as long as the last one."""
+
+    def __init__(self, budget: float | None) -> None:
+        self.budget = budget
+        self.began = self.last = time.monotonic()
+
+    def __call__(self) -> bool:
+        now = time.monotonic()
+        took, self.last = now - self.last, now
+        return self.budget is not None and now + took - self.began > self.budget
+
+
+def _told(reporter: Reporter) -> Callable[[int, Mapping[str, Verdict]], None]:
+    def tell(turn: int, verdicts: Mapping[str, Verdict]) -> None:
+        words = ", ".join(f"{name} {verdict}" for name, verdict in verdicts.items())
+        reporter.event(f"look {turn + 1} of {LOOKS}: {words}")
+
+    return tell
