@@ -16,6 +16,7 @@ from cl_bench.commands.diff import diff
 from cl_bench.commands.eval import evaluate
 from cl_bench.commands.export import export
 from cl_bench.commands.gate import gate
+from cl_bench.commands.init import init
 from cl_bench.commands.inspect import inspect
 from cl_bench.commands.overview import doctor, methods, plan, tasks
 from cl_bench.commands.plot import plot
@@ -38,6 +39,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command("init")(init)
 app.command("run")(run)
 app.command("eval")(evaluate)
 app.command("report")(report)

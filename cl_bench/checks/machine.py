@@ -101,7 +101,7 @@ def _device() -> Iterator[Finding]:
         yield Finding(
             "note", f"no accelerator that torch can use; {torch.get_num_threads()} threads"
         )
-    whole, half = _rates("cuda" if torch.cuda.is_available() else "cpu")
+    whole, half = product_rates("cuda" if torch.cuda.is_available() else "cpu")
     speed = (
         f"bfloat16 products run at {half / whole:.2f} times float32's rate of {whole:.0f} GFLOP/s"
     )
@@ -111,7 +111,7 @@ def _device() -> Iterator[Finding]:
         yield Finding("ok", speed)
 
 
-def _rates(device: str) -> tuple[float, float]:
+def product_rates(device: str) -> tuple[float, float]:
     """GFLOP/s of [512, 576] by [576, 1536] in float32 and bfloat16, in turn; the best of each."""
     import torch
 
@@ -160,19 +160,35 @@ def _hub() -> Iterator[Finding]:
     if offline:
         yield Finding("ok", f"the hub is not asked ({', '.join(offline)})")
         return
-    from huggingface_hub import constants, get_session, get_token
+    from huggingface_hub import get_token
 
     token = "a token is there" if get_token() else "no token (gated models need one)"
-    try:
-        get_session().head(constants.ENDPOINT, timeout=3)
-    except Exception as error:  # no network, a proxy, a certificate: all the same here
+    if silent := hub_silence():
         yield Finding(
             "note",
-            f"the hub does not answer ({type(error).__name__}): models and data must be here; set "
+            f"the hub does not answer ({silent}): models and data must be here; set "
             "HF_HUB_OFFLINE=1 to save the waiting",
         )
     else:
         yield Finding("ok", f"the hub answers; {token}")
+
+
+def hub_silence() -> str | None:
+    """What keeps the hub from answering, in a word; None where it answers."""
+    from huggingface_hub import constants, get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=3)
+    except Exception as error:  # no network, a proxy, a certificate: all the same here
+        return type(error).__name__
+    return None
+
+
+def benchmarks_here(root: Path) -> list[str]:
+    """Those of General whose data is below a data root."""
+    from cl_bench.config.budgets import TRACE_GENERAL
+
+    return [n for n in TRACE_GENERAL if any((root / "general" / n).glob("*.jsonl"))]
 
 
 def _data(data_root: Path | None) -> Iterator[Finding]:
@@ -184,7 +200,7 @@ def _data(data_root: Path | None) -> Iterator[Finding]:
     folders = [task.trace_name for task in TASKS.values()]
     have = [n for n in folders if trace_file(root / "trace" / n, "train").is_file()]
     yield _some("TRACE", have, folders, root, "cl-bench data get trace")
-    general = [n for n in TRACE_GENERAL if any((root / "general" / n).glob("*.jsonl"))]
+    general = benchmarks_here(root)
     yield _some("General", general, TRACE_GENERAL, root, "cl-bench data get general")
     model = user_cache() / "models" / "smollm2-135m" / "complete.json"
     yield Finding("ok", f"quickstart model: {'here' if model.is_file() else 'fetched when needed'}")

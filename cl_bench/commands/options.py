@@ -1,5 +1,12 @@
 """Texts of options that several commands have."""
 
+LIMIT_HELP = "Documents a task, a seeded sample; the run's own or all by default."
+DTYPE_HELP = "Of a model's weights; default: bfloat16 on a GPU, else float32."
+DATA_ROOT_HELP = "Look here for the data."
+DEVICE_HELP = "cuda, cuda:1, cpu, mps, ...; default: the first GPU, or the CPU."
+UNTIL_HELP = "Stop after this stage, by number or task; the same command without it goes on."
+TASK_PATH_HELP = "More folders of task YAMLs (repeatable)."
+
 ENGINE_HELP = (
     "Evaluation engine instead of the config's: cl-bench, hf (lm-eval's HFLM), or a model class of "
     "lm-eval's registry that loads the stage's checkpoint in a process of its own: vllm, sglang, "

@@ -6,13 +6,21 @@ from pathlib import Path
 
 import typer
 
-from cl_bench.commands.options import ENGINE_ARGS_HELP, ENGINE_HELP, ENGINE_PYTHON_HELP
+from cl_bench.commands.options import (
+    DATA_ROOT_HELP,
+    ENGINE_ARGS_HELP,
+    ENGINE_HELP,
+    ENGINE_PYTHON_HELP,
+    TASK_PATH_HELP,
+    UNTIL_HELP,
+)
 
 
 def plan(
     config: str = typer.Argument(..., help="Experiment YAML, a path or a shipped one."),
     override: list[str] = typer.Option([], "-o", "--override", help="key=value (repeatable)."),
     method: list[str] = typer.Option([], help="Only this method, by name or label (repeatable)."),
+    until: str | None = typer.Option(None, help=UNTIL_HELP),
     card: list[float] = typer.Option(
         [], min=0.1, help="Does it fit a card of so many GB (repeatable)? Default: 24, 48, 80."
     ),
@@ -43,7 +51,7 @@ def plan(
     for name, values in (("--card", card), ("--tflops", [tflops or 1.0])):
         if odd := [value for value in values if not isfinite(value)]:
             raise UserError(f"{name} {odd[0]}: a finite number is needed")
-    experiment = resolve_file(config, override, method)
+    experiment = resolve_file(config, override, method, results, until)
     chosen = engine_asked(experiment.config.engine, engine, engine_args, engine_python)
     print(plan_text(experiment, card, tflops), flush=True)
     if chosen.name != "cl-bench":
@@ -53,8 +61,8 @@ def plan(
 
 
 def tasks(
-    task_path: list[Path] = typer.Option([], help="More folders of task YAMLs (repeatable)."),
-    data_root: Path | None = typer.Option(None, help="Look here for the data."),
+    task_path: list[Path] = typer.Option([], help=TASK_PATH_HELP),
+    data_root: Path | None = typer.Option(None, help=DATA_ROOT_HELP),
 ) -> None:
     """List the tasks that stages and General can name, and whether their data is there."""
     from cl_bench.report.listing import task_lines
@@ -75,7 +83,7 @@ def methods(
 
 def doctor(
     model: str | None = typer.Option(None, help="Look at this model's tokenizer too."),
-    data_root: Path | None = typer.Option(None, help="Look here for the data."),
+    data_root: Path | None = typer.Option(None, help=DATA_ROOT_HELP),
 ) -> None:
     """Check that this machine is ready: versions, device, bf16, disk, hub, data, a tokenizer.
 

@@ -11,6 +11,7 @@ from cl_bench.commands.options import (
     ENGINE_ARGS_HELP,
     ENGINE_HELP,
     ENGINE_PYTHON_HELP,
+    UNTIL_HELP,
 )
 
 
@@ -20,6 +21,7 @@ def run(
         [], "-o", "--override", help="key=value, for example -o train.lr=1e-6 (repeatable)."
     ),
     method: list[str] = typer.Option([], help="Only this method, by name or label (repeatable)."),
+    until: str | None = typer.Option(None, help=UNTIL_HELP),
     results: Path = typer.Option(Path("results"), help="Folder that experiments are kept in."),
     engine: str | None = typer.Option(None, help=ENGINE_HELP),
     engine_args: str | None = typer.Option(None, help=ENGINE_ARGS_HELP),
@@ -38,13 +40,14 @@ def run(
         say(f"{config}: reading config, tasks and data")
     with one_voice():
         asked = (engine, engine_args, engine_python)
-        _run(config, override, method, results, asked, allow_code_execution, share)
+        _run(config, override, method, until, results, asked, allow_code_execution, share)
 
 
 def _run(
     config: str,
     override: list[str],
     method: list[str],
+    until: str | None,
     results: Path,
     engine: tuple[str | None, str | None, str | None],
     allow_code: bool,
@@ -53,7 +56,8 @@ def _run(
     from cl_bench.evaluation.engines.choice import engine_asked
     from cl_bench.experiment.resolve import resolve_file
 
-    experiment = resolve_file(config, override, method)  # its faults, before torch is imported
+    # its faults, before torch is imported
+    experiment = resolve_file(config, override, method, results, until)
     chosen = engine_asked(experiment.config.engine, *engine)
 
     from cl_bench.errors import RunError, RunsFailedError

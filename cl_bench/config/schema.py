@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from cl_bench.config.dtypes import Dtype
 from cl_bench.config.evaluation import EvalConfig
 from cl_bench.config.expected import Expected
 from cl_bench.config.intervals import Interval
@@ -42,7 +43,7 @@ class ModelConfig(Section):
     """Which model is trained and in which precision its weights are kept."""
 
     path: str = Field(description="hub id, local folder, or smollm2-135m (the quickstart model)")
-    dtype: Literal["bfloat16", "float16", "float32", "float64"] = Field(
+    dtype: Dtype = Field(
         "bfloat16", description="of the weights; float16 is for scoring only (methods: [ori])"
     )
     revision: Annotated[str, Field(min_length=1)] | None = Field(
@@ -73,6 +74,12 @@ class ModelConfig(Section):
                 f"'{value}' is no template: give auto, off or a file with a Jinja template"
             )
         return value
+
+    start: str | None = Field(
+        None,
+        alias="from",
+        description="in place of path: the model after a stage of another run, NAME/method@stage",
+    )
 
     @property
     def source(self) -> str:

@@ -13,6 +13,7 @@ HUB = "hf://"
 """How places on the Hub begin."""
 PLACES = ("data", "test")
 """Keys of a stage that say where rows are."""
+_ENDING = re.compile(r"\.(jsonl?|csv|tsv|parquet)$", re.IGNORECASE)
 OwnMetric = Literal["exact_match", "contains", "number", "rouge_l", "bleu"]
 
 
@@ -22,8 +23,13 @@ def name_of_data(given: str) -> str:
     if given.startswith(HUB):
         last = last.partition("@")[0].replace(":", "-")
     else:
-        last = re.sub(r"\.(jsonl?|csv|tsv|parquet)$", "", last, flags=re.IGNORECASE)
+        last = _ENDING.sub("", last)
     return re.sub(r"[^\w.-]+", "_", last) or "data"
+
+
+def is_place(given: str) -> bool:
+    """Whether a text names rows, where a task's name may stand too."""
+    return given.startswith(HUB) or _ENDING.search(given) is not None
 
 
 class StageConfig(Section):

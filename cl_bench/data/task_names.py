@@ -68,11 +68,14 @@ def name_faults(config: ExperimentConfig) -> list[str]:
 def _taken(config: ExperimentConfig) -> Iterator[str]:
     """Names of the user's own rows that a task has already."""
     names = {stage.task: stage.data for stage in config.stages if stage.data is not None}
-    known = known_task_names(config.task_paths) if names else []
     for name, data in names.items():
-        task = canonical_name(name)
-        if task in known or packaged_twin(name):
+        if name_taken(name, config.task_paths):
             yield f"stages: {data}: the name '{name}' is that of a task already: give task: too"
+
+
+def name_taken(name: str, task_paths: Iterable[str | Path] = ()) -> bool:
+    """Whether a task of cl-bench, of the user's folders or of lm-evaluation-harness has it."""
+    return canonical_name(name) in known_task_names(task_paths) or packaged_twin(name) is not None
 
 
 def _twice(first: str, second: str) -> str:

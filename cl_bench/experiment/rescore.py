@@ -32,6 +32,7 @@ from cl_bench.identity.bindings import Contents, of_record, recorded, scored_dat
 from cl_bench.identity.differences import data_differences, definition_differences
 from cl_bench.methods.spec import Experiment
 from cl_bench.models.checkpoints import load_checkpoint
+from cl_bench.models.load import usable_device
 from cl_bench.progress import Reporter
 from cl_bench.resources import absolute
 from cl_bench.scores.sequence import Recorded, learned
@@ -71,6 +72,8 @@ class Selection:
     engine: Engine
     data_root: Path | None
     allow_code: bool = False
+    device: str | None = None
+    """None: the first GPU, or the CPU."""
 
 
 def rescore(folder: Path, selection: Selection, reporter: Reporter) -> list[Path]:
@@ -311,9 +314,7 @@ def _score(
     reporter: Reporter,
     other_rows: Sequence[str],
 ) -> None:
-    import torch
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = usable_device(selection.device)
     if device.type == "cpu":
         keep_freed_memory()
     scored = model_to_score(job.stage)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,7 +19,13 @@ from pydantic import ValidationError
 from cl_bench.config.file import faults, read_config
 from cl_bench.config.further_faults import sound_part
 from cl_bench.config.labels import label_faults
-from cl_bench.config.schema import ExperimentConfig, MethodEntry, TrainConfig, slug
+from cl_bench.config.schema import (
+    QUICKSTART_MODEL,
+    ExperimentConfig,
+    MethodEntry,
+    TrainConfig,
+    slug,
+)
 from cl_bench.config.stages import StageConfig
 from cl_bench.data.own_files.task import StageData
 from cl_bench.data.task_names import name_faults
@@ -27,6 +34,8 @@ from cl_bench.errors import UserError, nearest
 from cl_bench.experiment.base_rows import in_context_rows
 from cl_bench.experiment.lists import entries_of
 from cl_bench.experiment.schedule import schedule
+from cl_bench.experiment.started import started
+from cl_bench.experiment.until import stopped
 from cl_bench.methods.base import Method
 from cl_bench.methods.registry import BASE_ROW, method_class
 from cl_bench.methods.spec import Experiment, MethodPart, RunSpec, StageSpec, TaskSpec
@@ -34,22 +43,36 @@ from cl_bench.methods.static_checks import composition_fault
 from cl_bench.methods.user_files import method_from_file, split_file
 
 
-def resolve_file(path: str, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> Experiment:
-    """Read a config and resolve it; every fault names the file, all come together."""
+def resolve_file(
+    path: str,
+    overrides: Sequence[str] = (),
+    only: Sequence[str] = (),
+    results: Path = Path("results"),
+    until: str | None = None,
+) -> Experiment:
+    """Read a config and resolve it; every fault names the file, all come together.
+
+    `results`: where `model: {from: ...}` looks for runs. `until`: the stage after which to stop.
+    """
     file, data = read_config(path, overrides)
     found: list[str] = []
+    try:
+        data = started(data, file, results)
+    except UserError as error:
+        found = [f"{file}: {fault}" for fault in error.faults]
+        data = {**data, "model": {"path": QUICKSTART_MODEL}}
     config: ExperimentConfig | None
     try:
         config = ExperimentConfig.model_validate(data)
     except ValidationError as error:
-        found = faults(error, ExperimentConfig, str(file))
+        found += faults(error, ExperimentConfig, str(file))
         config = sound_part(data)
         if any(item["loc"][:1] == ("methods",) for item in error.errors()):
             only = ()
     experiment: Experiment | None = None
     if config is not None:
         try:
-            experiment = resolve(config, only)
+            experiment = stopped(resolve(config, only), until)
         except UserError as error:
             found += [f"{path}: {fault}" for fault in error.faults]
         found += [f"{path}: {fault}" for fault in name_faults(config)]

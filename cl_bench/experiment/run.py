@@ -174,7 +174,7 @@ def _run_all(
     work: Workplace, runs: Sequence[RunSpec], folder: Path, watch: Watch, share: bool
 ) -> None:
     work.processes.wait()
-    total = sum(len(run.stages) for run in runs)
+    total = sum(len(work.experiment.now(run)) for run in runs)
     done = 0
     for run in runs:
         for line in announcements(place_of(folder, run), run.stages):
@@ -184,7 +184,7 @@ def _run_all(
     for run, place in each(work, runs, folder, share):
         before = done
         try:
-            for position in range(len(run.stages)):
+            for position in range(len(work.experiment.now(run))):
                 work.reporter.stages(total, done)
                 with watch.stage(run, position):
                     run_stage(work, run, place, position)
@@ -197,7 +197,7 @@ def _run_all(
             failures.append(
                 f"{run.label}, seed {run.seed}, {error}. {failure_advice(place, error)}"
             )
-            done = before + len(run.stages)
+            done = before + len(work.experiment.now(run))
     work.reporter.stages(total, done)
     if failures:
         raise RunsFailedError(folder, failures, len(runs))

@@ -40,7 +40,7 @@ class Watch:
         before = read_status(folder)
         rates = Rates.of(None if before is None else before.get("rates"))
         work.reporter.forecast = Forecast([*self._base(), *self._parts()], rates)
-        work.reporter.stages(sum(len(run.stages) for run in runs), 0)
+        work.reporter.stages(sum(len(work.experiment.now(run)) for run in runs), 0)
 
     @contextmanager
     def told(self) -> Iterator[None]:
@@ -87,7 +87,7 @@ class Watch:
         """What is not done yet of the chosen runs."""
         for run in self.runs:
             place = self._place(run)
-            for position, spec in enumerate(run.stages):
+            for position, spec in enumerate(self.work.experiment.now(run)):
                 stage = place.stage(spec.folder)
                 if stage.scored or there(stage.failure_file):
                     continue

@@ -35,6 +35,7 @@ IRRELEVANT: Mapping[str, str] = {
     "stages.1.metrics": "part of the task's definition, which is compared",
     "methods": "each is a run of its own; the options of every run are compared",
     "model.path": "where the model lies; its weights are compared (without them, the path)",
+    "model.start": "another way to write the path; its weights are compared",
     "model.revision": "which commit is loaded; its weights are compared (without them, the name)",
     "allow_unreachable": "whether a run starts at all; none of its numbers depends on it",
     "stages.1.allow_unreachable": "as for all stages",
@@ -153,7 +154,7 @@ def portable_model(config: ExperimentConfig, folder: Path) -> dict[str, Any]:
     path = config.model.path
     if path != QUICKSTART_MODEL:
         path = portable(path, folder)
-    found = config.model.model_dump(mode="json") | {"path": path}
+    found = config.model.model_dump(mode="json", exclude={"start"}) | {"path": path}
     usual = {key: config.model.__pydantic_fields__[key].default for key in LATER}
     return {key: value for key, value in found.items() if usual.get(key, found) != value}
 

@@ -198,6 +198,12 @@ class Experiment:
     """All rows of the base model with examples."""
     chosen_in_context: tuple[InContextSpec, ...] = ()
     """Of these those that `--method` leaves."""
+    until: int | None = None
+    """The stage after which this start ends (`--until`); the runs are what they are."""
+
+    def now(self, run: RunSpec) -> tuple[StageSpec, ...]:
+        """The stages of a run that this start trains, or finds done."""
+        return tuple(s for s in run.stages if self.until is None or s.index <= self.until)
 
     @property
     def columns(self) -> list[str]:

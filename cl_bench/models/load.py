@@ -7,8 +7,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from cl_bench.config.dtypes import Dtype
 from cl_bench.config.schema import QUICKSTART_MODEL
 from cl_bench.errors import RunError, UserError, missing_dependency, nearest
 from cl_bench.models.kinds import kind_fault
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 FUNCTION_ADAPTER = "function_adapter.json"
 """In a checkpoint of functions beside a model (function_adapters.py): what they are."""
-DTYPES = ("bfloat16", "float16", "float32", "float64")
+DTYPES = get_args(Dtype)
 _HARMLESS = re.compile(
     r"rotary_emb\.inv_freq$|(attn|attention|self_attn)\.(bias|masked_bias)$|\.position_ids$"
 )
@@ -156,7 +157,7 @@ def load_model(
 
     if dtype not in DTYPES:
         raise UserError(f"model.dtype: unknown dtype '{dtype}'{nearest(dtype, DTYPES)}")
-    target = _device(device)
+    target = usable_device(device)
     tokenizer = load_tokenizer(path)
     model, faults = _loaded(path, dtype)
     if faults := [*faults, *special_token_faults(tokenizer, embedding_rows(model))]:
@@ -332,9 +333,12 @@ def _without_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _device(name: str) -> Any:
+def usable_device(name: str | None) -> Any:
+    """The device of that name; None: the first GPU, or the CPU. Raises UserError for any other."""
     import torch
 
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -36,6 +36,18 @@ def eval_lines(scores_file: Path) -> list[str]:
     return [name, *table(columns, rows), f"In per cent; {BESIDE}."]
 
 
+def model_lines(scores_file: Path) -> list[str]:
+    """A Markdown table of a model's scores: `cl-bench eval MODEL`."""
+    scores = read_scores(scores_file.parent)
+    settings = scores["settings"]
+    rows = [[short(task), _score(entry), str(entry["n"])] for task, entry in _of(scores).items()]
+    if len(rows) > 1:
+        rows.append(["mean", _score({"value": scores["general"]["mean"]}), ""])
+    columns = [Column("task", "left"), Column("score"), Column("n")]
+    said = f"{settings['model']} in {settings['dtype']}, engine `{settings['engine']}`"
+    return [said, "", *table(columns, rows), "", "In per cent, ±: standard error over documents."]
+
+
 def evals_section(base: Mapping[str, Any], results: Sequence[MethodResult]) -> Iterator[Block]:
     """Every finished eval of every stage; nothing where there is none."""
     rows: list[list[Cell]] = []
@@ -71,8 +83,14 @@ def _rows(
 def _cell(entry: Mapping[str, Any] | None) -> str:
     if entry is None or entry.get("score") is None:
         return "-"
-    shown = percent([{"value": entry["score"], "stderr": entry.get("stderr")}])
-    return f"{text_of(shown)} ({entry['n']})"
+    return f"{_score(entry)} ({entry['n']})"
+
+
+def _score(entry: Mapping[str, Any]) -> str:
+    value = entry.get("score", entry.get("value"))
+    if value is None:
+        return "-"
+    return text_of(percent([{"value": value, "stderr": entry.get("stderr")}]))
 
 
 def _entries(place: Path) -> dict[str, Any]:

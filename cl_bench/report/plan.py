@@ -53,6 +53,8 @@ def _lines(
     yield f"{config.name}: {config.model.source} in {config.model.dtype}"
     yield _general_line(config.eval.general)
     yield f"stage tasks after {config.eval.trace.after}: {config.eval.trace.cells} cells"
+    if experiment.until is not None:
+        yield f"--until: this start ends after stage {experiment.until}"
     if within := config.eval.within_stage:
         chosen = ", ".join(within.tasks) if within.tasks else "its own task and the earlier ones"
         every = "epoch" if within.every == "epoch" else f"{within.every} updates"

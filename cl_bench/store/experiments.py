@@ -88,6 +88,11 @@ def latest_experiment(results: Path) -> Path:
     return max(found, key=lambda folder: str(read_experiment(folder)["last_run"]))
 
 
+def is_experiment(given: str, results: Path) -> bool:
+    """Whether a path, or a name under `results`, is an experiment's folder."""
+    return any(there(place / EXPERIMENT) for place in (Path(given), results / given))
+
+
 def find_experiment(given: str | None, results: Path) -> Path:
     """An experiment's folder from a path, a name under `results`, or nothing (the latest).
 

@@ -41,7 +41,7 @@ def test_versions_outside_of_the_range_are_faults(monkeypatch: pytest.MonkeyPatc
 def test_slow_bfloat16_is_said(
     rates: tuple[float, float], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "_rates", lambda device: rates)
+    monkeypatch.setattr(machine, "product_rates", lambda device: rates)
     assert kinds(list(machine._device()), "bfloat16") == [kind]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cl_bench.checks import first_steps
 from cl_bench.methods.registry import METHODS, method_class
 from cl_bench.report.config_reference import config_reference
 from tests.e2e.conftest import Bench
@@ -42,6 +43,31 @@ def test_every_link_between_pages_leads_somewhere() -> None:
         if not (page.parent / target).exists()
     ]
     assert not broken
+
+
+def test_two_files_become_a_report_and_a_next_month(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/own-files.md from its first command to its last."""
+    monkeypatch.setenv("CL_BENCH_DATA_ROOT", "data")  # PIQA alone
+    monkeypatch.setattr(first_steps, "hub_silence", lambda: "ConnectionError")
+    monkeypatch.setattr(first_steps, "product_rates", lambda device: (100.0, 1.0))
+    text = (DOCS / "own-files.md").read_text().replace("smollm2-135m", "./model")
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    examples = [block for kind, block in blocks if kind == "json"]
+    for name, row in zip(("jan.jsonl", "feb.jsonl"), examples, strict=True):
+        lines = [row.replace("parcel 1", f"parcel {i}") for i in range(24)]
+        (bench.root / name).write_text("".join(lines))
+    said = ""
+    for kind, block in blocks:
+        if named := re.match(r"# ([\w/.-]+\.yaml)\n", block):
+            (bench.root / named.group(1)).write_text(block)
+        for line in block.splitlines() if not kind else ():
+            if line.startswith("cl-bench "):
+                said += bench.must(*shlex.split(line)[1:])
+    expected = next(block for kind, block in blocks if not kind and block.startswith("jan: "))
+    assert all(line.partition(".jsonl: ")[2] in said for line in expected.splitlines())
+    assert (bench.root / "results/next/report.md").is_file()
 
 
 @pytest.mark.parametrize(

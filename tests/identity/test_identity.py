@@ -43,6 +43,7 @@ OTHERWISE: dict[str, Any] = {
     "model.chat_template": "auto",
     "model.system": "Be brief.",
     "model.fewshot_as_multiturn": False,
+    "model.start": "other/sft@1",
     "seeds": [1, 2],
     "task_paths": ["x"],
     "data_root": "x",

@@ -1,0 +1,84 @@
+"""`cl-bench init`: the config that it writes runs as it is, and says what it costs."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cl_bench.checks import first_steps
+from tests.e2e.conftest import Bench
+
+
+def rows(file: Path, count: int, answer: str = "yes") -> None:
+    lines = [{"prompt": f"Is {i} > 3?", "response": answer} for i in range(count)]
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.fixture(autouse=True)
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_steps, "hub_silence", lambda: "ConnectionError")
+    monkeypatch.setattr(first_steps, "product_rates", lambda device: (100.0, 1.0))
+
+
+def written(bench: Bench, *arguments: str) -> dict[str, Any]:
+    out = bench.must("init", *arguments, "--data-root", "data")
+    file = re.search(r"^(\S+): written", out, re.MULTILINE)
+    assert file is not None
+    found: dict[str, Any] = yaml.safe_load((bench.root / file[1]).read_text())
+    return found
+
+
+def test_what_is_written_runs(bench: Bench) -> None:
+    rows(bench.root / "own/jan.jsonl", 12)
+    rows(bench.root / "own/jan_test.jsonl", 3)
+    rows(bench.root / "own/piqa.jsonl", 100, "a long answer that is " * 9)
+    (bench.root / "configs").mkdir()
+    files = ["own/jan.jsonl", "own/jan_test.jsonl", "own/piqa.jsonl"]
+    found = written(bench, *files, "--model", "model", "--out", "configs/mine.yaml")
+    assert found["name"] == "jan-piqa" and found["model"] == {
+        "path": "./../model",
+        "dtype": "float32",
+    }
+    assert found["stages"] == [
+        {"data": "../own/jan.jsonl", "test": "../own/jan_test.jsonl", "epochs": 3},
+        {"data": "../own/piqa.jsonl", "holdout": 0.1, "epochs": 3, "task": "own_piqa"},
+    ]
+    assert found["eval"]["general"] == {"tasks": ["piqa"], "budget": "quick"}
+    assert found["train"] == {
+        "lr": 5e-5,
+        "batch_size": 4,
+        "max_prompt_tokens": 32,
+        "max_answer_tokens": 224,
+    }
+    text = (bench.root / "configs/mine.yaml").read_text()
+    assert "General is scored 9 times" in text and "training some" in text
+    code, out, err = bench.run("run", "configs/mine.yaml", "--method", "sft", "-o", "train.lr=1e-3")
+    assert code == 0, err
+    assert "own_piqa" in (bench.root / "results/jan-piqa/report-full.md").read_text() or out
+    code, _, err = bench.run("init", *files, "--model", "model", "--out", "configs/mine.yaml")
+    assert code == 2 and "is there already" in err
+
+
+def test_times_come_from_the_machine_and_benchmarks_from_what_is_here(bench: Bench) -> None:
+    rows(bench.root / "a.jsonl", 20)
+    model = ("--model", "Qwen/Qwen2-1.5B")
+    found = written(bench, "a.jsonl", *model)
+    assert found["methods"][3]["lr"] == pytest.approx(1e-4) and found["train"]["lr"] == 1e-5
+    assert found["stages"][0]["holdout"] == 0.2 and "max_prompt_tokens" not in found["train"]
+    times = []
+    for rate in ("1", "100"):
+        name = f"at-{rate}"
+        written(bench, "a.jsonl", *model, "--name", name, "--tflops", rate)
+        text = (bench.root / f"{name}.yaml").read_text()
+        times.append(re.findall(r"some ([\d.]+) (s|min|h)", text)[0])
+    seconds = [float(t) * {"s": 1, "min": 60, "h": 3600}[unit] for t, unit in times]
+    assert seconds[0] > 20 * seconds[1] > 0
+    bench.must("init", "a.jsonl", *model, "--name", "nothing", "--data-root", "nowhere")
+    general = yaml.safe_load((bench.root / "nothing.yaml").read_text())["eval"]["general"]
+    assert general["tasks"][0] == "mini_mmlu" and general["limit"] == 24
