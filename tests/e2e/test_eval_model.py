@@ -50,7 +50,7 @@ def test_a_model_has_the_scores_of_the_run_that_left_it(bench: Bench) -> None:
 def test_what_is_scored_is_not_scored_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = ("--task", "piqa", "--task", "NumGLUE-ds", "--limit", "3", "--device", "cpu")
     first, folder = evaluate(bench, "model", *asked)
-    assert first.keys() == {"piqa", "NumGLUE-ds", "mean"} and first["mean"][1] == ""
+    assert first.keys() == {"piqa", "NumGLUE-ds", "mean"}
     monkeypatch.setattr(score_model, "any_model", None)
     assert evaluate(bench, "./model", *asked) == (first, folder)
     monkeypatch.undo()
