@@ -51,9 +51,9 @@ def test_what_is_scored_is_not_scored_again(bench: Bench, monkeypatch: pytest.Mo
     asked = ("--task", "piqa", "--task", "NumGLUE-ds", "--limit", "3", "--device", "cpu")
     first, folder = evaluate(bench, "model", *asked)
     assert first.keys() == {"piqa", "NumGLUE-ds", "mean"}
-    monkeypatch.setattr(score_model, "any_model", None)
-    assert evaluate(bench, "./model", *asked) == (first, folder)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(score_model, "any_model", None)
+        assert evaluate(bench, "./model", *asked) == (first, folder)
     other, elsewhere = evaluate(bench, "model", *asked, "--dtype", "bfloat16")
     assert elsewhere != folder and other.keys() == first.keys()
     shown = bench.must("diff", str(folder), str(elsewhere), "--task", "piqa")
