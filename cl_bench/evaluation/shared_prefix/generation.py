@@ -35,7 +35,7 @@ class Room:
 
 
 Choose = Callable[[torch.Tensor, Sequence[tuple[int, int]]], torch.Tensor]
-"""Tokens [N] of logits [N, V] in fp32, given each one's request and place among its new tokens."""
+"""Tokens [N] of logits [N, V], given each one's request and place among its new tokens."""
 GUESSES = 7
 """Tokens guessed at once for a text that repeats itself."""
 
@@ -167,7 +167,7 @@ class Decoder:
         cache = self.trunk if on_trunk else DynamicCache()
         logits = self.model.run(layout, np.asarray(keep, dtype=np.int64), cache)
         places = [(request, 0) for _, request in ending]
-        picked = self.choose(logits.float(), places)
+        picked = self.choose(logits, places)
         fine = is_distribution(logits, picked).tolist()
         for (place, request), token, sound in zip(ending, picked.tolist(), fine, strict=True):
             if not sound:
@@ -181,68 +181,64 @@ class Decoder:
 
     def step(self) -> None:
         """One more token for every running sequence; more for those that guess right."""
-        several = self._arrange()
-        for first, end, guesses in ((several, len(self.running), GUESSES), (0, several, 0)):
-            if first < end:
-                self._advance(first, end, guesses)
+        if not self.running:
+            return
+        assert self.slots is not None, "sequences run in slots"
+        fed = [[each.text.tokens[-1], *each.text.guess(each.guesses)] for each in self.running]
+        logits = self.model.step(fed, [each.held for each in self.running], self.slots)
+        self.model.counters.steps += 1
+        places = [
+            (each.request, len(each.text.tokens) - each.prompt + i)
+            for each, given in zip(self.running, fed, strict=True)
+            for i in range(len(given))
+        ]
+        picked = self.choose(logits, places)
+        fine = is_distribution(logits, picked).tolist()
+        chosen, at = picked.tolist(), 0
+        for each, given in zip(self.running, fed, strict=True):
+            end = at + len(given)
+            self._take(each, given, chosen[at:end], fine[at:end])
+            at = end
         for slot in reversed(range(len(self.running))):
             running = self.running[slot]
             if self._ended(running.request, running.text.tokens[running.prompt :]):
                 self._leave(slot)
 
-    def _advance(self, first: int, end: int, guesses: int) -> None:
-        """Check what the slots first .. end - 1 guess, in one forward pass."""
-        assert self.slots is not None, "sequences run in slots"
-        running = self.running[first:end]
-        fed = [[each.text.tokens[-1], *each.text.guess(guesses)] for each in running]
-        held = [each.held for each in running]
-        logits = self.model.step(torch.tensor(fed), held, self.slots, first)
-        self.model.counters.steps += 1
-        places = [
-            (each.request, len(each.text.tokens) - each.prompt + i)
-            for each in running
-            for i in range(guesses + 1)
-        ]
-        picked = self.choose(logits.float().flatten(0, 1), places).view(len(running), -1)
-        fine = is_distribution(logits, picked).tolist()
-        for each, given, chosen, sound in zip(running, fed, picked.tolist(), fine, strict=True):
-            rule = self.rules[each.request]
-            for i, token in enumerate(chosen):
-                if not sound[i]:
-                    self.bad.add(each.request)
-                    break
-                each.text.append(token)
-                self.model.counters.decoded_tokens += 1
-                self.model.counters.guessed_tokens += i > 0
-                if i == guesses or token != given[i + 1]:
-                    break
-                if rule.ended(self.tokenizer, each.text.tokens[each.prompt :]):
-                    break
-
-    def _arrange(self) -> int:
-        """Bring the sequences that guess to the end; how many stand before them."""
-        front, back = 0, len(self.running)
-        while front < back:
-            if not self.running[front].guesses:
-                front += 1
-                continue
-            back -= 1
-            if not self.running[back].guesses and self.slots is not None:
-                one, other = self.running[front], self.running[back]
-                self.slots.swap(front, back, max(one.held, other.held))
-                self.running[front], self.running[back] = other, one
-        return front
+    def _take(self, each: Running, given: list[int], chosen: list[int], fine: list[bool]) -> None:
+        """Add the tokens chosen after each of `given`, as far as these were guessed right."""
+        rule = self.rules[each.request]
+        for i, token in enumerate(chosen):
+            if not fine[i]:
+                self.bad.add(each.request)
+                return
+            each.text.append(token)
+            self.model.counters.decoded_tokens += 1
+            self.model.counters.guessed_tokens += i > 0
+            if i + 1 == len(given) or token != given[i + 1]:
+                return
+            if rule.ended(self.tokenizer, each.text.tokens[each.prompt :]):
+                return
 
     def _start(
         self, request: int, token: int, cache: DynamicCache, row: int, columns: torch.Tensor
     ) -> None:
         if self.slots is None:
             self.slots = SlotCache(cache)
-        self.slots.reserve(len(self.running) + 1, len(columns) + 1)
+        if len(self.running) == self.slots.count:
+            self._grow()
         self.slots.fill(len(self.running), cache, row, columns)
         text = Lookup(self.prompts[request])
         text.append(token)
         self.running.append(Running(request, text, len(columns), self.longest[request]))
+
+    def _grow(self) -> None:
+        """Twice as many slots, as far as there is room and use for them: growing copies all."""
+        assert self.slots is not None, "called when a sequence starts"
+        have = self.slots.count
+        columns = max(self.slots.columns, *self.longest)
+        fit = self.room.cache_bytes // (columns * self.slots.bytes_per_token)
+        room = min(self.room.sequences, len(self.prompts), fit)
+        self.slots.reserve(max(have + 1, min(room, max(32, 2 * have))), columns)
 
     def _ended(self, request: int, tokens: list[int]) -> bool:
         ended = request in self.bad or self.rules[request].ended(self.tokenizer, tokens)

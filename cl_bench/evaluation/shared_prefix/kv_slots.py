@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
@@ -24,21 +27,26 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]
         self.lazy_initialization(like, like)
         shape = (0, like.shape[1], 0, like.shape[3])
         self.keys = self.values = like.new_zeros(shape)
-        self.first = self.width = 0
+        self.held = self.width = 0
         self.rows = self.columns = torch.zeros(0, dtype=torch.long, device=like.device)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write [B, heads, Q, head_dim] at the rows' columns; what the rows hold comes back."""
+        """Write [B, heads, Q, head_dim] at the slots and columns [B, Q] of the step.
+
+        All slots come back, or what those of the step hold, where each has a row of the batch.
+        """
         self.keys[self.rows, :, self.columns] = key_states.transpose(1, 2)
         self.values[self.rows, :, self.columns] = value_states.transpose(1, 2)
-        rows = slice(self.first, self.first + len(self.rows))
+        if not self.width:
+            return self.keys, self.values
+        rows = self.rows[:, 0]
         return self.keys[rows, :, : self.width], self.values[rows, :, : self.width]
 
     def get_seq_length(self) -> int:
-        """Columns in use, the tokens of this step not counted."""
-        return self.width - self.columns.shape[-1]
+        """Tokens that the longest slot of the step held before it."""
+        return self.held
 
     def reserve(self, slots: int, columns: int) -> None:
         """Make room. New memory is zero: a masked key may be anything but NaN."""
@@ -48,9 +56,21 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]
         shape = (max(slots, have), heads, max(columns, wide), size)
         for name in ("keys", "values"):
             old = getattr(self, name)
-            new = old.new_zeros(shape)
+            new = _zeros(shape, old)
             new[:have, :, :wide] = old
             setattr(self, name, new)
+
+
+def _zeros(shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+    """Zeros of a tensor's dtype and device.
+
+    On a CPU from numpy, which asks for large pages and for memory that is zero without being
+    written: a step reads all of it, half as fast again from small pages.
+    """
+    size = prod(shape) * like.element_size()
+    if like.device.type != "cpu" or not size:
+        return like.new_zeros(shape)
+    return torch.from_numpy(np.zeros(size, dtype=np.uint8)).view(like.dtype).view(*shape)
 
 
 class SlotCache:
@@ -60,6 +80,16 @@ class SlotCache:
         """Empty slots for the model that filled `prefilled`."""
         self.layers = [SlotLayer(layer.keys) for layer in prefilled.layers]
         self.cache = Cache(layers=self.layers)
+
+    @property
+    def count(self) -> int:
+        """Slots that there are."""
+        return len(self.layers[0].keys)
+
+    @property
+    def columns(self) -> int:
+        """Tokens that a slot has room for."""
+        return int(self.layers[0].keys.shape[2])
 
     @property
     def bytes_per_token(self) -> int:
@@ -89,17 +119,13 @@ class SlotCache:
             layer.keys[target, :, :length] = layer.keys[source, :, :length]
             layer.values[target, :, :length] = layer.values[source, :, :length]
 
-    def swap(self, one: int, other: int, length: int) -> None:
-        """Exchange the first `length` tokens of two slots."""
-        pair, swapped = [one, other], [other, one]
-        for layer in self.layers:
-            layer.keys[pair, :, :length] = layer.keys[swapped, :, :length]
-            layer.values[pair, :, :length] = layer.values[swapped, :, :length]
+    def at(self, rows: torch.Tensor, columns: torch.Tensor, held: int, width: int = 0) -> Cache:
+        """The cache for a step that writes its tokens at the slots `rows` and `columns` [B, Q].
 
-    def at(self, positions: torch.Tensor, width: int, first: int = 0) -> Cache:
-        """The cache for a step: row i of the batch, slot first + i, writes at positions[i] [Q]."""
-        rows = torch.arange(first, first + len(positions), device=positions.device)[:, None]
+        Before, the longest slot held `held` tokens. With a `width`, every row of the batch is a
+        slot of its own and gets so many columns back.
+        """
         for layer in self.layers:
-            layer.rows, layer.columns = rows.to(layer.device), positions.to(layer.device)
-            layer.first, layer.width = first, width
+            layer.rows, layer.columns = rows.to(layer.device), columns.to(layer.device)
+            layer.held, layer.width = held, width
         return self.cache

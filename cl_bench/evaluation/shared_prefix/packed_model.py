@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from cl_bench.evaluation.shared_prefix.decode_attention import RowAttention, parts_of
+from cl_bench.evaluation.shared_prefix.decode_attention import SlotAttention, Step, parts_of
 from cl_bench.evaluation.shared_prefix.kv_slots import SlotCache
 from cl_bench.evaluation.shared_prefix.packing import Array, Mask, PackLayout
 from cl_bench.evaluation.shared_prefix.scored_positions import only_kept
@@ -78,7 +78,7 @@ class PackedModel:
         self.model = model
         self.counters = counters
         self.device = model.get_input_embeddings().weight.device
-        self.rows = RowAttention(model)
+        self.attention = SlotAttention(model)
         self._lowest = torch.finfo(model.dtype).min
 
     def run(
@@ -113,28 +113,57 @@ class PackedModel:
         return logits
 
     def step(
-        self, ids: torch.Tensor, lengths: Sequence[int], slots: SlotCache, first: int = 0
+        self, news: Sequence[Sequence[int]], lengths: Sequence[int], slots: SlotCache
     ) -> torch.Tensor:
-        """Logits [B, Q, vocab] of the next tokens `ids` [B, Q] of the slots from `first` on.
+        """Logits [N, vocab] after each of the new tokens `news` of the first slots, in a row.
 
-        Slot first + i holds `lengths[i]` tokens; the new ones are written behind them.
+        Slot i holds `lengths[i]` tokens; its new ones are written behind them.
         """
-        tokens = ids.shape[1]
-        ends = torch.tensor(lengths)[:, None] + torch.arange(tokens)
-        positions, width = ends.to(self.device), max(lengths) + tokens
-        slots.reserve(0, width)
-        look = torch.arange(width, device=self.device) <= positions[..., None]
-        mask = torch.zeros(look.shape, dtype=self.model.dtype, device=self.device)
-        with self.rows.over(parts_of(lengths, tokens)):
+        counts = [len(tokens) for tokens in news]
+        slots.reserve(0, max(map(sum, zip(lengths, counts, strict=True))))
+        if not self.attention.possible:
+            return self._step_by_count(news, lengths, slots)
+        ids = [token for tokens in news for token in tokens]
+        rows = [i for i, n in enumerate(counts) for _ in range(n)]
+        places = [start + j for start, n in zip(lengths, counts, strict=True) for j in range(n)]
+        where = torch.tensor([ids, rows, places], device=self.device)[:, None]
+        step = Step(where[1, 0], where[2, 0], parts_of(lengths, counts))
+        with self.attention.over(step):
             output = self.model(
-                input_ids=ids.to(self.device),
-                attention_mask=mask.masked_fill_(~look, self._lowest)[:, None],
-                position_ids=positions,
-                past_key_values=slots.at(positions, width, first),
+                input_ids=where[0],
+                # Four dimensions: transformers takes it as it is. Nothing reads it.
+                attention_mask=torch.zeros(1, 1, 1, 1, dtype=self.model.dtype, device=self.device),
+                position_ids=where[2],
+                past_key_values=slots.at(where[1], where[2], max(lengths)),
                 use_cache=True,
             )
-        logits: torch.Tensor = output.logits
+        logits: torch.Tensor = output.logits[0]
         return logits
+
+    def _step_by_count(
+        self, news: Sequence[Sequence[int]], lengths: Sequence[int], slots: SlotCache
+    ) -> torch.Tensor:
+        """`step` where attention takes a rectangle: a pass for each number of new tokens."""
+        found: list[torch.Tensor] = [torch.empty(0)] * len(news)
+        for count in sorted(set(map(len, news))):
+            chosen = [i for i, tokens in enumerate(news) if len(tokens) == count]
+            ids = torch.tensor([list(news[i]) for i in chosen], device=self.device)
+            starts = torch.tensor([lengths[i] for i in chosen], device=self.device)
+            positions = starts[:, None] + torch.arange(count, device=self.device)
+            rows = torch.tensor(chosen, device=self.device)[:, None].expand_as(positions)
+            width = max(lengths[i] for i in chosen) + count
+            hidden = torch.arange(width, device=self.device) > positions[..., None]
+            mask = torch.zeros(hidden.shape, dtype=self.model.dtype, device=self.device)
+            output = self.model(
+                input_ids=ids,
+                attention_mask=mask.masked_fill_(hidden, self._lowest)[:, None],
+                position_ids=positions,
+                past_key_values=slots.at(rows, positions, width - count, width),
+                use_cache=True,
+            )
+            for i, logits in zip(chosen, output.logits, strict=True):
+                found[i] = logits
+        return torch.cat(found)
 
     def _mask(self, look: Mask | None) -> torch.Tensor | None:
         if look is None:

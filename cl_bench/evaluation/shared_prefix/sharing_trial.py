@@ -192,8 +192,10 @@ class SharingTrial:
         slots.fill(0, cache, 0, torch.arange(2))
         for row in range(len(ids)):
             slots.fill(1 + row, cache, row, torch.arange(n - 1))
-        new = torch.from_numpy(np.concatenate([ids[:1, :2], ids[:, n - 1 :]]))
-        return self._log_p(self.packed.step(new, [2] + [n - 1] * len(ids), slots)[1:, 1])
+        # One with a token more than the others: a step of several widths.
+        new = [ids[0, :3].tolist(), *ids[:, n - 1 :].tolist()]
+        found = self._log_p(self.packed.step(new, [2] + [n - 1] * len(ids), slots))
+        return found[len(new[0]) :].view(len(ids), 2, -1)[:, 1]
 
     def beside_far_positions(self, length: int) -> float:
         """How far a row's log-probabilities move when another row has positions below `length`."""
