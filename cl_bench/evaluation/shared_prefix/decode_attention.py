@@ -67,6 +67,7 @@ class Step:
 
     def __post_init__(self) -> None:
         self.ends = self.positions + 1
+        self.width = max(part.width for part in self.parts)
         self._masks: dict[tuple[Part, int, torch.dtype], Tensor] = {}
 
     def mask(self, part: Part, repeat: int, dtype: torch.dtype) -> Tensor:
@@ -131,6 +132,8 @@ class SlotAttention:
         """query [1, H, N, D], key and value [slots, G, C, D] -> [1, N, H, D]."""
         assert self.step is not None, "only inside `over`"
         step, others = self.step, options.keys() - WITHOUT_EFFECT
+        if key.shape[0] < step.parts[-1].end or key.shape[2] < step.width:
+            raise ValueError("the model's attention is given other keys than those of its cache")
         plain = any(options[name] is not None for name in others)
         kernel = None if plain or key.shape != value.shape else kernel_for(query, key)
         if kernel is not None:

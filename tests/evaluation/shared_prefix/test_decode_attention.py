@@ -136,6 +136,14 @@ def test_an_option_that_only_the_library_knows_is_left_to_it(monkeypatch):
     assert given == [{"position_bias": 3.0}] * 2
 
 
+@pytest.mark.parametrize("cut", [(slice(0, 2),), (slice(None), slice(None), slice(0, 8))])
+def test_keys_that_are_not_those_of_the_slots_are_refused(cut):
+    """A model that drops its cache: the compiled kernel would read beyond what there is."""
+    query, keys, values, step = a_step([(4, 1), (2, 1), (6, 3)], torch.float32)
+    with pytest.raises(ValueError, match="other keys than those of its cache"):
+        attend(step, query, keys[cut], values[cut])
+
+
 def test_slots_are_read_in_parts():
     lengths, news = [9, 5, 5, 2, 30], [1, 1, 8, 1, 1]
     parts = parts_of(lengths, news)
