@@ -2,7 +2,8 @@
 
 Evidence is the z of a score test: of right or wrong documents Tango's (1998), whose variance is the
 likeliest one were the drop as large as the margin; of graded scores Student's t, as the normal
-deviate of its p.
+deviate of its p, corrected for skewness (Hall 1992). Most documents keep their score and some fall
+far: a plain t of the first hundred passes twice as often as it says.
 """
 
 from __future__ import annotations
@@ -60,7 +61,17 @@ class Measured:
         error, df = found
         t = (margin - self.drop) / error
         z = t if df == inf else -float(ndtri(stdtr(int(df), -abs(t)))) * (1 if t > 0 else -1)
+        if df < inf:
+            skew = self._skewness
+            z += skew / 6 + skew * z**2 / 3 + skew**2 * z**3 / 27  # monotone in z
         return max(-_CERTAIN, min(_CERTAIN, z))
+
+    @cached_property
+    def _skewness(self) -> float:
+        """Of the mean change, from the documents' own."""
+        second = fsum(w**2 * _moment(s, 2) / s.n for w, s in self.parts)
+        third = fsum(w**3 * _moment(s, 3) / s.n**2 for w, s in self.parts)
+        return third / second**1.5 if second else 0.0
 
     def interval(self, critical: float) -> tuple[float, float] | None:
         """The drops that evidence of `critical` rejects on neither side; None as `evidence`."""
@@ -96,6 +107,20 @@ class Measured:
             shares = fsum(w**2 / s.n for w, s in turned)
             variance += (2 * min(forgotten, learned) + abs(drop) - drop**2) * shares
         return sqrt(max(0.0, variance) * scale)
+
+
+def _moment(stratum: Stratum, order: int) -> float:
+    """About the mean, of the changes of single documents."""
+    centre = stratum.difference
+    if isinstance(stratum, RightOrWrong):
+        same = stratum.n - stratum.forgotten - stratum.learned
+        counts = {-1: stratum.forgotten, 0: same, 1: stratum.learned}
+        whole = fsum(count * (value - centre) ** order for value, count in counts.items())
+    elif isinstance(stratum, Graded):
+        whole = fsum((value - centre) ** order for value in stratum.values)
+    else:
+        return 0.0
+    return whole / stratum.n
 
 
 def _plain(stratum: Stratum) -> Stratum:

@@ -7,7 +7,7 @@ from math import sqrt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import norm, ttest_1samp
+from scipy.stats import norm, skew, ttest_1samp
 
 from cl_bench.gate.changes import Measured, least_margin
 from cl_bench.scores.paired_changes import Graded, RightOrWrong, compare_changes
@@ -26,13 +26,16 @@ def test_evidence_is_tango_s(table: tuple[int, int, int], margin: float) -> None
     assert found == pytest.approx((margin - (forgotten - learned) / n) / sqrt(variance), rel=1e-4)
 
 
-def test_of_graded_scores_it_is_student_s() -> None:
-    values = [0.5, -0.25, 0.0, 0.75, 0.1, -0.2]
+@pytest.mark.parametrize("values", [[0.5, -0.25, 0.0, 0.25, -0.5], [0.5, -0.25, 0.0, 0.75, 0.1]])
+def test_of_graded_scores_it_is_student_s_corrected_for_skewness(values: list[float]) -> None:
     found = Measured.of({"task": Graded(values)})
-    expected = ttest_1samp(values, -0.1, alternative="greater").pvalue
-    assert norm.sf(found.evidence(0.1)) == pytest.approx(expected)
-    less = ttest_1samp(values, 0.4, alternative="less").pvalue
-    assert norm.cdf(found.evidence(-0.4)) == pytest.approx(less)
+    for margin in (0.1, -0.4):
+        z = norm.isf(ttest_1samp(values, -margin, alternative="greater").pvalue)
+        a = skew(values) / sqrt(len(values)) / 3
+        assert found.evidence(margin) == pytest.approx(z + a / 2 + a * z**2 + a**2 * z**3 / 3)
+    if skew(values) == 0:
+        plain = ttest_1samp(values, -0.1, alternative="greater").pvalue
+        assert norm.sf(found.evidence(0.1)) == pytest.approx(plain)
 
 
 def test_what_says_nothing_is_no_evidence() -> None:
