@@ -11,6 +11,7 @@ from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -87,3 +88,18 @@ def forget_scripts() -> object:
     yield
     for name in ("growth", "pipeline", "side_by_side"):
         sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("script", ["gate"], indirect=True)
+def test_the_gate_s_draws_have_the_drop_that_is_planted(script: ModuleType) -> None:
+    pairs = np.array([[1, 1]] * 500 + [[1, 0]] * 60 + [[0, 1]] * 20 + [[0, 0]] * 220)
+    generator = np.random.default_rng(1)
+    for drop in (0.0, 0.1):
+        found = np.mean([script.draw(pairs, drop, generator) for _ in range(200)], axis=(0, 1))
+        assert found[0] - found[1] == pytest.approx(drop, abs=0.005)
+    assert script.gates(pairs, 1, 0.06, [0.0], 40).fails == 0
+    lost = script.gates(pairs, 2, 0.06, [0.3, 0.3], 10)
+    assert lost.fails == 1 and lost.passes == 0 and lost.documents < 0.6
+    assert 0.06 < script.announced(pairs, 1, 0.06, 10) < script.announced(pairs, 2, 0.06, 10) < 0.2
+    threshold, unpaired = script.rules(pairs, 0.0, 200)
+    assert 0.05 < threshold < 0.35 and unpaired < 0.05
