@@ -41,11 +41,16 @@ class StoredDocuments:
 def gate_stages(old: Place, new: Place, tasks: Sequence[str], margin: float) -> Gated:
     """`tasks`: by default the benchmarks that both have, and without any all that both have.
 
-    Raises UserError for documents, metrics, definitions or harness versions that differ, for scores
-    that are not measured, and for a margin that so many documents could never show.
+    Raises UserError for a stage that is not scored to the end, for documents, metrics, definitions
+    or harness versions that differ, for scores that are not measured, and for a margin that so many
+    documents could never show.
     """
+    if unscored := [line for place in (old, new) if (line := place.without_scores())]:
+        raise UserError([f"{line}; a gate needs the scores" for line in unscored])
     shared = [name for name in old.benchmarks() if name in new.benchmarks()]
-    diffs = {diff.task: diff for diff in compare_places(old, new, list(tasks) or shared)}
+    diffs = {
+        diff.task: diff for diff in compare_places(old, new, list(dict.fromkeys(tasks)) or shared)
+    }
     faults = [fault for name in diffs for fault in _other_harness(name, old, new)]
     faults += [
         f"{diff.task}: not measured ({'; '.join(map(str, diff.not_measured.values()))})"

@@ -85,10 +85,12 @@ def test_stages_that_are_not_alike_are_refused(stages: Bench) -> None:
     Invented(name="other", marks="x", benchmarks={"mmlu": 400, "piqa": 600}).write(results)
     newer = Invented(name="newer", how={"harness_version": "0.5"}, benchmarks={"mmlu": 400})
     newer.write(results)
+    next((results / "invented/lost").glob("seed-*/stage-3-*/scores.json")).unlink()
     for new, said in (
         ("other/base", "mmlu: not the same documents"),
         ("newer/base", "mmlu: not measured alike: harness_version 0.4.13 in OLD, 0.5 in NEW"),
         ("invented/same/stage-9", "no 'stage-9'"),
+        ("invented/lost/stage-3", "not scored to the end"),
     ):
         code, _, err = stages.run("gate", new, "--against", "invented/base", "--margin", "3")
         assert code == 2 and said in err, err
