@@ -18,9 +18,9 @@ from cl_bench.device_memory import first_line, free_memory, out_of_memory
 from cl_bench.errors import RunError
 from cl_bench.evaluation.answer_limits import own_limit
 from cl_bench.evaluation.engines.choice import Engine
-from cl_bench.evaluation.engines.hflm import EncodePrompts
 from cl_bench.evaluation.engines.kept import Kept
 from cl_bench.evaluation.engines.opened import Subject, counted, halve_passes, opened, requests_of
+from cl_bench.evaluation.engines.request_counts import EncodePrompts
 from cl_bench.evaluation.harness import TaskResult, evaluate_tasks, group_json
 from cl_bench.evaluation.in_context import WorkedExamples
 from cl_bench.evaluation.probes.tasks import Reference, probe_tasks

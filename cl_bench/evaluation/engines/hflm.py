@@ -10,12 +10,14 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 
 from cl_bench.data.special_tokens import added_tokens
-from cl_bench.evaluation.engines.request_counts import ROOM_OF_HFLM, RequestCounts, score_counted
+from cl_bench.evaluation.engines.request_counts import (
+    ROOM_OF_HFLM,
+    EncodePrompts,
+    RequestCounts,
+    score_counted,
+)
 from cl_bench.evaluation.finite import Watched
 from cl_bench.models.positions import forget_lengths, length_rule, window
-
-EncodePrompts = Callable[[Sequence[str]], list[list[int]]]
-"""Token ids of prompts, cut as in training; instead of the tokenizer's own."""
 
 
 class TruncatingHFLM(Watched, HFLM):  # type: ignore[misc]

@@ -10,12 +10,9 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from lm_eval.models.huggingface import HFLM
-
 from cl_bench.device_memory import free_memory
 from cl_bench.errors import nearest
 from cl_bench.evaluation.engines.choice import Engine
-from cl_bench.evaluation.engines.hflm import TruncatingHFLM
 from cl_bench.evaluation.engines.kept import Kept, vllm_defaults
 from cl_bench.evaluation.shared_prefix.lm import Progress, SharedPrefixLM
 
@@ -57,6 +54,8 @@ def opened(
     if engine.name == "cl-bench":
         yield SharedPrefixLM(model, tokenizer, progress=progress, **engine.arguments)
     elif engine.in_memory:
+        from cl_bench.evaluation.engines.hflm import TruncatingHFLM  # a second, for this engine
+
         options = {**HF_DEFAULTS, **engine.arguments}
         yield TruncatingHFLM(pretrained=model, tokenizer=tokenizer, **options)
     else:
@@ -83,6 +82,8 @@ def engine_faults(engine: Engine) -> list[str]:
     """
     if engine.name != "hf" or not engine.in_memory:
         return []
+    from lm_eval.models.huggingface import HFLM
+
     known = [name for name in signature(HFLM.__init__).parameters if name not in ("self", "kwargs")]
     faults = []
     for key in engine.arguments:
@@ -147,9 +148,8 @@ def _parked(model: Any) -> Iterator[None]:
 
 def halve_passes(lm: Any) -> bool:
     """Have an `LM` of ours use less memory at once; whether it can."""
-    if isinstance(lm, SharedPrefixLM):
-        return lm.halve_passes()
-    return isinstance(lm, TruncatingHFLM) and lm.halve_passes()
+    halve: Callable[[], bool] | None = getattr(lm, "halve_passes", None)
+    return halve is not None and halve()
 
 
 def requests_of(lm: Any, before: dict[str, int]) -> dict[str, Any]:

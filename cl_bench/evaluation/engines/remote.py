@@ -18,9 +18,8 @@ from lm_eval.api.model import LM
 
 from cl_bench.errors import RunError
 from cl_bench.evaluation.engines.choice import Engine
-from cl_bench.evaluation.engines.hflm import EncodePrompts
 from cl_bench.evaluation.engines.other_python import environment
-from cl_bench.evaluation.engines.request_counts import RequestCounts
+from cl_bench.evaluation.engines.request_counts import EncodePrompts, RequestCounts
 from cl_bench.evaluation.shared_prefix.lm import Progress
 from cl_bench.models.load import split_revision
 

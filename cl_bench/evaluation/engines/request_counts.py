@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+EncodePrompts = Callable[[Sequence[str]], list[list[int]]]
+"""Token ids of prompts, cut as in training; instead of the tokenizer's own."""
 TokenRequest = tuple[Any, list[int], list[int]]
 """(key, context, continuation)."""
 ROOM = {"vllm": -1, "vllm-vlm": -1, "sglang": 0}
