@@ -12,10 +12,10 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from cl_bench.data.special_tokens import added_tokens
 from cl_bench.evaluation.engines.request_counts import (
     ROOM_OF_HFLM,
-    EncodePrompts,
     RequestCounts,
     score_counted,
 )
+from cl_bench.evaluation.engines.request_counts import EncodePrompts as EncodePrompts
 from cl_bench.evaluation.finite import Watched
 from cl_bench.models.positions import forget_lengths, length_rule, window
 
