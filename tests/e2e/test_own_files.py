@@ -59,6 +59,7 @@ def test_files_are_stages_like_any_other(months: Bench) -> None:
         "by exact_match",
         "by rouge_l",
         "jan: 2 of 6 scored prompts are trained on too",
+        "FLOP training",
     ):
         assert facts in out
     bench.trained()

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cl_bench.config.stages import OwnMetric, name_of_data
 from cl_bench.data.own_files.conversation import answer_of, conversation_prompt, pair_prompt
@@ -15,6 +17,7 @@ from cl_bench.data.own_files.forms import FORMS, forms_of, read_row
 from cl_bench.data.own_files.metrics import METRICS, labels_in, metrics_for
 from cl_bench.data.own_files.task import OwnTask, StageData, own_task
 from cl_bench.errors import UserError
+from cl_bench.metrics.modern import rouge_l_any_script, rouge_score_l, words
 
 ROWS: dict[str, tuple[dict[str, Any], str, str]] = {
     "prompt/response": ({"prompt": "Ask", "response": " Say ", "id": 3}, "Ask\n", "Say"),
@@ -206,3 +209,23 @@ def test_a_task_is_named_after_its_file() -> None:
         "hf://owner/a-set:de": "a-set-de",
     }
     assert {given: name_of_data(given) for given in names} == names
+
+
+@given(st.text("ab cD1-_.,\n", max_size=24), st.text("ab cD1-_.,\n", max_size=24))
+def test_rouge_l_of_ascii_is_that_of_the_package(first: str, second: str) -> None:
+    if words(first) or words(second):
+        assert rouge_l_any_script(first, second) == pytest.approx(rouge_score_l(first, second))
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "common", "lengths"),
+    [
+        ("返品は可能", "返品可", 3, (5, 3)),
+        ("Größe ist groß", "größe: GROSS", 1, (3, 2)),
+        ("สวัสดี", "สวัส", 4, (6, 4)),
+    ],
+)
+def test_rouge_l_reads_every_script(
+    prediction: str, reference: str, common: int, lengths: tuple[int, int]
+) -> None:
+    assert rouge_l_any_script(prediction, reference) == pytest.approx(2 * common / sum(lengths))
