@@ -12,6 +12,7 @@
  * would wait for memory at every new page. */
 #define STREAMS 4
 #define AHEAD 8
+#define LANES 8
 
 #ifdef HALF
 typedef uint16_t number;
@@ -54,6 +55,19 @@ static inline float exponential(float x) {
     return sum * power.value;
 }
 
+/* The sum of a[d] * b[d], in LANES parts that are added in pairs: compilers take longer. */
+static inline float product(const float *a, const float *b) {
+    float part[LANES];
+#pragma omp simd
+    for (int l = 0; l < LANES; l++) {
+        part[l] = a[l] * b[l];
+        for (int d = LANES; d < D; d += LANES) part[l] += a[d + l] * b[d + l];
+    }
+    for (int width = LANES / 2; width; width /= 2)
+        for (int l = 0; l < width; l++) part[l] += part[l + width];
+    return part[0];
+}
+
 /* One token and key head: q [R, D], k and v [n, D], out [R, D]; weights [R, n] is for its use. */
 static void one(const number *q, const number *k, const number *v, int64_t n, float scale,
                 float *weights, number *out) {
@@ -73,9 +87,7 @@ static void one(const number *q, const number *k, const number *v, int64_t n, fl
         ask_for(k + i * D);
         for (int d = 0; d < D; d++) key[d] = widened(k[i * D + d]);
         for (int h = 0; h < R; h++) {
-            float sum = 0;
-#pragma omp simd reduction(+ : sum)
-            for (int d = 0; d < D; d++) sum += query[h][d] * key[d];
+            float sum = product(query[h], key);
             weights[h * n + i] = sum;
             largest[h] = sum > largest[h] ? sum : largest[h];
         }

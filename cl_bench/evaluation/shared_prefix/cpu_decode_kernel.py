@@ -29,6 +29,8 @@ COMPILE = ["-O3", "-march=native", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno
 LINK = ["-shared"]
 SECONDS = 60
 """What a compiler may take before there is no kernel."""
+LANES = 8
+"""Of which a head has whole multiples (cpu_decode_kernel.c)."""
 WIDEST = 1024
 """Numbers of a group's queries: more would not stay in the first cache."""
 
@@ -45,7 +47,7 @@ def kernel_for(query: Tensor, key: Tensor) -> Kernel | None:
         return None
     if query.dtype not in (torch.float32, torch.bfloat16) or query.shape[-1] != size:
         return None
-    if heads // groups * size > WIDEST:
+    if heads // groups * size > WIDEST or size % LANES:
         return None
     return _kernel(size, heads // groups, query.dtype)
 

@@ -156,7 +156,9 @@ def test_slots_are_read_in_parts():
 
 
 @needs_compiler
-@pytest.mark.parametrize("fault", ["no compiler", "no source", "wrong", "elsewhere", "float16"])
+@pytest.mark.parametrize(
+    "fault", ["no compiler", "no source", "wrong", "elsewhere", "float16", "odd heads"]
+)
 def test_without_a_kernel_torch_attends(fault, monkeypatch, tmp_path):
     query, keys, _, _ = a_step([(4, 1)], torch.float32)
     cpu_decode_kernel._kernel.cache_clear()
@@ -171,6 +173,8 @@ def test_without_a_kernel_torch_attends(fault, monkeypatch, tmp_path):
         monkeypatch.setattr(cpu_decode_kernel, "SOURCE", wrong)
     if fault == "elsewhere":
         query, keys = query.to("meta"), keys.to("meta")
+    if fault == "odd heads":
+        query, keys = query[..., :12], keys[..., :12]
     if fault == "float16":
         query, keys = query.half(), keys.half()
     assert cpu_decode_kernel.kernel_for(query, keys) is None
