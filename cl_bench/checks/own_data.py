@@ -11,8 +11,17 @@ if TYPE_CHECKING:
 
 def note_own_data(found: Preflight) -> Iterator[str]:
     """No faults."""
-    for own in found.suite.own.values():
+    made = found.suite.own
+    for own in made.values():
         found.say(own.fact)
         for line in own.oddities:
             found.note(line)
+    for name, own in made.items():
+        for other, its in made.items():
+            both = sum(prompt in its.learned for prompt in own.asked)
+            if other != name and both:
+                found.note(
+                    f"{name}: {both:,} of {len(own.asked):,} scored prompts are trained on in "
+                    f"{other}"
+                )
     return iter(())

@@ -95,6 +95,10 @@ def test_files_are_stages_like_any_other(months: Bench) -> None:
 def test_a_month_comes_again_after_another(months: Bench) -> None:
     bench = months
     bench.trained()
+    more = {"data": "rows/jan_test.jsonl", "holdout": 1}
+    bench.write_config(stages=[STAGES[0], more])
+    planned = bench.must("plan", "tiny.yaml", "-o", "name=other")
+    assert "jan: 5 of 6 scored prompts are trained on in jan_test" in planned
     bench.write_config(stages=[*STAGES, {"task": "jan"}, {"task": "feb", "lr": 1e-4}])
     before = (bench.results / "base/scores.json").read_bytes()
     code, _, err = bench.run("run", "tiny.yaml")

@@ -55,6 +55,10 @@ class OwnTask:
     """What was recognised, in a line."""
     oddities: list[str] = field(default_factory=list)
     """What a reader of the report should know."""
+    learned: frozenset[int] = frozenset()
+    """Hashes of the prompts that are trained on, good in this process alone."""
+    asked: tuple[int, ...] = ()
+    """The same of the scored rows."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,9 @@ def own_task(name: str, given: StageData, scored: bool) -> OwnTask:
     names = given.metrics or metrics_for([row.answer for row in train])
     config = _config(name, read.form, train, tests, names)
     fact = _fact(name, given, read, len(train), len(tests), where, names[0])
-    return OwnTask(config, fact, _oddities(name, train, tests))
+    learned = frozenset(hash(row.question) for row in train)
+    asked = tuple(hash(row.question) for row in tests)
+    return OwnTask(config, fact, _oddities(name, train, tests), learned, asked)
 
 
 def training_pairs(made: OwnTask) -> list[tuple[str, str]]:
