@@ -65,7 +65,7 @@ def test_two_files_become_a_report_and_a_next_month(
         for line in block.splitlines() if not kind else ():
             if line.startswith("cl-bench gate "):
                 code, out, err = bench.run(*shlex.split(line)[1:])
-                assert code in (0, 1, 3) and "pooled" in out, err  # of a random model
+                assert code in (0, 1, 3) and out.startswith("# Gate: "), err
             elif line.startswith("cl-bench "):
                 said += bench.must(*shlex.split(line)[1:])
     expected = next(block for kind, block in blocks if not kind and block.startswith("jan: "))
