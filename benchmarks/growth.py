@@ -196,7 +196,11 @@ def finished_seconds(methods: int) -> float:
 
         def run() -> None:
             environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-            subprocess.run(command, check=True, cwd=place, capture_output=True, env=environment)
+            said = subprocess.run(
+                command, check=False, cwd=place, capture_output=True, text=True, env=environment
+            )
+            if said.returncode:
+                sys.exit(said.stderr[-3000:])
 
         return median(run, resource.RUSAGE_CHILDREN)
 
