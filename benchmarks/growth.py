@@ -163,6 +163,7 @@ def config(folder: Path, methods: int, stages: int) -> Path:
         "name": "growth",
         "model": {"path": "./model", "dtype": "float32"},
         "seeds": [1],
+        "allow_unreachable": True,
         "methods": METHODS[:methods],
         "stages": [{"task": TASKS[i % len(TASKS)], "limit": 4} for i in range(stages)],
         "train": {"batch_size": 4, "max_prompt_tokens": 64, "max_answer_tokens": 4},
