@@ -253,7 +253,7 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
 def fixed_share(sizes: Sequence[float], values: Sequence[float]) -> float:
     """Of the largest value, what a line `a + b * size` has at size 0."""
     _, fixed = np.polyfit(sizes, values, 1)
-    return float(max(fixed, 0.0) / values[-1])
+    return float(min(max(fixed, 0.0) / values[-1], 1.0))
 
 
 def measured(part: Part) -> dict[str, Any]:
