@@ -1,11 +1,13 @@
 """How often `cl-bench gate` errs and what it finds, on records of real documents.
 
     python benchmarks/gate.py RECORDS.json [--task general_piqa] [--new "noise 30"] [--draws 1000]
+        [--kept CELLS.json]
 
 RECORDS.json is what `benchmarks/gate_records.py` writes. In every draw the two sides of each
 document are swapped or not, at random, and documents come in a random order: nothing dropped.
 Drops are planted by turning right answers of NEW wrong, each with the same chance. The gate decides
 as it does for model folders, with looks after every tenth of the documents. Tables in per cent.
+What is kept in CELLS.json is not drawn again: ended at any time, it goes on there.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import ceil, sqrt
 from pathlib import Path
 
@@ -109,6 +111,30 @@ def announced(pairs: Pairs, parts: int, margin: float, looks: int) -> float:
     return sees
 
 
+@dataclass
+class Kept:
+    """Outcomes on disk, by what they are of."""
+
+    file: Path | None
+    pairs: Pairs
+    name: str
+    draws: int
+
+    def gates(self, parts: int, margin: float, drops: Sequence[float]) -> Outcome:
+        """As the function, unless it is known."""
+        key = (
+            f"{self.name}, {self.draws} draws, {parts}, {margin:g}, {[round(d, 6) for d in drops]}"
+        )
+        known = {}
+        if self.file is not None and self.file.is_file():
+            known = json.loads(self.file.read_text())
+        if key not in known:
+            known[key] = asdict(gates(self.pairs, parts, margin, drops, self.draws))
+            if self.file is not None:
+                self.file.write_text(json.dumps(known, indent=1))
+        return Outcome(**known[key])
+
+
 def rules(pairs: Pairs, drop: float, draws: int) -> tuple[float, float]:
     """How often a threshold on few items, and an unpaired test on all, call it a drop."""
     generator = np.random.default_rng(1)
@@ -136,6 +162,7 @@ def main() -> None:
     parser.add_argument("--new", default="noise 30")
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--margin", type=float, nargs="*", default=[3.0, 4.0, 5.0])
+    parser.add_argument("--kept", type=Path)
     given = parser.parse_args()
     records = json.loads(given.file.read_text())
     old, new = (records[name][given.task] for name in ("base", given.new))
@@ -146,6 +173,7 @@ def main() -> None:
         f"{len(pairs)} documents of {given.task}: base {points(pairs[:, 0].mean())}, {given.new} "
         f"{points(pairs[:, 1].mean())}; {points(turned)} % of them change; {given.draws} draws\n"
     )
+    kept = Kept(given.kept, pairs, f"{given.task}, {given.new}", given.draws)
     columns = ["capabilities", "margin", "planted", "fail", "pass", "documents"]
     rows = []
     for parts in (1, 3):
@@ -154,7 +182,7 @@ def main() -> None:
             # The drop that is announced to be seen 4 times in 5 is planted in one capability.
             for what, drop in (("none", 0.0), ("the margin", margin), ("what it sees", sees)):
                 drops = [drop] + [drop if what == "the margin" else 0.0] * (parts - 1)
-                found = gates(pairs, parts, margin, drops, given.draws)
+                found = kept.gates(parts, margin, drops)
                 rows.append(
                     [
                         str(parts),
@@ -169,7 +197,7 @@ def main() -> None:
     rows = []
     for drop in (0.0, 0.02, 0.04, 0.06, 0.08):
         threshold, unpaired = rules(pairs, drop, given.draws)
-        own = [gates(pairs, 1, margin / 100, [drop], given.draws) for margin in given.margin]
+        own = [kept.gates(1, margin / 100, [drop]) for margin in given.margin]
         rows.append(
             [points(drop), points(threshold), points(unpaired)]
             + [f"{points(each.fails)} / {points(each.passes)}" for each in own]

@@ -25,7 +25,11 @@ def gate(
     budget: str | None = typer.Option(
         None, help="Of model folders: time for scoring, such as 10m; at least one look is taken."
     ),
-    limit: int | None = typer.Option(None, min=1, help="Of model folders: documents a benchmark."),
+    limit: int | None = typer.Option(
+        None,
+        min=1,
+        help="Of model folders: most documents a benchmark; as `budget: standard` by default.",
+    ),
     dtype: str = typer.Option("bfloat16", help="Of model folders."),
     engine: str = typer.Option("cl-bench", help=ENGINE_HELP),
     engine_args: str | None = typer.Option(None, help=ENGINE_ARGS_HELP),

@@ -8,8 +8,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import ceil
+from pathlib import Path
 from typing import Any
 
+from cl_bench.config.budgets import documents_of
 from cl_bench.config.schema import ExperimentConfig
 from cl_bench.errors import RunError, UserError
 from cl_bench.evaluation.engines.choice import Engine
@@ -57,6 +59,7 @@ class ScoredDocuments:
 
     benchmarks: Benchmarks
     limit: int | None
+    """Of each; None: as many as the budget `standard` of `eval.general` has."""
     answers: Sequence[Answering]
     """Of OLD and NEW."""
     reporter: Reporter
@@ -70,7 +73,10 @@ class ScoredDocuments:
             name: sum(len(task.eval_docs) for task in leaves.values())
             for name, leaves in self.benchmarks.items()
         }
-        most = {name: min(size, self.limit or size) for name, size in sizes.items()}
+        most = {
+            name: min(size, self.limit or documents_of("standard", name) or size)
+            for name, size in sizes.items()
+        }
         return [
             {
                 name: stratified_documents(
@@ -189,7 +195,7 @@ def _subject(path: str, dtype: str, reporter: Reporter) -> Subject:
     reporter.line(f"loading {path}")
     source = resolve_model_path(path, reporter.line)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Subject(*load_model(source, dtype, device))
+    return Subject(*load_model(source, dtype, device), Path(source))
 
 
 @contextmanager
