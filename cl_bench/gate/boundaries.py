@@ -58,10 +58,12 @@ class Boundaries:
             found = min(found, level)
         return max(found, LEAST)
 
-    def power(self, drift: float, alpha: float) -> float:
-        """The chance to stop at some look where z at time 1 has mean `drift` (and at t drift
-        sqrt(t))."""
-        critical = np.sqrt(self.times) * self.critical(alpha)
+    def power(self, drift: float, alpha: float, scale: float = 1.0) -> float:
+        """The chance to stop at some look where z at time 1 has mean `drift` (at t drift sqrt(t)).
+
+        `scale`: of the critical values, where evidence is held against another error than its own.
+        """
+        critical = scale * np.sqrt(self.times) * self.critical(alpha)
         stopped = 0.0
         density: _Density | None = None
         for look, time in enumerate(self.times):
@@ -71,9 +73,9 @@ class Boundaries:
             density = step.below(float(critical[look]))
         return stopped
 
-    def drift(self, power: float, alpha: float) -> float:
+    def drift(self, power: float, alpha: float, scale: float = 1.0) -> float:
         """The drift that has this power (0.5 to 0.999)."""
-        return _drift(self.times, power, alpha)
+        return _drift(self.times, power, alpha, scale)
 
 
 @dataclass(frozen=True)
@@ -143,10 +145,10 @@ def _table(times: tuple[float, ...]) -> Array:
     return found
 
 
-@lru_cache
-def _drift(times: tuple[float, ...], power: float, alpha: float) -> float:
+@lru_cache(maxsize=4096)
+def _drift(times: tuple[float, ...], power: float, alpha: float, scale: float) -> float:
     known = Boundaries(times)
-    return float(brentq(lambda x: known.power(x, alpha) - power, 0.0, 20.0, xtol=1e-9))
+    return float(brentq(lambda x: known.power(x, alpha, scale) - power, -20.0, 40.0, xtol=1e-6))
 
 
 def _bound(step: _Step, spent: float, root: float) -> float:

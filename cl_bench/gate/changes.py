@@ -18,6 +18,7 @@ from scipy.special import ndtri, stdtr
 from cl_bench.scores.paired_changes import Graded, Part, RightOrWrong, Stratum, spread
 
 _HALVINGS = 50
+_MANY = 10**6
 _CERTAIN = 40.0
 """A z that stands for certainty."""
 
@@ -90,8 +91,9 @@ class Measured:
                 kept = middle
         return kept
 
-    def error(self, drop: float, scale: float = 1.0) -> float:
-        """Standard error of the drop that is to be expected were it `drop`.
+    def error(self, drop: float, margin: float | None = None, scale: float = 1.0) -> float:
+        """Standard error of the drop that is to be expected were it `drop`; with a margin, the one
+        that evidence against that margin takes it to have.
 
         Of right or wrong documents: as many would be learned and forgotten by chance as the rarer
         of the two shows, and the drop itself comes on top. `scale`: the documents there are, as a
@@ -104,8 +106,12 @@ class Measured:
             whole = fsum(w for w, _ in turned)
             forgotten = fsum(w * s.forgotten / s.n for w, s in turned) / whole
             learned = fsum(w * s.learned / s.n for w, s in turned) / whole
-            shares = fsum(w**2 / s.n for w, s in turned)
-            variance += (2 * min(forgotten, learned) + abs(drop) - drop**2) * shares
+            chance = min(forgotten, learned, (1 - drop) / 2)
+            # One large sample with these rates stands for the strata, whose own may be tiny.
+            rates = round(_MANY * (chance + drop)), round(_MANY * chance)
+            one = RightOrWrong(*rates, _MANY)
+            held = one.difference if margin is None else -margin
+            variance += one.variance(held) * _MANY * fsum(w**2 / s.n for w, s in turned)
         return sqrt(max(0.0, variance) * scale)
 
 

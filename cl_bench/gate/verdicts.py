@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from scipy.special import ndtri
-
 from cl_bench.gate.boundaries import Boundaries
 from cl_bench.gate.changes import Measured
 from cl_bench.scores.uncertainty import holm
@@ -196,13 +194,18 @@ def reach(
     if now.evidence(margin) is None:
         return None, None
     share = boundaries.times[look]
-    beyond = float(ndtri(POWER))
-    enough = boundaries.drift(POWER, alpha) - beyond
-    null = enough * now.error(margin, share)
-    sees = _smallest(lambda drop: drop - margin - null - beyond * now.error(drop, share), margin)
-    none = beyond * now.error(0.0, share)
-    shows = _smallest(lambda limit: limit - enough * now.error(limit, share) - none, 0.0)
-    return sees, shows
+
+    def missing(drop: float, limit: float) -> float:
+        """How much further from the margin the drop should be to be told apart from it."""
+        error = now.error(drop, scale=share)
+        held = now.error(drop, limit, share)
+        if not error:
+            return held * float(boundaries.critical(alpha)[-1]) - abs(drop - limit)
+        needed = boundaries.drift(POWER, alpha, round(held / error, 2))
+        return needed * error - abs(drop - limit)
+
+    sees = _smallest(lambda drop: -missing(drop, margin), margin)
+    return sees, _smallest(lambda limit: -missing(0.0, limit), 0.0)
 
 
 def _smallest(excess: Callable[[float], float], low: float) -> float | None:
