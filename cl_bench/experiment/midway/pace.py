@@ -12,6 +12,8 @@ SHARE = 50
 LONG_AFTER_A_KILL = 1.0
 SHARE_AFTER_A_KILL = 10
 """The same where a session of this stage was killed: another may be soon, so 9 % of the time."""
+RATE = 4e8
+"""Bytes a second that are written with their checksum, until a save has shown it."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Pace:
     """Whether a session before was, without being asked to stop."""
     _last: float = field(default_factory=time.monotonic)
     _took: float = 0.0
+    _saved: bool = False
 
     @property
     def on(self) -> bool:
@@ -56,9 +59,14 @@ class Pace:
             return False
         return time.monotonic() - self._last > max(every.seconds, self._apart)
 
+    def expect(self, size: int) -> None:
+        """So many bytes are to be saved: a short stage must not pay for a long save."""
+        if not self._saved:
+            self._took = size / RATE
+
     def saved(self, seconds: float) -> None:
         """Something was, and took so long."""
-        self._last, self._took = time.monotonic(), seconds
+        self._last, self._took, self._saved = time.monotonic(), seconds, True
 
     def stop(self) -> None:
         """Nothing is saved any more."""

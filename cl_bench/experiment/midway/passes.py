@@ -42,6 +42,7 @@ class Passes:
         if not self.pace.on or self.places.processes.world > 1:
             yield from batches
             return
+        self.pace.expect(sum(value.nbytes for value in sums.values()))
         place, began = self.places.folder / f"pass-{self._count}", time.monotonic()
         done = self._pass_done(place, sums)
         if done is None:

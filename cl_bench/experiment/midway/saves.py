@@ -119,6 +119,7 @@ class Saves:
             return
         files = _files(stage.scratch)
         living = _living(stage, engine)
+        self.pace.expect(sum(value.nbytes for value in engine.state_dict().values()))
         self._now = _Now(stage, method, engine, course, _checksum(plan), living, files)
         place = self._last_update(course.phase)
         found = None if place is None else self.places.told(place)

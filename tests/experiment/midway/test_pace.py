@@ -38,6 +38,18 @@ def test_short_work_is_saved_after_a_kill_only() -> None:
     assert Pace(Every(seconds=10)).long == 5 and Pace(Every(seconds=10), killed=True).long == 1
 
 
+def test_the_first_save_has_to_be_worth_its_time_too(clock: list[float]) -> None:
+    pace = Pace(Every(seconds=10), False, clock[0])
+    pace.expect(1_600_000_000)  # 4 s
+    for seconds, due in ((190.0, False), (20.0, True)):
+        clock[0] += seconds
+        assert pace.due() == due
+    pace.saved(0.1)
+    pace.expect(1_600_000_000)
+    clock[0] += 11.0
+    assert pace.due(), "what a save took counts, once one was made"
+
+
 def test_updates_and_never(clock: list[float]) -> None:
     pace = Pace(Every(updates=3))
     clock[0] += 1e6
