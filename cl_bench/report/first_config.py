@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from cl_bench.config.budgets import Budget
 from cl_bench.config.evaluation import GeneralEval
 from cl_bench.config.schema import ExperimentConfig, ModelConfig
 from cl_bench.config.stages import is_place, name_of_data
-from cl_bench.costs.model_shapes import model_shapes
+from cl_bench.costs.model_shapes import model_file, model_shapes
 from cl_bench.costs.scoring_time import scoring_tokens
 from cl_bench.costs.trained import everything
 from cl_bench.data.own_files.task import OwnTask, StageData, own_task, training_pairs
@@ -46,6 +47,8 @@ RATES = ((1e9, 1e-5), (3e8, 2e-5), (0, 5e-5))
 OF_ADAPTERS = 10
 """Times the rate of whole weights: LoRA Without Regret (2025)."""
 LONGEST_PROMPT, LONGEST_ANSWER = 1024, 512
+AROUND = 64
+"""Tokens that a chat template may put around a question."""
 STEP = 32
 """Limits of tokens are multiples of it."""
 FULL = {"mmlu": 14042, "bbh": 6511, "tydiqa": 5077, "boolq": 3270, "piqa": 1838, "gsm8k": 1319}
@@ -141,7 +144,11 @@ def _settings(
         general = {"tasks": list(GENERATED), "limit": FEW_GENERATED}
     return {
         "name": wanted.name,
-        "model": {"path": wanted.model, "dtype": wanted.machine.dtype},
+        "model": {
+            "path": wanted.model,
+            "dtype": wanted.machine.dtype,
+            **({"chat_template": "auto"} if _has_template(wanted.model) else {}),
+        },
         "seeds": [42],
         "methods": [
             "sft",
@@ -161,12 +168,25 @@ def _lengths(model: str, made: Sequence[OwnTask]) -> dict[str, int]:
     if count is None:
         return {}
     pairs = [pair for one in made for pair in training_pairs(one)]
-    longest = [max(count(pair[side]) for pair in pairs) + 1 for side in (0, 1)]
+    around = AROUND if _has_template(model) else 1
+    longest = [max(count(p[side]) for p in pairs) + room for side, room in ((0, around), (1, 1))]
     limits = (LONGEST_PROMPT, LONGEST_ANSWER)
     prompt, answer = (
         min(STEP * ceil(most / STEP), limit) for most, limit in zip(longest, limits, strict=True)
     )
     return {"max_prompt_tokens": prompt, "max_answer_tokens": answer}
+
+
+def _has_template(model: str) -> bool:
+    """Whether the model's tokenizer has a chat template, as far as files on this machine tell."""
+    config = ModelConfig(path=model)
+    if model_file(config, "chat_template.jinja") is not None:
+        return True
+    file = model_file(config, "tokenizer_config.json")
+    try:
+        return file is not None and "chat_template" in json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False  # `plan` says what is wrong with it
 
 
 @dataclass(frozen=True)
@@ -225,7 +245,8 @@ def _head(
     yield f"#   cl-bench run {wanted.out}"
     yield f"name: {_plain(settings['name'])}"
     model = settings["model"]
-    yield f"model: {{path: {_plain(_beside(model['path'], wanted))}, dtype: {model['dtype']}}}"
+    asked = "  # in its own form of questions; off: plain text" if "chat_template" in model else ""
+    yield f"model: {_inline(model | {'path': _beside(model['path'], wanted)})}{asked}"
     if wanted.data_root is not None:
         yield f"data_root: {_plain(_beside(str(wanted.data_root), wanted))}"
     yield "seeds: [42]          # a second seed tells chance from effect, and doubles the time"

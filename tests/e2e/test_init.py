@@ -13,6 +13,7 @@ import yaml
 from cl_bench.checks import first_steps
 from tests.e2e.conftest import Bench
 from tests.helpers.read import scores_of
+from tests.helpers.templates import CHATML, chatting
 
 
 def rows(file: Path, count: int, answer: str = "yes") -> None:
@@ -83,3 +84,13 @@ def test_times_come_from_the_machine_and_benchmarks_from_what_is_here(bench: Ben
     bench.must("init", "a.jsonl", *model, "--name", "nothing", "--data-root", "nowhere")
     general = yaml.safe_load((bench.root / "nothing.yaml").read_text())["eval"]["general"]
     assert general["tasks"][0] == "mini_mmlu" and general["limit"] == 24
+
+
+def test_a_model_with_a_chat_template_is_asked_in_it(bench: Bench) -> None:
+    rows(bench.root / "a.jsonl", 20)
+    plain = written(bench, "a.jsonl", "--model", "model", "--name", "plain")
+    chatting(CHATML).save_pretrained(bench.root / "model")
+    found = written(bench, "a.jsonl", "--model", "model", "--name", "talks")
+    assert found["model"]["chat_template"] == "auto" and "chat_template" not in plain["model"]
+    more = found["train"]["max_prompt_tokens"] - plain["train"]["max_prompt_tokens"]
+    assert more == 64, "room for what the template puts around a question"
