@@ -181,10 +181,11 @@ def test_a_schedule_is_looked_at(
 def test_one_place_reads_the_stages_of_a_config() -> None:
     """What a stage is, is in its `StageSpec`: nothing else is looked up in the config again."""
     package = Path(cl_bench.__file__).parent
+    read = re.compile(r"(?<!cl_bench\.)config\.stages\b|resolve_tasks\(|\bresolve\(config")
     found = {
         str(file.relative_to(package))
         for file in package.rglob("*.py")
-        if re.search(r"(?<!cl_bench\.)config\.stages\b|resolve_tasks\(|\bresolve\(config", file.read_text())
+        if read.search(file.read_text())
     }
     assert found == {
         "experiment/resolve.py",
