@@ -63,7 +63,9 @@ def scored(root: Path, name: str, members: int = 1) -> tuple[Place, Mapping[Any,
     (home / "base" / "scores.json").write_text(json.dumps({"general": {}, **scores}))
     where = {"data_root": str(root / "data"), "task_paths": [str(root / "own")]}
     config = ExperimentConfig.model_validate(MINIMAL | where)
-    write_experiment(home, {"config": config.model_dump(mode="json"), "last_run": "2026"})
+    write_experiment(
+        home, {"config": config.model_dump(mode="json", by_alias=True), "last_run": "2026"}
+    )
     return Place(home / "base"), lm.prompts
 
 
