@@ -9,6 +9,7 @@ import typer
 
 from cl_bench.commands.options import (
     ALLOW_CODE_HELP,
+    CHAT_TEMPLATE_HELP,
     DEVICE_HELP,
     DTYPE_HELP,
     ENGINE_ARGS_HELP,
@@ -37,6 +38,7 @@ def evaluate(
     limit: int | None = typer.Option(None, min=1, help=LIMIT_HELP),
     dtype: Dtype | None = typer.Option(None, help=DTYPE_HELP),
     device: str | None = typer.Option(None, help=DEVICE_HELP),
+    chat_template: str | None = typer.Option(None, help=CHAT_TEMPLATE_HELP),
     task_path: list[Path] = typer.Option([], help=TASK_PATH_HELP),
     engine: str | None = typer.Option(None, help=ENGINE_HELP),
     engine_args: str | None = typer.Option(None, help=ENGINE_ARGS_HELP),
@@ -59,7 +61,8 @@ def evaluate(
     model = what if what and stage is None and not is_experiment(what, results) else None
     folder = Path()
     if model is None:
-        _only("a model that is no run's", {"--dtype": dtype, "--task-path": task_path or None})
+        of_models = {"--dtype": dtype, "--chat-template": chat_template}
+        _only("a model that is no run's", {**of_models, "--task-path": task_path or None})
         folder = find_experiment(what, results)
         if stage is None:
             raise UserError(f"--stage: missing: which stage of {folder} is scored?")
@@ -77,6 +80,7 @@ def evaluate(
     own = recorded_engine({"config": {}} if model else read_experiment(folder))
     chosen = engine_asked(own, engine, engine_args, engine_python)
 
+    from cl_bench.config.file import template_text
     from cl_bench.experiment.rescore import Selection, rescore
     from cl_bench.experiment.score_model import ModelQuestions, score_model
     from cl_bench.progress import Reporter
@@ -86,7 +90,8 @@ def evaluate(
         if model is not None:
             paths = tuple(map(str, task_path))
             asked = ModelQuestions(
-                tuple(task), limit, dtype, device, chosen, data_root, paths, allow_code_execution
+                *(tuple(task), limit, dtype, device, chosen, data_root, paths),
+                *(allow_code_execution, template_text(chat_template or "off", Path.cwd())),
             )
             files = [score_model(model, asked, results, reporter)]
         else:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from cl_bench.commands.options import ENGINE_ARGS_HELP, ENGINE_HELP
+from cl_bench.commands.options import CHAT_TEMPLATE_HELP, ENGINE_ARGS_HELP, ENGINE_HELP
 
 if TYPE_CHECKING:
     from cl_bench.gate.gated import Gated
@@ -31,6 +31,7 @@ def gate(
         help="Of model folders: most documents a benchmark; as `budget: standard` by default.",
     ),
     dtype: str = typer.Option("bfloat16", help="Of model folders."),
+    chat_template: str | None = typer.Option(None, help=f"Of model folders. {CHAT_TEMPLATE_HELP}"),
     engine: str = typer.Option("cl-bench", help=ENGINE_HELP),
     engine_args: str | None = typer.Option(None, help=ENGINE_ARGS_HELP),
     data_root: Path | None = typer.Option(None, help="Of model folders: where the data is."),
@@ -57,6 +58,7 @@ def gate(
         "--data-root": data_root,
         "--task-path": task_path or None,
         "--engine-args": engine_args,
+        "--chat-template": chat_template,
         "--engine": None if engine == "cl-bench" else engine,
         "--dtype": None if dtype == "bfloat16" else dtype,
     }
@@ -72,7 +74,7 @@ def gate(
     if models:
         found = _of_models(
             against, new, margin, task, budget, limit, dtype, engine, engine_args, data_root,
-            task_path,
+            task_path, chat_template,
         )  # fmt: skip
     else:
         from cl_bench.gate.stored import gate_stages
@@ -95,8 +97,10 @@ def _of_models(
     engine_args: str | None,
     data_root: Path | None,
     task_paths: list[str],
+    chat_template: str | None,
 ) -> Gated:
     from cl_bench.config.budgets import TRACE_GENERAL
+    from cl_bench.config.file import template_text
     from cl_bench.evaluation.engines.choice import choose_engine
     from cl_bench.gate.models import seconds_of_budget
     from cl_bench.terminal import say
@@ -117,6 +121,7 @@ def _of_models(
         data_root=None if data_root is None else str(data_root),
         task_paths=task_paths,
         engine=chosen,
+        chat_template=template_text(chat_template or "off", Path.cwd()),
     )
     with Reporter() as reporter:
         return gate_folders(asked, margin / 100, seconds, reporter)

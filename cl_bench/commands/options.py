@@ -4,6 +4,10 @@ LIMIT_HELP = "Documents a task, a seeded sample; the run's own or all by default
 DTYPE_HELP = "Of a model's weights; default: bfloat16 on a GPU, else float32."
 DATA_ROOT_HELP = "Look here for the data."
 DEVICE_HELP = "cuda, cuda:1, cpu, mps, ...; default: the first GPU, or the CPU."
+CHAT_TEMPLATE_HELP = (
+    "auto: ask in the tokenizer's chat template, if it has one; off: in plain text; or a file with "
+    "a template (docs/chat.md)."
+)
 UNTIL_HELP = "Stop after this stage, by number or task; the same command without it goes on."
 TASK_PATH_HELP = "More folders of task YAMLs (repeatable)."
 

@@ -120,7 +120,7 @@ def _absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
         data["model"] = model = {**model, "path": _model_path(model["path"], folder)}
     template = model.get("chat_template") if isinstance(model, dict) else None
     if isinstance(model, dict) and isinstance(template, str):
-        data["model"] = {**model, "chat_template": _template(template, folder)}
+        data["model"] = {**model, "chat_template": template_text(template, folder)}
     engine = data.get("engine")
     if isinstance(engine, dict) and isinstance(engine.get("python"), str):
         data["engine"] = {**engine, "python": _program_path(engine["python"], folder)}
@@ -130,7 +130,7 @@ def _absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     return data
 
 
-def _template(given: str, folder: Path) -> str:
+def template_text(given: str, folder: Path) -> str:
     """The text of a file with a chat template, which a run is bound to; other values as they are.
 
     What stands in braces is a template already.

@@ -9,12 +9,14 @@ from pathlib import Path
 from cl_bench.config.budgets import TRACE_GENERAL
 from cl_bench.config.schema import TrainConfig, slug
 from cl_bench.config.stages import is_place, name_of_data
+from cl_bench.data.chat import ask_in
 from cl_bench.data.definitions import definition
 from cl_bench.data.loading import load_task_set
 from cl_bench.data.own_files.task import StageData
 from cl_bench.data.tasks import general_name, task_folders, unknown_task
 from cl_bench.errors import UserError
 from cl_bench.evaluation.answer_limits import limit_faults
+from cl_bench.evaluation.chat_form import chat_of_folder, without_form
 from cl_bench.evaluation.code.humaneval import code_faults, sandbox_warnings
 from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.engines.opened import Subject, engine_faults, scored_form
@@ -51,6 +53,8 @@ class ModelQuestions:
     data_root: Path | None = None
     task_paths: tuple[str, ...] = ()
     allow_code: bool = False
+    chat_template: str = "off"
+    """`off`, `auto`, or the text of a template."""
 
 
 def score_model(model: str, asked: ModelQuestions, results: Path, reporter: Reporter) -> Path:
@@ -64,6 +68,13 @@ def score_model(model: str, asked: ModelQuestions, results: Path, reporter: Repo
     suite, more = _suite(asked)
     if suite is None or faults:
         raise UserError([*faults, *more])
+    chat, more = chat_of_folder(model, asked.chat_template, reporter.line)
+    if chat is not None:
+        more += without_form(suite.leaves)
+    if more:
+        raise UserError(more)
+    if chat is not None:
+        ask_in(chat, suite.leaves)
     for warning in sandbox_warnings(suite.leaves):
         reporter.line(warning)
     device = usable_device(asked.device)
@@ -90,7 +101,9 @@ def score_model(model: str, asked: ModelQuestions, results: Path, reporter: Repo
         reporter.scoring(name)
         data = scored_data(suite.leaves, suite.documents)
         tasks = {name: definition(members) for name, members in suite.general.items()}
-        about = {"settings": settings | {"model": model}, **scored_form(loaded, asked.engine)}
+        form = {"chat_template": asked.chat_template} if chat is not None else {}
+        of_model = {"model": model} | form
+        about = {"settings": settings | of_model, **scored_form(loaded, asked.engine)}
         rest = recorded(about, {"model": basis["model"], "tasks": tasks, "data": data})
         scoring = Scoring(Subject(loaded, tokenizer, folder), units, basis, None)
         score_into(place, scoring, suite, reporter, {"stage": 0}, lambda _: rest)

@@ -14,6 +14,7 @@ from typing import Any
 from cl_bench.config.budgets import documents_of
 from cl_bench.config.schema import ExperimentConfig
 from cl_bench.errors import RunError, UserError
+from cl_bench.evaluation.chat_form import chat_of_folder
 from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.engines.opened import Subject
 from cl_bench.evaluation.headline import headline_faults, headline_of
@@ -51,6 +52,8 @@ class Asked:
     data_root: str | None
     task_paths: Sequence[str]
     engine: Engine
+    chat_template: str = "off"
+    """`off`, `auto`, or the text of a template."""
 
 
 @dataclass
@@ -145,6 +148,7 @@ def gate_folders(asked: Asked, margin: float, budget: float | None, reporter: Re
     a margin that so many documents could never show.
     """
     benchmarks = _benchmarks(asked)
+    _check_form(asked, reporter.line)
     documents = ScoredDocuments(benchmarks, asked.limit, (), reporter)
     check_margin(documents.rounds, documents.graded, margin)
     with ExitStack() as stack:
@@ -168,7 +172,7 @@ def _benchmarks(asked: Asked) -> Benchmarks:
     config = ExperimentConfig.model_validate(
         {
             "name": "gate",
-            "model": {"path": asked.new},
+            "model": {"path": asked.new, "chat_template": asked.chat_template},
             "methods": ["ori"],
             # A config has stages; none of it is loaded.
             "stages": [{"task": "mini_py150", "score": False}],
@@ -187,6 +191,22 @@ def _benchmarks(asked: Asked) -> Benchmarks:
             "single documents have none: score two stages whole, and gate those"
         )
     return suite.general
+
+
+def _check_form(asked: Asked, say: Callable[[str], None]) -> None:
+    """Both models are asked with the same texts. UserError where their templates are not the same.
+
+    `say` is told of templates that are not used.
+    """
+    found = [chat_of_folder(path, asked.chat_template, say) for path in (asked.old, asked.new)]
+    if faults := [fault for _, own in found for fault in own]:
+        raise UserError(faults)
+    forms = [None if chat is None else chat.depends_on() for chat, _ in found]
+    if forms[0] != forms[1]:
+        raise UserError(
+            f"--chat-template: {asked.old} and {asked.new} have other templates, so that the "
+            "questions would not be the same: give a file with one for both, or off"
+        )
 
 
 def _subject(path: str, dtype: str, reporter: Reporter) -> Subject:

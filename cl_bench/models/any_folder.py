@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cl_bench.errors import UserError
-from cl_bench.models.bases import BASE
+from cl_bench.models.bases import BASE, adapter_base
 from cl_bench.models.contents import checksum, model_contents
 from cl_bench.models.load import FUNCTION_ADAPTER, file_faults, model_path_fault
 from cl_bench.resources import expanded
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 PEFT_ADAPTER = "adapter_config.json"
+TOKENIZER = "tokenizer_config.json"
 OURS = (BASE, DELTA, FUNCTION_ADAPTER)
 """Files of a checkpoint that no other program loads."""
 
@@ -61,6 +62,18 @@ def any_contents(given: str) -> dict[str, Any]:
         file.name: checksum(file) for file in sorted(folder.glob("adapter*")) if file.is_file()
     }
     return {"files": files, "base": model_contents(_peft_base(folder))}
+
+
+def any_tokenizer(given: str) -> Any:
+    """Its tokenizer, of an adapter that has none that of its base."""
+    from cl_bench.models.load import load_tokenizer, resolve_model_path
+
+    folder = expanded(given)
+    if (folder / TOKENIZER).is_file():
+        return load_tokenizer(folder)
+    if (folder / PEFT_ADAPTER).is_file():
+        given = adapter_base(folder) or _peft_base(folder)
+    return load_tokenizer(resolve_model_path(given))
 
 
 def any_model(given: str, dtype: str, device: torch.device) -> tuple[Any, Any, Path | None]:

@@ -15,6 +15,8 @@ from cl_bench.experiment import score_model
 from tests.e2e.conftest import Bench
 from tests.e2e.test_evals import cells
 from tests.helpers.read import scores_of
+from tests.helpers.templates import CHATML, chatting
+from tests.helpers.tiny import tiny_model
 
 
 def table(out: str) -> dict[str, list[str]]:
@@ -91,3 +93,25 @@ def test_rows_of_a_file_are_scored(bench: Bench) -> None:
     found, folder = evaluate(bench, "model", "--task", "mine.jsonl", "--limit", "4")
     assert found["mine"][1] == "4"
     assert scores_of(folder)["general"]["mine"]["metrics"].keys() == {"exact_match", "rouge_l"}
+
+
+def test_a_model_is_asked_in_its_chat_template(bench: Bench) -> None:
+    """The same scores as a run's whose config says so; a template that is not used is said."""
+    tiny_model(262).save_pretrained(bench.root / "model")
+    chatting(CHATML).save_pretrained(bench.root / "model")
+    model = {"path": "./model", "dtype": "float32", "chat_template": "auto"}
+    bench.write_config(model=model, methods=["ori"])
+    bench.must("run", "tiny.yaml")
+    asked = ("--task", "piqa", "--limit", "4", "--data-root", "data")
+    predictions = "predictions/general_piqa.jsonl"
+    found = []
+    for form in ("auto", "off"):
+        code, _, err = bench.run("eval", "model", *asked, "--chat-template", form)
+        assert code == 0 and ("template, which is not used" in err) == (form == "off"), err
+        found.append(Path(err.splitlines()[-1].rpartition(": ")[2]))
+    texts = [(folder / predictions).read_text() for folder in found]
+    assert texts[0] == (bench.results / "base" / predictions).read_text() != texts[1]
+    code, _, err = bench.run("eval", "model", *asked, "--chat-template", "nowhere.jinja")
+    assert code == 2 and "nowhere.jinja: cannot be read" in err
+    code, _, err = bench.run("eval", "tiny", "--stage", "1", "--chat-template", "auto")
+    assert code == 2 and "--chat-template" in err

@@ -16,6 +16,7 @@ import cl_bench
 from tests.e2e.conftest import Bench
 from tests.helpers.invented_runs import Invented
 from tests.helpers.rendered import must_render
+from tests.helpers.templates import CHATML, LLAMA2, chatting
 from tests.helpers.tiny import byte_tokenizer, tiny_model
 
 METHODS = {"lost": (0.2, 0.5), "same": (0.0, 0.3)}
@@ -135,6 +136,22 @@ def test_model_folders_are_scored_until_it_is_decided(models: Bench) -> None:
         (each,) = [one for one in found["findings"] if one["name"] == name]
         lost = len(found["lost"][name])
         assert each["drop"] == pytest.approx((lost - found["gained"][name]) / each["n"])
+
+
+def test_model_folders_are_asked_in_one_chat_template(bench: Bench) -> None:
+    for name, template in (("old", CHATML), ("new", CHATML), ("other", LLAMA2)):
+        tiny_model(262).save_pretrained(bench.root / name)
+        chatting(template).save_pretrained(bench.root / name)
+    command = ("gate", "--against", "old", "--task", "mini_boolq", "--margin", "30")
+    rest = ("--dtype", "float32", "--json")
+    code, _, err = bench.run(*command, "new", *rest, "--chat-template", "auto")
+    assert code == 0 and "not used" not in err, err
+    code, _, err = bench.run(*command, "new", *rest)
+    assert code == 0 and err.count("has a chat template, which is not used") == 2, err
+    code, _, err = bench.run(*command, "other", *rest, "--chat-template", "auto")
+    assert code == 2 and "old and other have other templates" in err, err
+    (bench.root / "both.jinja").write_text(CHATML)
+    assert bench.run(*command, "other", *rest, "--chat-template", "both.jinja")[0] == 0
 
 
 @pytest.mark.parametrize(
