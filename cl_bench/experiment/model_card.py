@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from cl_bench.config.schema import QUICKSTART_MODEL
 from cl_bench.models.load import split_revision
 from cl_bench.store.experiments import read_run
 from cl_bench.store.folders import RunFolder, StageFolder, stage_number
@@ -22,12 +23,14 @@ def model_card(run: RunFolder, stage: int, kind: str, base: str | None) -> str:
     config = record["config"]
     stages = config["stages"][:stage]
     place = next(one for one in run.stages() if stage_number(one.path.name) == stage)
+    plain = config["model"].get("chat_template", "off") == "off"
+    form = "plain text" if plain else "its chat template"
     lines = [
         *_front(kind, base),
         f"# {config['experiment']}: {config['label']}, after stage {stage}",
         "",
-        f"{_what(kind, base, config['model'])} It was fine-tuned by cl-bench on {len(stages)} "
-        f"{'task' if len(stages) == 1 else 'tasks, one after the other'}.",
+        f"{_what(kind, base, config['model'])} cl-bench trained it on {len(stages)} "
+        f"{'task' if len(stages) == 1 else 'tasks, one after the other'}, with prompts in {form}.",
         "",
         "## Training",
         "",
@@ -60,12 +63,14 @@ def _front(kind: str, base: str | None) -> Iterator[str]:
 
 
 def _what(kind: str, base: str | None, model: Mapping[str, Any]) -> str:
-    source = f"`{base}`" if base is not None else "a model of a local folder"
+    source = "a model of a local folder" if base is None else f"`{base}`"
+    if model["path"] == QUICKSTART_MODEL:
+        source = f"`{QUICKSTART_MODEL}`, SmolLM2-135M-Instruct dequantised from 4 bits"
     held = {
         "adapter": f"A PEFT adapter of {source}",
         "merged": f"{source}, with an adapter merged into its weights",
         "functions": f"Functions beside the weights of {source}, which cl-bench alone attaches",
-    }.get(kind, f"{source}, fine-tuned")
+    }.get(kind, f"All weights of {source}")
     return f"{held[0].upper()}{held[1:]} ({model['dtype']})."
 
 

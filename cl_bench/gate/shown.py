@@ -37,6 +37,11 @@ TERMS = (
 )
 
 
+def _signed(change: float) -> str:
+    """In points; what rounds to nothing has no minus."""
+    return f"{round(100 * change, 1) + 0.0:+.1f}"
+
+
 def lines(gated: Gated, documents: bool = True) -> Iterator[str]:
     """Markdown that also reads well as plain text; `documents`: with those that were lost."""
     yield f"# Gate: {WORDS[gated.verdict]}"
@@ -78,12 +83,12 @@ def _row(gated: Gated, finding: Finding) -> list[str]:
     own = [finding.name] if finding.name != POOLED else list(gated.lost)
     interval = "-"
     if finding.interval is not None:
-        interval = " to ".join(f"{100 * end:+.1f}" for end in finding.interval)
+        interval = " to ".join(map(_signed, finding.interval))
     return [
         finding.name,
         WORDS[finding.verdict],
         f"{finding.n} of {finding.of}",
-        f"{100 * finding.drop:+.1f}",
+        _signed(finding.drop),
         interval,
         _points(finding.sees),
         _points(finding.shows),
