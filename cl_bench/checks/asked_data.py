@@ -10,7 +10,7 @@ from cl_bench.data.choices import MOST
 from cl_bench.data.examples import training_faults
 from cl_bench.data.tasks import canonical_name
 from cl_bench.errors import UserError, nearest
-from cl_bench.evaluation.suite import leaves_named
+from cl_bench.evaluation.asked import leaves_named
 
 if TYPE_CHECKING:
     from cl_bench.checks.found import Preflight

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cl_bench.config.schema import ExperimentConfig
 from cl_bench.data.examples import Example
-from cl_bench.evaluation.suite import Suite
 from cl_bench.methods.spec import Experiment, RunSpec
+
+if TYPE_CHECKING:
+    from cl_bench.evaluation.suite import Suite
 
 
 @dataclass(frozen=True)

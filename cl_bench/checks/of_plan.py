@@ -42,13 +42,16 @@ def plan_checks(experiment: Experiment, folder: Path, engine: Engine) -> list[st
         raise UserError(faults)
     if absent:
         return [*facts, f"not checked: {config.model.source} is not on this machine"]
-    from cl_bench.checks.preflight import check_folder, contents_of_run, preflight
+    from cl_bench.checks.made_of import check_folder, made_of
+    from cl_bench.checks.preflight import preflight
 
     warnings: list[str] = []
     try:
         found = preflight(experiment, engine, allow_code=True, say=warnings.append)
         if folder.is_dir():
-            warnings += check_folder(found, folder, contents_of_run(found))
+            inputs = (experiment, found.suite, found.examples)
+            now = made_of(*inputs, found.model_path, found.say)
+            warnings += check_folder(*inputs, folder, now)
     except UserError as error:
         if not all(isinstance(fault, Absent) for fault in error.faults):
             raise

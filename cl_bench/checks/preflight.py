@@ -16,17 +16,15 @@ from cl_bench.checks.general_answers import check_general
 from cl_bench.checks.gold_answers import check_answers
 from cl_bench.checks.headlines import score_faults
 from cl_bench.checks.in_context import check_in_context
+from cl_bench.checks.made_of import rows_to_train_on
 from cl_bench.checks.model_fits import check_token_ids, check_window
 from cl_bench.checks.own_data import note_own_data
 from cl_bench.config.schema import ExperimentConfig
 from cl_bench.costs.model_shapes import config_here, weights_here
-from cl_bench.data.examples import Example, training_examples
 from cl_bench.errors import Absent, UserError
 from cl_bench.evaluation.code.humaneval import sandbox_warnings
 from cl_bench.evaluation.engines.choice import Engine
-from cl_bench.evaluation.suite import Suite, load_suite
-from cl_bench.identity.bindings import Contents, contents
-from cl_bench.identity.same import check_same
+from cl_bench.evaluation.suite import load_suite
 from cl_bench.methods.adapter_checks import continuity_faults, target_faults
 from cl_bench.methods.function_methods import FunctionMethod
 from cl_bench.methods.spec import Experiment, RunSpec
@@ -49,7 +47,6 @@ from cl_bench.models.load import (
 from cl_bench.models.load import (
     file_faults as model_file_faults,
 )
-from cl_bench.store.links import check_links
 from cl_bench.trackers.known import tracker_faults
 
 
@@ -111,7 +108,7 @@ def preflight(
         suite = load_suite(experiment, engine, allow_code)
         for warning in sandbox_warnings(suite.leaves):
             say(warning)
-        examples = _training_examples(experiment, suite)
+        examples = rows_to_train_on(experiment, suite.stage_tasks)
     except UserError as error:
         faults += error.faults
     if faults or suite is None:
@@ -153,45 +150,3 @@ def _no_weights(path: str | Path) -> Absent | None:
     ):
         return None
     return Absent(f"model.path: the folder '{path}' has no weights (*.safetensors or *.bin)")
-
-
-def _training_examples(experiment: Experiment, suite: Suite) -> Examples:
-    faults: list[str] = []
-    examples: dict[tuple[str, int | None, int], Sequence[Example]] = {}
-    for name, limit in experiment.sets:
-        for seed in experiment.config.seeds:
-            try:
-                examples[name, limit, seed] = training_examples(
-                    suite.stage_tasks[name], limit, seed
-                )
-            except UserError as error:
-                faults += error.faults
-                break
-    if faults:
-        raise UserError(list(dict.fromkeys(faults)))
-    return examples
-
-
-def contents_of_run(found: Preflight) -> Contents:
-    """What the numbers of the run would be made of, for `check_folder`."""
-    experiment = found.experiment
-    examples = {
-        (task.name, seed): found.trained_on(task.name, seed)
-        for task in experiment.tasks
-        for seed in experiment.config.seeds
-    }
-    return contents(found.suite, examples, found.model_path, found.say)
-
-
-def check_folder(found: Preflight, folder: Path, now: Contents) -> list[str]:
-    """Raises UserError when the experiment's folder holds results made of other things than `now`.
-
-    Reads only. Returns lines about what cannot be compared.
-    """
-
-    def rows(task: str, limit: int | None, seed: int) -> Sequence[Example]:
-        known = found.examples.get((task, limit, seed))
-        return known or training_examples(found.suite.stage_tasks[task], limit, seed)
-
-    check_links(folder)
-    return check_same(folder, found.experiment, now, rows)

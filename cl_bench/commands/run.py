@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import typer
@@ -55,30 +56,43 @@ def _run(
 ) -> None:
     from cl_bench.evaluation.engines.choice import engine_asked
     from cl_bench.experiment.resolve import resolve_file
+    from cl_bench.terminal import say
 
     # its faults, before torch is imported
     experiment = resolve_file(config, override, method, results, until)
     chosen = engine_asked(experiment.config.engine, *engine)
 
-    from cl_bench.errors import RunError, RunsFailedError
+    from cl_bench.errors import RunsFailedError
+    from cl_bench.experiment.finished import finished
     from cl_bench.experiment.processes import place
     from cl_bench.progress import Reporter
+    from cl_bench.report.written import Wanted, print_report
+    from cl_bench.results.groups import Chosen
 
+    figures = Wanted(figures=True)
+    if (folder := finished(experiment, results, allow_code, share, say)) is not None:
+        say(f"{folder}: finished already")
+        _reported(print_report([Chosen(folder)], results, figures))
+        return
     with Reporter(enabled=place() == 0) as reporter:
         reporter.planned(
             experiment.config.name, [run.label for run in experiment.chosen], experiment.columns
         )
         from cl_bench.experiment.run import run_experiment  # torch: seconds
-        from cl_bench.report.written import Wanted, print_report
-        from cl_bench.results.groups import Chosen
 
         try:
             folder = run_experiment(experiment, results, chosen, reporter, allow_code, share)
         except RunsFailedError as error:
             if reporter.enabled:
-                print_report([Chosen(error.folder)], results, Wanted(figures=True))
+                print_report([Chosen(error.folder)], results, figures)
             raise
-    if not reporter.enabled:
-        return
-    if faults := print_report([Chosen(folder)], results, Wanted(figures=True)):
+    if reporter.enabled:
+        _reported(print_report([Chosen(folder)], results, figures))
+
+
+def _reported(faults: Sequence[str]) -> None:
+    """Raise RunError with the files that a report could not read."""
+    from cl_bench.errors import RunError
+
+    if faults:
         raise RunError("\n  ".join(faults))

@@ -10,7 +10,7 @@ from cl_bench.data.chat import Chat, Frame, chat_of, frame_of
 from cl_bench.data.json_text import json_type
 from cl_bench.data.rows import first_faults
 from cl_bench.errors import UserError
-from cl_bench.seeds import derive_seed
+from cl_bench.seeds import derive_seed, shuffled
 
 Kind = Literal["generate", "choice"]
 
@@ -82,11 +82,7 @@ def seeded_subset(size: int, limit: int | None, *seed: int | str) -> list[int]:
     """Ascending indices below `size`: all, or `limit` of them; a smaller one is within a larger."""
     if limit is None or limit >= size:
         return list(range(size))
-    import torch
-
-    generator = torch.Generator().manual_seed(derive_seed(*seed))
-    order: list[int] = torch.randperm(size, generator=generator)[:limit].tolist()
-    return sorted(order)
+    return sorted(shuffled(size, limit, derive_seed(*seed)))
 
 
 def training_faults(task: Any, shots: bool = False) -> list[str]:

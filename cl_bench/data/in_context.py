@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from cl_bench.data.examples import Example
-from cl_bench.seeds import derive_seed
+from cl_bench.seeds import derive_seed, shuffled
 
 LayoutName = Literal["trace", "plain"]
 LEAD = (
@@ -127,17 +127,14 @@ def choose(
     most ceil(shots / labels) times, as long as the others suffice: two of each for TRACE's six.
     What is not `short` is passed over as long as other examples suffice.
     """
-    import torch
-
     pool = [one for one in examples if one.prompt not in scored]
     name = pool[0].task if pool else ""
-    generator = torch.Generator().manual_seed(derive_seed(seed, "in context", name))
-    order = [pool[i] for i in torch.randperm(len(pool), generator=generator).tolist()]
+    order = shuffled(len(pool), len(pool), derive_seed(seed, "in context", name))
     most = -(-shots // len(labels)) if labels else shots
     seen: dict[str, int] = {}
     even: list[Example] = []
     uneven, long = [], []
-    for one in order:
+    for one in (pool[i] for i in order):
         if len(even) == shots:
             return even
         label = one.answer.strip() if labels else ""

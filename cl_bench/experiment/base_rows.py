@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -11,7 +11,7 @@ from cl_bench.config.file import faults
 from cl_bench.config.schema import ExperimentConfig, InContext, MethodEntry, slug
 from cl_bench.experiment.lists import text_of
 from cl_bench.methods.registry import BASE_ROW
-from cl_bench.methods.spec import InContextSpec
+from cl_bench.methods.spec import Experiment, InContextSpec
 
 SHOTS = "shots"
 
@@ -56,3 +56,9 @@ def _rows(entry: MethodEntry, problems: list[str]) -> Iterator[tuple[str, InCont
             yield label, InContext.model_validate({**entry.overrides, SHOTS: number})
         except ValidationError as error:
             problems += faults(error, InContext, f"methods: {label}")
+
+
+def missing_columns(experiment: Experiment, before: Mapping[str, Any] | None) -> list[str]:
+    """The stage tasks that a row, as far as it is scored, still lacks."""
+    known = {} if before is None else before["trace"]
+    return [name for name in experiment.base_columns if name not in known]

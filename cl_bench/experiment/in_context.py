@@ -11,6 +11,7 @@ from cl_bench.evaluation.engines.opened import Subject
 from cl_bench.evaluation.in_context import positions_of, worked_examples
 from cl_bench.evaluation.suite import Suite
 from cl_bench.evaluation.units import Unit
+from cl_bench.experiment.base_rows import missing_columns
 from cl_bench.experiment.begun import with_old
 from cl_bench.experiment.scoring import Scoring, score_into
 from cl_bench.experiment.stage_training import seed_everything
@@ -46,12 +47,6 @@ def score_in_context(
         seed_everything(0)
         work.reporter.scoring(f"{row.label}, seed {row.seed}")
         _score(work, experiment, row, folder, subject, names, before, now)
-
-
-def missing_columns(experiment: Experiment, before: Mapping[str, Any] | None) -> list[str]:
-    """The stage tasks that a row, as far as it is scored, still lacks."""
-    known = {} if before is None else before["trace"]
-    return [name for name in experiment.base_columns if name not in known]
 
 
 def _score(

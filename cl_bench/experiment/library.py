@@ -13,7 +13,7 @@ from torch import Tensor
 from cl_bench.data.examples import Example, gold_text, own_prompt, training_examples
 from cl_bench.data.tasks import canonical_name
 from cl_bench.errors import RunError, nearest
-from cl_bench.evaluation.suite import leaves_named
+from cl_bench.evaluation.asked import leaves_named
 from cl_bench.experiment.pruned import read_by
 from cl_bench.experiment.stage_files import SMALL
 from cl_bench.methods.spec import RunSpec, StageSpec

@@ -14,11 +14,12 @@ from cl_bench.config.stages import PLACES
 from cl_bench.data.definitions import definition
 from cl_bench.data.tasks import canonical_name
 from cl_bench.errors import UserError
+from cl_bench.evaluation.asked import chosen_documents
 from cl_bench.evaluation.code.humaneval import sandbox_warnings
 from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.engines.opened import Subject, scored_form
 from cl_bench.evaluation.headline import headline_faults
-from cl_bench.evaluation.suite import Suite, chosen_documents, load_suite
+from cl_bench.evaluation.suite import Suite, load_suite
 from cl_bench.evaluation.units import Unit
 from cl_bench.experiment.resolve import resolve_tasks
 from cl_bench.experiment.scoring import Scoring, score_into

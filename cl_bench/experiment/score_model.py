@@ -130,7 +130,7 @@ def _suite(asked: ModelQuestions) -> tuple[Suite | None, list[str]]:
     documents: dict[str, Sequence[int]] = {}
     for group in members.values():
         documents |= stratified_documents(group, asked.limit)
-    return Suite({}, members, documents, {}, asked.engine, None, loaded.own), faults
+    return Suite({}, members, documents, {}, asked.engine, own=loaded.own), faults
 
 
 def _names(asked: ModelQuestions) -> tuple[dict[str, str], dict[str, StageData], list[str]]:

@@ -12,14 +12,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from cl_bench.errors import UserError
-from cl_bench.experiment.workplace import Workplace
 from cl_bench.methods.spec import RunSpec
 from cl_bench.store.folders import RunFolder, locked
 from cl_bench.store.status_file import drop_gone
+
+if TYPE_CHECKING:
+    from cl_bench.experiment.workplace import Workplace
 
 SECONDS = 5.0
 """Between two looks whether a run that another process was at is free, or done."""

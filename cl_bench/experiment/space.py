@@ -93,6 +93,17 @@ def delete_unneeded(folder: RunFolder, run: RunSpec, keep: str) -> list[int]:
     ]
 
 
+def delete_and_say(folder: RunFolder, run: RunSpec, keep: str, say: Callable[[str], None]) -> None:
+    """`delete_unneeded`, with a line about what was deleted."""
+    if numbers := delete_unneeded(folder, run, keep):
+        several = "s" if len(numbers) > 1 else ""
+        named = ", ".join(map(str, numbers))
+        say(
+            f"{run.label}, seed {run.seed}: checkpoint{several} of stage{several} {named} deleted "
+            f"(keep: {keep})"
+        )
+
+
 def _delete(place: StageFolder, keep: str) -> bool:
     """Whether a checkpoint was deleted."""
     if not place.scored:

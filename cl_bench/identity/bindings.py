@@ -18,7 +18,7 @@ from cl_bench.store.folders import portable, sha256_of
 if TYPE_CHECKING:
     from cl_bench.config.schema import ExperimentConfig
     from cl_bench.data.examples import Example
-    from cl_bench.evaluation.suite import Suite
+    from cl_bench.evaluation.asked import Asked
     from cl_bench.methods.spec import Experiment, InContextSpec, RunSpec
 
 Contents = dict[str, Any]
@@ -164,27 +164,27 @@ LATER = ("chat_template", "system", "fewshot_as_multiturn")
 
 
 def contents(
-    suite: Suite,
+    asked: Asked,
     examples: Mapping[tuple[str, int], Sequence[Example]],
     model_path: str | Path,
     say: Callable[[str], None] | None = None,
 ) -> Contents:
     """What the numbers are made of, besides the config."""
-    data = scored_data(suite.leaves, suite.documents)
+    data = scored_data(asked.leaves, asked.documents)
     for (task, seed), items in examples.items():
         data.setdefault(task, {})[training_rows(seed)] = examples_checksum(items)
     return {
         "model": model_contents(model_path, say),
         "tokenizer": tokenizer_contents(model_path),
-        "tasks": definitions(suite),
+        "tasks": definitions(asked),
         "data": data,
     }
 
 
-def definitions(suite: Suite) -> dict[str, dict[str, str]]:
+def definitions(asked: Asked) -> dict[str, dict[str, str]]:
     """The definition of every stage task and every benchmark, by key."""
-    stages = {name: definition({name: task}) for name, task in suite.stage_tasks.items()}
-    return stages | {name: definition(members) for name, members in suite.general.items()}
+    stages = {name: definition({name: task}) for name, task in asked.stage_tasks.items()}
+    return stages | {name: definition(members) for name, members in asked.general.items()}
 
 
 def scored_data(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cl_bench.errors import UserError
+from cl_bench.errors import RunError, UserError
 
 
 @contextmanager
@@ -50,3 +50,15 @@ def what_failed(error: OSError) -> str:
         return str(error)
     name = str(error.filename or "standard output or a library")
     return f"{name if len(name) <= 300 else f'{name[:300]}...'}: {error.strerror}"
+
+
+@contextmanager
+def said_to_be_kept(folder: Path) -> Iterator[None]:
+    """A file that cannot be read or written fails the run, which can go on."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{what_failed(error)}; what is complete in {folder} is kept: "
+            "run the same command again to go on"
+        ) from error
