@@ -87,7 +87,10 @@ def update(
 
     method.before_step(Step(number, lr, engine.grads, engine.masters, engine.compact, gradients))
     norm = engine.clip(train.max_grad_norm)
-    engine.step(lr)
+    if type(method).after_step is Method.after_step:
+        engine.step(lr, zero_grads=True)
+        return float(norm)
+    engine.step(lr)  # the method may look at the gradients once more
     if method.after_step(engine.masters):
         engine.write_back()
     engine.zero_grad()

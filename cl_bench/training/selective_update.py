@@ -163,10 +163,13 @@ class SelectiveUpdate:
                 flat.grads.mul_(max_norm / (norm + 1e-6))
         return norm
 
-    def step(self, lr: float) -> None:
-        """One AdamW update of the masters from `grads`, written back into the model's weights."""
+    def step(self, lr: float, zero_grads: bool = False) -> None:
+        """One AdamW update of the masters from `grads`, written back into the model's weights.
+
+        With `zero_grads` it is `zero_grad` too, in the same pass over memory.
+        """
         for flat in self._flats.values():
-            flat.step(lr, self.betas, self.eps, self.weight_decay)
+            flat.step(lr, self.betas, self.eps, self.weight_decay, zero_grads)
         self.write_back()
 
     @torch.no_grad()

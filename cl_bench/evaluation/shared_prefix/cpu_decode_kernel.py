@@ -10,11 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,13 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from cl_bench.training.cpu.compiled import compiled
+
 SOURCE = Path(__file__).with_suffix(".c")
-COMPILE = ["-O3", "-march=native", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"]
-# Not linked to an OpenMP of its own: the names are found in torch's, whose threads it uses. Those
-# of a second one would take turns on the cores with torch's, which wait by spinning.
-LINK = ["-shared"]
-SECONDS = 60
-"""What a compiler may take before there is no kernel."""
 LANES = 8
 """Of which a head has whole multiples (cpu_decode_kernel.c)."""
 WIDEST = 1024
@@ -55,25 +46,15 @@ def kernel_for(query: Tensor, key: Tensor) -> Kernel | None:
 @functools.cache
 def _kernel(size: int, heads: int, dtype: torch.dtype) -> Kernel | None:
     """A kernel for `heads` query heads of `size` numbers to a key head, if it is right."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    openmp = "OpenMP" in torch.__config__.parallel_info()
-    if compiler is None or not sys.platform.startswith("linux") or not openmp:
-        return None
     names = [f"-DD={size}", f"-DR={heads}", *(["-DHALF"] if dtype == torch.bfloat16 else [])]
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            made, linked = str(Path(folder, "kernel.o")), str(Path(folder, "kernel.so"))
-            for command in (
-                [compiler, *COMPILE, *names, "-c", str(SOURCE), "-o", made],
-                [compiler, *LINK, made, "-o", linked, "-lm"],
-            ):
-                subprocess.run(command, check=True, capture_output=True, timeout=SECONDS)
-            # All names now: one that is missing must not end the process later.
-            library = ctypes.CDLL(linked, mode=os.RTLD_NOW)
-        kernel = functools.partial(_call, _typed(library.attend))
-        return kernel if _is_right(kernel, size, heads, dtype) else None
-    except (OSError, AttributeError, subprocess.SubprocessError):
+    library = compiled(SOURCE, names)
+    if library is None:
         return None
+    try:
+        kernel = functools.partial(_call, _typed(library.attend))
+    except AttributeError:
+        return None
+    return kernel if _is_right(kernel, size, heads, dtype) else None
 
 
 def _typed(attend: ctypes._NamedFuncPointer) -> ctypes._NamedFuncPointer:
