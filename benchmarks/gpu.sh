@@ -65,7 +65,7 @@ ask 240 "$python" -m pytest -q tests/device
 if [ -n "$short" ]; then
   small="--models qwen2-0.22b --layers 1 --lengths 32 --repeats 1"
   step="$small --only fggm" fisher="$small --only rows loop --oracle-samples 1" dtypes="fp32"
-  evaluation="--documents 2 --new-tokens 4" pipeline="--stages 1 --limit 8 --documents 2"
+  evaluation="--documents 2 --new-tokens 4" pipeline="--tasks mini_fomc --limit 8 --documents 2"
 else
   step="--lengths 128 512 2048" fisher="--lengths 128 512 --oracle-samples 2" dtypes="fp32 bf16"
   evaluation="" pipeline="--limit 480 --documents 96"

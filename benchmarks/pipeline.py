@@ -1,9 +1,10 @@
 """A whole sequence of stages, beside what people do today: training, saving, scoring after each.
 
-    python benchmarks/pipeline.py [--engine-python PATH] [--stages N] [--limit N] [--out FILE]
+    python benchmarks/pipeline.py [--engine-python PATH] [--tasks ...] [--limit N] [--out FILE]
 
-Four contestants train the same model on the same examples with as many updates, and score the same
-documents of the same tasks after every stage (all stage tasks so far, then General):
+Four contestants train the same model on the same examples in the same order with as many updates,
+and score the same documents of the same tasks after every stage (all stage tasks so far, then
+General), asked with the same tokens:
 
 cl-bench sft    `cl-bench run`, full fine-tuning
 cl-bench fggm   the same with 30 % of the rows
@@ -11,193 +12,84 @@ Trainer + hf    a plain script: transformers' Trainer for each task, then lm-eva
                 `HFLM`, batches of 16, on the model that was trained
 Trainer + vllm  the same, each stage scored by lm-eval on a vLLM of its own in `--engine-python`
 
+With `--dtype bfloat16` the script trains float32 weights with Trainer's `bf16=True` and scores them
+rounded; cl-bench keeps float32 masters of bfloat16 weights by itself.
+
 Each has a process of its own. What it is at (train, save, score) is written down as it goes (by
 `cl-bench run` once a second), and its processor time and resident memory, those of processes it
 starts included, are looked at ten times a second: a part's peak is the largest value seen in it. On
 a machine that others use too, processor seconds say more than those of the clock. The base model is
-scored by all of them before the first stage. Data: generated tasks of this repository, so that
-nothing is fetched but the model.
+scored by all of them before the first stage. Full fine-tuning being the same for sft and the
+scripts, their scores are compared document by document, with a sign test over those that differ.
+Data: generated tasks of this repository, so that nothing is fetched but the model; or real ones, by
+`--data`, `--tasks` and `--general`.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 import yaml
+from pipeline_script import Found
 from side_by_side import table
 
-TASKS = ("mini_numglue_cm", "mini_fomc", "mini_py150", "mini_numglue_ds")
+ROOT = Path(__file__).resolve().parents[1]
+# Trained and scored unless others are named.
+TASKS = ("mini_numglue_cm", "mini_fomc", "mini_py150")
 GENERAL = ("mini_mmlu", "mini_piqa", "mini_bbh", "mini_tydiqa", "mini_gsm8k")
 PARTS = ("train", "save", "score", "other")
 LOOK_SECONDS = 0.1
-BATCH, LR, PROMPT, ANSWER = 8, 1e-4, 256, 32
-HF_BATCH = 16
-SEED = 42
+BATCH, LR, SEED = 8, 1e-4, 42
 SCRIPTS = {"Trainer + hf": "hf", "Trainer + vllm": "vllm"}
 
 
 def config(args: argparse.Namespace, method: str) -> dict[str, Any]:
     """What all of them train and score, as `cl-bench run` reads it."""
-    stages = [{"task": name, "limit": args.limit} for name in TASKS[: args.stages]]
     methods = {"sft": "sft", "fggm": {"name": "fggm", "fisher_examples": 16}}
-    return {
+    found = {
         "name": "pipeline",
         "model": {"path": args.model, "dtype": args.dtype},
         "seeds": [SEED],
         "methods": [methods[method]],
-        "stages": [{**stage, "epochs": args.epochs} for stage in stages],
+        "stages": [
+            {"task": name, "limit": args.limit, "epochs": args.epochs} for name in args.tasks
+        ],
         "train": {
             "lr": LR,
             "batch_size": BATCH,
-            "max_prompt_tokens": PROMPT,
-            "max_answer_tokens": ANSWER,
+            "max_prompt_tokens": args.prompt,
+            "max_answer_tokens": args.answer,
         },
         "eval": {
             "trace": {"limit": args.documents},
-            "general": {"tasks": list(GENERAL), "limit": args.documents},
+            "general": {"tasks": args.general, "limit": args.documents},
             "probes": False,
         },
     }
-
-
-# --- The plain script, in a process of its own
-
-
-@contextmanager
-def part(name: str, events: Path) -> Iterator[None]:
-    """Write down that it begins and ends."""
-    note(events, name)
-    yield
-    note(events, "other")
-
-
-def note(events: Path, name: str) -> None:
-    with events.open("a") as file:
-        file.write(json.dumps([time.time(), name]) + "\n")
-
-
-def script(engine: str, args: argparse.Namespace, folder: Path) -> None:
-    """Trainer for every task, lm-eval after each; scores go to `scores.json`."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from cl_bench.checks.preflight import preflight
-    from cl_bench.evaluation.engines.choice import Engine
-    from cl_bench.experiment.resolve import resolve_file
-
-    experiment = resolve_file(str(folder / "config.yaml"))
-    found = preflight(experiment, Engine(), say=lambda line: None)  # tasks, rows, documents
-    events, source = folder / "events.jsonl", str(found.model_path)
-    dtype = getattr(torch, args.dtype)
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    names = [task.name for task in experiment.tasks]
-    with part("score", events):
-        scores = [lm_eval_scores(engine, args, model, tokenizer, source, names, found)]
-    for number, name in enumerate(names, 1):
-        with part("train", events):
-            train(model, tokenizer, found.trained_on(name, SEED), args, folder)
-        saved = folder / f"stage-{number}"
-        with part("save", events):
-            model.save_pretrained(saved)
-            tokenizer.save_pretrained(saved)
-        with part("score", events):
-            seen = names[:number]
-            scores.append(lm_eval_scores(engine, args, model, tokenizer, str(saved), seen, found))
-    (folder / "scores.json").write_text(json.dumps(scores))
-
-
-def train(model: Any, tokenizer: Any, examples: Any, args: argparse.Namespace, out: Path) -> None:
-    """One stage of full fine-tuning, as a user of Trainer sets it up."""
-    import torch
-    from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
-
-    rows = []
-    for example in examples:
-        prompt = tokenizer(example.prompt).input_ids[-PROMPT:]
-        answer = tokenizer(example.answer, add_special_tokens=False).input_ids[: ANSWER - 1]
-        answer = [*answer, tokenizer.eos_token_id]
-        rows.append({"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer})
-    options = TrainingArguments(
-        output_dir=str(out / "trainer"),
-        per_device_train_batch_size=BATCH,
-        num_train_epochs=args.epochs,
-        learning_rate=LR,
-        lr_scheduler_type="linear",
-        adam_beta2=0.95,
-        seed=SEED,
-        use_cpu=not torch.cuda.is_available(),
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        logging_strategy="no",
-    )
-    collate = DataCollatorForSeq2Seq(tokenizer, padding=True)
-    Trainer(model, options, train_dataset=rows, data_collator=collate).train()
-
-
-def lm_eval_scores(
-    engine: str,
-    args: argparse.Namespace,
-    model: Any,
-    tokenizer: Any,
-    saved: str,
-    stage_tasks: list[str],
-    found: Any,
-) -> dict[str, float]:
-    """The same documents as `cl-bench run` scores, through lm-eval's own `evaluate`."""
-    from cl_bench.evaluation.engines.choice import Engine, choose_engine
-    from cl_bench.evaluation.engines.opened import Subject, opened
-
-    chosen = Engine("hf", {"batch_size": HF_BATCH})
-    if engine == "vllm":
-        chosen = choose_engine("vllm", {"max_length": 2048}, args.engine_python)
-    model.eval()
-    with opened(chosen, Subject(model, tokenizer, Path(saved))) as lm:
-        scores = {}
-        for name in [*stage_tasks, *GENERAL]:
-            scores[name] = lm_eval_score(lm, name, found.suite)
-    return scores
-
-
-def lm_eval_score(lm: Any, name: str, suite: Any) -> float:
-    """The first metric that lm-eval gives for one task."""
-    from lm_eval.evaluator import evaluate
-
-    task = suite.scored[name]
-    if task.OUTPUT_TYPE == "generate_until":
-        kept = task.config.generation_kwargs
-        task.set_config("generation_kwargs", {**(kept or {}), "max_gen_toks": ANSWER})
-    ids = list(suite.documents[name])
-    found = evaluate(lm, {name: task}, samples={name: ids}, log_samples=False, bootstrap_iters=0)
-    values = found["results"][name]
-    return next(v for k, v in values.items() if "," in k and "stderr" not in k)
-
-
-# --- Ours, and looking at whoever runs
+    return found | ({"data_root": str(args.data.resolve())} if args.data else {})
 
 
 @dataclass
 class Seen:
-    """Seconds and peak bytes by part, and the score of every column after every stage."""
+    """Seconds and peak bytes by part; what every scoring found, that of the base model first."""
 
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
     work: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
     """Of all processors together."""
     peak: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PARTS, 0))
-    scores: list[dict[str, float]] = field(default_factory=list)
+    found: list[Found] = field(default_factory=list)
 
     @property
     def total(self) -> float:
@@ -211,8 +103,9 @@ class Seen:
 def watch(command: list[str], folder: Path, at: Any) -> Seen:
     """Run a command to its end; `at()` says which part it is at."""
     seen, last, worked = Seen(), time.perf_counter(), 0.0
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # not a cl-bench that is installed
     with (folder / "said").open("w") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=said, cwd=folder)
+        process = subprocess.Popen(command, stdout=said, stderr=said, cwd=folder, env=environment)
     while process.poll() is None:
         time.sleep(LOOK_SECONDS)
         now, name = time.perf_counter(), at()
@@ -264,20 +157,24 @@ def ours(method: str, args: argparse.Namespace, folder: Path) -> Seen:
     root = folder / "results" / "pipeline"
     places = [root / "base", *sorted((root / method / f"seed-{SEED}").glob("stage-*"))]
     for place in places:
-        found = json.loads((place / "scores.json").read_text())
-        parts = {**found["trace"], **found["general"]}
-        seen.scores.append({k: v["score"] for k, v in parts.items() if isinstance(v, dict)})
+        entries = json.loads((place / "scores.json").read_text())
+        columns = {**entries["trace"], **entries["general"]}
+        kept = {k: v["score"] for k, v in columns.items() if isinstance(v, dict)}
+        found = Found(kept)
+        for file in sorted((place / "predictions").glob("*.jsonl")):
+            found.add(file.stem, map(json.loads, file.read_text().splitlines()))
+        seen.found.append(found)
     return seen
 
 
 def plain(engine: str, args: argparse.Namespace, folder: Path) -> Seen:
-    """The script above, in a process of its own."""
-    command = [sys.executable, __file__, "--script", engine, "--folder", str(folder)]
-    for name in ("model", "dtype", "stages", "limit", "documents", "epochs", "engine_python"):
-        if (value := getattr(args, name)) is not None:
-            command += [f"--{name.replace('_', '-')}", str(value)]
+    """pipeline_script.py, in a process of its own."""
+    command = [sys.executable, str(ROOT / "benchmarks" / "pipeline_script.py"), str(folder)]
+    command += ["--engine", engine]
+    if args.engine_python:
+        command += ["--engine-python", args.engine_python]
     seen = watch(command, folder, lambda: of_events(folder))
-    seen.scores = json.loads((folder / "scores.json").read_text())
+    seen.found = [Found(**each) for each in json.loads((folder / "scores.json").read_text())]
     return seen
 
 
@@ -293,7 +190,12 @@ def contestant(name: str, args: argparse.Namespace) -> Seen:
         return ours(method, args, folder)
 
 
-def report(found: dict[str, Seen], args: argparse.Namespace) -> str:
+def seen_again(values: dict[str, Any]) -> Seen:
+    """What `--out` kept of one."""
+    return Seen(**{**values, "found": [Found(**each) for each in values["found"]]})
+
+
+def report(found: dict[str, Seen]) -> str:
     """Seconds and peak memory by part, ratios of the whole, and scores after the last stage."""
     peers = {name: found[name] for name in SCRIPTS if name in found}
     lines = []
@@ -309,12 +211,39 @@ def report(found: dict[str, Seen], args: argparse.Namespace) -> str:
         lines.append(row)
     heads = ["", "s, CPU s", *(f"x {name}" for name in peers)]
     heads += [f"{part}: s, CPU s, GB" for part in PARTS]
-    columns = [*TASKS[: args.stages], *GENERAL]
+    columns = list(next(iter(found.values())).found[-1].scores)
     scores = [
-        [name, *(f"{100 * seen.scores[-1][column]:.1f}" for column in columns)]
+        [name, *(f"{100 * seen.found[-1].scores[column]:.1f}" for column in columns)]
         for name, seen in found.items()
     ]
-    return table(heads, lines) + "\n\n" + table(["after the last stage", *columns], scores)
+    tables = [table(heads, lines), table(["after the last stage", *columns], scores)]
+    ours = found.get("cl-bench sft")
+    if ours is not None and peers:
+        rows = [
+            [name, when, *differences(ours.found[since:], peer.found[since:])]
+            for name, peer in peers.items()
+            for when, since in (("the last stage", -1), ("base and all stages", 0))
+        ]
+        heads = ["sft against", "after", "documents", "better", "worse", "p of a sign test"]
+        tables.append(table(heads, rows))
+    return "\n\n".join(tables)
+
+
+def differences(ours: Sequence[Found], theirs: Sequence[Found]) -> list[str]:
+    """How many documents there are, score higher with `ours`, lower, and how likely by chance.
+
+    A document counts in every scoring, so that p is one of independent ones for a single scoring.
+    """
+    from scipy.stats import binomtest
+
+    pairs = [
+        (mine.documents[name], other.documents[name])
+        for mine, other in zip(ours, theirs, strict=True)
+        for name in mine.documents.keys() & other.documents.keys()
+    ]
+    better, worse = sum(a > b for a, b in pairs), sum(a < b for a, b in pairs)
+    p = binomtest(better, better + worse).pvalue if better + worse else 1.0
+    return [str(len(pairs)), str(better), str(worse), f"{p:.2f}"]
 
 
 def main() -> None:
@@ -324,32 +253,34 @@ def main() -> None:
     )
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--stages", type=int, default=3, choices=range(1, len(TASKS) + 1))
+    parser.add_argument("--tasks", nargs="+", default=TASKS, help="a stage each")
+    parser.add_argument("--general", nargs="+", default=GENERAL, help="benchmarks of General")
+    parser.add_argument("--data", type=Path, help="where tasks find real data (docs/data.md)")
     parser.add_argument("--limit", type=int, default=48, help="training examples of a stage")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--documents", type=int, default=24, help="of every task that is scored")
+    parser.add_argument("--prompt", type=int, default=256, help="tokens of a prompt at most")
+    parser.add_argument("--answer", type=int, default=32, help="tokens of an answer at most")
     parser.add_argument("--engine-python", help="a Python with lm-eval and vLLM")
     parser.add_argument("--only", nargs="+", help="contestants whose name contains one of these")
     parser.add_argument("--out", type=Path, help="keep what was found here, and go on with it")
-    parser.add_argument("--script", choices=sorted(SCRIPTS.values()), help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.script:
-        script(args.script, args, args.folder)
-        os._exit(0)  # the time of a contestant ends with its work
+    if args.limit % BATCH:
+        parser.error(f"--limit: not a multiple of {BATCH}: Trainer mixes epochs in a batch")
     names = ["cl-bench sft", "cl-bench fggm", "Trainer + hf"]
     names += ["Trainer + vllm"] if args.engine_python else []
     wanted = [name for name in names if not args.only or any(o in name for o in args.only)]
     known = json.loads(args.out.read_text()) if args.out and args.out.exists() else {}
-    found = {name: Seen(**values) for name, values in known.items()}
+    found = {name: seen_again(values) for name, values in known.items()}
     for name in wanted:
         if name in found:
             continue
         found[name] = seen = contestant(name, args)
         print(f"{name}: {seen.total:.0f} s", file=sys.stderr, flush=True)
         if args.out:
-            args.out.write_text(json.dumps({name: vars(seen) for name, seen in found.items()}))
-    print(report(found, args))
+            kept = {name: dataclasses.asdict(seen) for name, seen in found.items()}
+            args.out.write_text(json.dumps(kept))
+    print(report(found))
 
 
 if __name__ == "__main__":

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import re
 import subprocess
 import sys
-from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
 
@@ -40,18 +40,28 @@ def test_growth_knows_a_line_from_a_square(script: ModuleType, tmp_path: Path) -
 
 @pytest.mark.parametrize("script", ["pipeline"], indirect=True)
 def test_the_pipeline_compares_wholes_and_parts(script: ModuleType) -> None:
-    def seen(seconds: float) -> object:
-        one = script.Seen(scores=[dict.fromkeys((*script.TASKS, *script.GENERAL), 0.25)])
+    def seen(seconds: float, marks: list[float]) -> object:
+        documents = {f"mini_piqa/{i}": mark for i, mark in enumerate(marks)}
+        found = [script.Found({"mini_piqa": 0.25}, documents) for _ in range(2)]
+        one = script.Seen(found=found)
         one.seconds["train"] = one.seconds["score"] = seconds
         one.work["train"] = 2 * seconds
         one.peak["train"] = 3 * 10**9
         return one
 
-    found = {"cl-bench sft": seen(5.0), "Trainer + hf": seen(20.0)}
-    lines = script.report(found, Namespace(stages=1)).splitlines()
+    found = {
+        "cl-bench sft": seen(5.0, [1.0] * 6 + [0.0] + [0.5] * 3),
+        "Trainer + hf": seen(20.0, [0.0] * 6 + [1.0] + [0.5] * 3),
+    }
+    lines = script.report(found).splitlines()
     assert lines[0].startswith("|  | s, CPU s | x Trainer + hf | train: s, CPU s, GB")
     assert lines[2].startswith("| cl-bench sft | 10, 10 | 0.25, 0.25 | 5, 10, 3.00 | 0, 0, 0.00 |")
-    assert lines[-1].startswith("| Trainer + hf | 25.0 |")
+    assert "| Trainer + hf | 25.0 |" in lines
+    # 6 of 7 signs alike: 2 * (1 + 7) / 2^7.
+    assert "| Trainer + hf | the last stage | 10 | 6 | 1 | 0.12 |" in lines
+    assert "| Trainer + hf | base and all stages | 20 | 12 | 2 | 0.01 |" in lines
+    kept = json.loads(json.dumps({k: dataclasses.asdict(v) for k, v in found.items()}))
+    assert script.seen_again(kept["cl-bench sft"]) == found["cl-bench sft"]
 
 
 @pytest.mark.parametrize("script", ["pipeline"], indirect=True)
@@ -62,7 +72,7 @@ def test_the_pipeline_reads_what_a_run_is_at(script: ModuleType, tmp_path: Path)
     for doing, part in (("training", "train"), ("saving", "save"), ("reading", "other")):
         (folder / "status.json").write_text(json.dumps({"status": {"doing": doing}}))
         assert script.of_status(tmp_path) == part
-    with script.part("score", tmp_path / "events.jsonl"):
+    with importlib.import_module("pipeline_script").part("score", tmp_path / "events.jsonl"):
         assert script.of_events(tmp_path) == "score"
     assert script.of_events(tmp_path) == "other"
 
@@ -86,7 +96,7 @@ def test_the_script_for_cards_names_what_there_is() -> None:
 def forget_scripts() -> object:
     """Their names are common ones."""
     yield
-    for name in ("growth", "pipeline", "side_by_side"):
+    for name in ("growth", "pipeline", "pipeline_script", "side_by_side"):
         sys.modules.pop(name, None)
 
 
