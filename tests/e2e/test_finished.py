@@ -35,15 +35,10 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_torch_is_not_imported(bench: Bench) -> None:
-    bench.trained("--method", "sft")
+    bench.trained()
     before = fingerprints(bench.results)
     done = subprocess.run(
-        [
-            sys.executable,
-            "-X",
-            "importtime",
-            *["-m", "cl_bench", "run", "tiny.yaml", "--method", "sft"],
-        ],
+        [sys.executable, "-X", "importtime", "-m", "cl_bench", "run", "tiny.yaml"],
         cwd=bench.root,
         capture_output=True,
         text=True,
