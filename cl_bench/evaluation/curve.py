@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from cl_bench.config.evaluation import WithinStage
+from cl_bench.evaluation.crew import Crew, help_first, helped
 from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.engines.opened import Subject
 from cl_bench.evaluation.suite import Suite
-from cl_bench.evaluation.units import Unit, answering
+from cl_bench.evaluation.units import Unit, answering, help_answer
 from cl_bench.methods.spec import StageSpec
 from cl_bench.progress import Reporter
 from cl_bench.store.folders import append_line
@@ -36,8 +38,8 @@ class Curve:
     engine: Engine
     tokenizer: Any
     reporter: Reporter
-    writes: bool = True
-    """Whether this is the first process; the others go through the same motions."""
+    crew: Crew | None = None
+    """The processes that train together; the first one scores and writes, the others help."""
     seconds: float = 0.0
     """Spent so far."""
     scored: int = -1
@@ -52,16 +54,23 @@ class Curve:
         return ends_epoch if self.every == "epoch" else step % self.every == 0
 
     def score(self, record: Mapping[str, Any], model: Any) -> None:
-        """Append the point after the update of this record, of the first process alone."""
+        """Append the point after the update of this record."""
         self.scored = record["step"]
-        if not self.writes:
+        crew = self.crew
+        if crew is not None and crew.rank:
+            help_first(crew, lambda: help_answer(lambda: (model, self.tokenizer), crew))
             return
+        with nullcontext() if crew is None else helped(crew):
+            self._append(record, model)
+
+    def _append(self, record: Mapping[str, Any], model: Any) -> None:
         began = time.perf_counter()
         point: dict[str, Any] = {key: record[key] for key in ("step", "epoch", "phase")}
         point |= {"trace": {}, "general": {}}
         self.reporter.tasks(len(self.units), sum(unit.size for unit in self.units))
         subject = Subject(model, self.tokenizer)
-        with answering(self.engine, subject, self.reporter.scored) as answer:
+        report = self.reporter.scored
+        with answering(self.engine, subject, report, crew=self.crew) as answer:
             for number, unit in enumerate(self.units, 1):
                 self.reporter.task(unit.name, number, unit.size)
                 entry = unit.entry(answer(unit))
@@ -77,7 +86,7 @@ def stage_curve(
     folder: Path,
     tokenizer: Any,
     reporter: Reporter,
-    writes: bool = True,
+    crew: Crew | None = None,
 ) -> Curve | None:
     """The curve of a stage; None where the config asks for none, or for no task yet."""
     if within is None:
@@ -89,4 +98,4 @@ def stage_curve(
     ]
     if not units:
         return None
-    return Curve(folder / CURVE, within.every, units, suite.engine, tokenizer, reporter, writes)
+    return Curve(folder / CURVE, within.every, units, suite.engine, tokenizer, reporter, crew)

@@ -12,6 +12,7 @@ from cl_bench.config.evaluation import ProbesEval
 from cl_bench.config.schema import TrainConfig
 from cl_bench.errors import UserError
 from cl_bench.evaluation.asked import Asked, load_asked
+from cl_bench.evaluation.crew import Crew
 from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.engines.kept import Kept
 from cl_bench.evaluation.engines.opened import Subject, engine_faults
@@ -77,12 +78,13 @@ class Suite(Asked):
         basis: Mapping[str, Any],
         reporter: Reporter,
         reference: Reference | None = None,
+        crew: Crew | None = None,
     ) -> dict[str, dict[str, Any]]:
         """`{"trace": {task: ...}, "general": {task: ...}, "probes": ...}`.
 
         A record per document is written. Without a `reference` there are no probes, `{}`.
         Units that `place` holds already, scored with the same `basis` (what identifies the model),
-        are not scored again.
+        are not scored again. Of a `crew` this is the first process.
         """
         probes = None if reference is None else reference.depends_on()
         partial = PartialScores(place, {**basis, "engine": str(self.engine), "probes": probes})
@@ -98,8 +100,8 @@ class Suite(Asked):
         if missing:
             reporter.tasks(len(units), sum(units[i].size for i in missing))
             began = time.perf_counter()
-            say, kept = reporter.once, self.kept
-            with answering(self.engine, subject, reporter.scored, reference, say, kept) as answer:
+            rest = (reporter.once, self.kept, crew)
+            with answering(self.engine, subject, reporter.scored, reference, *rest) as answer:
                 for i in missing:
                     reporter.task(units[i].name, i + 1, units[i].size)
                     found, now = answer(units[i]), time.perf_counter()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from cl_bench.data.tokens import encode_prompts
 from cl_bench.device_memory import first_line, free_memory, out_of_memory
 from cl_bench.errors import RunError
 from cl_bench.evaluation.answer_limits import own_limit
+from cl_bench.evaluation.crew import Crew, answer_calls, leading
 from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.engines.kept import Kept
 from cl_bench.evaluation.engines.opened import Subject, counted, halve_passes, opened, requests_of
@@ -24,6 +25,7 @@ from cl_bench.evaluation.engines.request_counts import EncodePrompts
 from cl_bench.evaluation.harness import TaskResult, evaluate_tasks, group_json
 from cl_bench.evaluation.in_context import WorkedExamples
 from cl_bench.evaluation.probes.tasks import Reference, probe_tasks
+from cl_bench.evaluation.shared_prefix.among import PARTS
 from cl_bench.evaluation.shared_prefix.lm import Progress, SharedPrefixLM
 from cl_bench.evaluation.untouched import untouched
 from cl_bench.seeds import derive_seed
@@ -102,21 +104,30 @@ def answering(
     reference: Reference | None = None,
     say: Callable[[str], None] | None = None,
     kept: Kept | None = None,
+    crew: Crew | None = None,
 ) -> Iterator[Callable[[Unit], Answer]]:
     """A function that gives the results of a unit's leaf tasks; one `LM` serves all its calls.
 
     With a `reference` the results have their probes, made on the model in memory. Afterwards the
     model and all random states are as they were before. `say` gets a line when prefixes are not
     shared, before anything is scored. `kept`: where a process of an engine waits between scorings.
+    `crew`: the processes of which this is the first, and which help meanwhile (`help_answer`).
     """
     model, tokenizer = subject.model, subject.tokenizer
-    with untouched(model), opened(engine, subject, progress, kept, say) as lm:
+    with ExitStack() as stack:
+        stack.enter_context(untouched(model))
+        lm = stack.enter_context(opened(engine, subject, progress, kept, say))
         model.eval()
         if say is not None and isinstance(lm, SharedPrefixLM) and (note := lm.sharing_note()):
             say(note)
         prober = None
         if reference is not None:
             prober = SharedPrefixLM(model, tokenizer, progress=_named("probes", progress))
+        ours = [each for each in (lm, prober) if isinstance(each, SharedPrefixLM)]
+        if crew is not None and crew.world > 1 and ours:
+            stack.enter_context(leading(crew))
+            for each in ours:
+                each.crew = crew
 
         def once(unit: Unit) -> Answer:
             train, before = unit.train, counted(lm)
@@ -132,6 +143,19 @@ def answering(
             return Answer(found, requests)
 
         yield lambda unit: _as_large_as_fits(once, unit, (lm, prober), model.device, say)
+
+
+def help_answer(load: Callable[[], tuple[Any, Any]], crew: Crew) -> None:
+    """In the other processes of a crew: their part of one scoring, of the model that `load` gives.
+
+    What passes hold at most the first one tells; `answering` has the rest.
+    """
+    model, tokenizer = load()
+    with untouched(model):
+        model.eval()
+        lm = SharedPrefixLM(model, tokenizer)
+        lm.crew = crew
+        answer_calls(crew, lm, PARTS)
 
 
 def _as_large_as_fits(

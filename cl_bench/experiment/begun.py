@@ -53,7 +53,8 @@ def score_base(
     units = suite.units(names, config.eval.general.after != "never", config.train)
     basis = {"model": {**(now["model"] or settings["model"]), "dtype": config.model.dtype}}
     reference = suite.reference(place / "kl", of_base=True)
-    scoring = Scoring(Subject(model, tokenizer, Path(model_path)), units, basis, reference)
+    subject = Subject(model, tokenizer, Path(model_path))
+    scoring = Scoring(subject, units, basis, reference, work.processes)
     own = of_base(now, suite.columns, suite.general)
     about = {"settings": settings, "engine": str(suite.engine)}
     if before is not None:

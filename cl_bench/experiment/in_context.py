@@ -68,7 +68,7 @@ def _score(
     about = {"stage": 0, "label": row.label, "order": row.order}
     about |= {"in_context": settings["in_context"]}
     rest = recorded({"settings": settings, "engine": str(suite.engine)}, own)
-    scoring = Scoring(subject, units, basis, None)
+    scoring = Scoring(subject, units, basis, None, work.processes)
     place = folder / row.folder
     score_into(place, scoring, suite, work.reporter, about, lambda _: rest, before)
 

@@ -118,6 +118,29 @@ class Processes:
         self.all_reduce(said)
         return json.loads(bytes(said.tolist()))
 
+    def said(self, value: Any) -> Any:
+        """The first process's `value`, which can be pickled, in all."""
+        if self.world == 1:
+            return value
+        import torch
+        from accelerate import PartialState
+
+        box = [value]
+        with _broken_connections():
+            torch.distributed.broadcast_object_list(box, src=0, device=PartialState().device)
+        return box[0]
+
+    def gathered(self, value: Any) -> list[Any]:
+        """The values of all, which can be pickled, by rank; in others than the first nothing."""
+        if self.world == 1:
+            return [value]
+        import torch
+
+        found = [None] * self.world if self.first else None
+        with _broken_connections():
+            torch.distributed.gather_object(value, found, dst=0)
+        return found or []
+
     @contextmanager
     def first_goes_first(self) -> Iterator[None]:
         """The first process downloads and prepares; the others then find it there."""

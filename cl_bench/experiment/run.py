@@ -5,15 +5,20 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from cl_bench.checks.found import Preflight
 from cl_bench.checks.made_of import check_folder, made_of
 from cl_bench.checks.preflight import preflight
+from cl_bench.checks.processes_alike import check_alike, check_shared
 from cl_bench.costs.model_shapes import model_shapes
 from cl_bench.errors import DivergedError, RunsFailedError, UserError
+from cl_bench.evaluation.crew import help_first, helped
 from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.suite import Suite
+from cl_bench.evaluation.units import help_answer
 from cl_bench.experiment.begun import adopt_runs, score_base
 from cl_bench.experiment.disk import missing_bytes
 from cl_bench.experiment.experiment_file import write_opened
@@ -27,9 +32,11 @@ from cl_bench.experiment.stage_files import failure_advice
 from cl_bench.experiment.watched import NoWatch, Watch
 from cl_bench.experiment.workplace import Workplace
 from cl_bench.methods.spec import Experiment, RunSpec
+from cl_bench.models.load import load_model
 from cl_bench.progress import Reporter
 from cl_bench.results.summary import write_summary
 from cl_bench.store.file_errors import check_results_folder, said_to_be_kept
+from cl_bench.store.provenance import provenance
 from cl_bench.training.cpu.heap import keep_freed_memory
 
 
@@ -53,8 +60,11 @@ def run_experiment(
         check_results_folder(folder)
     if processes.world > 1:
         reporter.line(f"{processes.world} processes on {device.type}")
+    check_shared(processes, folder)
     with processes.first_goes_first():
         checked = preflight(experiment, engine, allow_code, reporter.line)
+    if processes.world > 1:
+        check_alike(processes, _all_made_of(checked))
     suite, examples = checked.suite, checked.examples
     if device.type == "cpu":
         keep_freed_memory()
@@ -64,11 +74,34 @@ def run_experiment(
         return _run(work, checked, folder, share)
 
 
+def _all_made_of(checked: Preflight) -> dict[str, Any]:
+    """What each of several processes has to have as the others."""
+    made = provenance()
+    commit = {} if made["git"] is None else {"git commit": made["git"]["commit"]}
+    packages = {name: version or "none" for name, version in made["packages"].items()}
+    places: dict[str, Any] = {"data_root": True, "task_paths": True, "model": {"path"}}
+    config = checked.config.model_dump(mode="json", exclude=places)
+    return {
+        "cl-bench": made["cl_bench"],
+        **commit,
+        **packages,
+        "config": config,
+        **made_of(
+            *(checked.experiment, checked.suite, checked.examples),
+            *(checked.model_path, checked.say),
+        ),
+    }
+
+
 def _run(work: Workplace, checked: Preflight, folder: Path, share: bool) -> Path:
     """The part that writes."""
     experiment, config, runs = work.experiment, work.config, work.experiment.chosen
     suite, processes, reporter = work.suite, work.processes, work.reporter
     if not processes.first:
+        dtype = config.model.dtype
+        base = cache(lambda: load_model(checked.model_path, dtype, str(work.device)))
+        help_first(processes, lambda: help_answer(base, processes))
+        base.cache_clear()
         _run_all(work, runs, folder, NoWatch(), share)
         return folder
     _check_disk(experiment, suite, folder)
@@ -86,9 +119,10 @@ def _run(work: Workplace, checked: Preflight, folder: Path, share: bool) -> Path
         watch = Watch(work, folder, runs, share)
         with watch.told(), said_to_be_kept(folder):
             watch.base()
-            now = score_base(work, experiment, folder, checked.model_path, now)
-            reporter.part("", "")
-            score_in_context(work, experiment, folder, checked.model_path, now)
+            with helped(processes):
+                now = score_base(work, experiment, folder, checked.model_path, now)
+                reporter.part("", "")
+                score_in_context(work, experiment, folder, checked.model_path, now)
             _check_reference(suite, runs, folder)
             adopt_runs(experiment, folder, now, reporter.line)
             if share:

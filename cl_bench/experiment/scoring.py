@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.errors import RunError
+from cl_bench.evaluation.crew import Crew
 from cl_bench.evaluation.engines.opened import Subject
 from cl_bench.evaluation.probes.records import joined
 from cl_bench.evaluation.probes.tasks import Reference
@@ -30,6 +31,8 @@ class Scoring:
     units: Sequence[Unit]
     basis: Mapping[str, Any]
     reference: Reference | None
+    crew: Crew | None = None
+    """The processes that answer, of which this is the first."""
 
 
 def score_into(
@@ -50,7 +53,8 @@ def score_into(
     if before is not None:
         _check_kept(place, before)
         units = [unit for unit in units if unit.name not in before[unit.part]]
-    found = suite.score(scoring.subject, units, place, scoring.basis, reporter, scoring.reference)
+    how = (scoring.reference, scoring.crew)
+    found = suite.score(scoring.subject, units, place, scoring.basis, reporter, *how)
     if before is not None:
         parts = {part: {**before[part], **found[part]} for part in ("trace", "general")}
         found = {**parts, "probes": joined(before.get("probes", {}), found["probes"])}

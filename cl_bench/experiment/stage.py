@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from cl_bench.errors import DivergedError
+from cl_bench.evaluation.crew import help_first, helped
 from cl_bench.evaluation.engines.opened import Subject, scored_form
+from cl_bench.evaluation.units import help_answer
 from cl_bench.experiment.midway.held import NotSavedError
 from cl_bench.experiment.midway.places import drop_midway
 from cl_bench.experiment.processes import Processes
@@ -56,16 +59,22 @@ def run_stage(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -
             drop_midway(place.path)
         _check_training(work, place)
         _restore_base(work, run, folder, position)
+        kept = None
     else:
-        model, tokenizer = _train(work, run, folder, position)
+        kept = _train(work, run, folder, position)
+    path = model_to_score(place)
+    if trained or path != place.checkpoint:
+        kept = None  # room for the one that is loaded
+
+    @cache
+    def load() -> tuple[Any, Any]:
+        return kept or load_checkpoint(path, work.config.model.dtype, work.device, adapters=True)
+
     if work.first_process:
-        subject = model_to_score(place)
-        if trained or subject != place.checkpoint:
-            model = None  # room for the one that is loaded
-            model, tokenizer = load_checkpoint(
-                subject, work.config.model.dtype, work.device, adapters=True
-            )
-        _score(work, spec, place, Subject(model, tokenizer, subject), label)
+        with helped(work.processes):
+            _score(work, spec, place, Subject(*load(), path), label)
+    else:
+        help_first(work.processes, lambda: help_answer(load, work.processes))
     work.processes.wait()
 
 
@@ -134,7 +143,7 @@ def _score(
     suite, basis = work.suite, scored_basis(place)
     units = suite.units(spec.scored.columns, spec.scored.general, spec.train)
     reference = suite.reference(place.base / "kl")
-    scoring = Scoring(subject, units, basis, reference)
+    scoring = Scoring(subject, units, basis, reference, work.processes)
     about = {"stage": spec.index, "task": spec.name if len(spec.tasks) == 1 else list(spec.tasks)}
 
     def rest(scores: Mapping[str, Any]) -> dict[str, Any]:

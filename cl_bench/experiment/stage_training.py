@@ -118,7 +118,7 @@ class Training:
         within = work.config.eval.within_stage
         curve = stage_curve(
             *(within, work.suite, spec, self.written, tokenizer, work.reporter),
-            writes=work.first_process,
+            crew=work.processes,
         )
         curve_goes_on(work, curve, self.written)
         saves.apart, stage.passed = curve, passes.passed

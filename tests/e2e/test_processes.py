@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +17,14 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from cl_bench.checks import processes_alike
 from cl_bench.cli import run_command
+from cl_bench.experiment.run import run_experiment
+from cl_bench.store.provenance import provenance
 from tests.e2e.conftest import Bench
 from tests.helpers.launching import launched
 
+OTHER = {**provenance(), "packages": {**provenance()["packages"], "torch": "1.2.3"}}
 CPU = {"ACCELERATE_USE_CPU": "true"}
 AGEM = '''
 from pathlib import Path
@@ -186,3 +191,42 @@ def test_wrong_input_of_several_processes_is_said_once(bench: Bench) -> None:
         )
         (speaker,) = [one for one in ended if "cl-bench: " in one.err]
         assert speaker.code == 2 and "cl-bench: error: " in speaker.err and expected in speaker.err
+
+
+def test_processes_with_other_data_versions_or_folders_are_refused(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each on a host of its own: told once, before anything is written."""
+    monkeypatch.setattr(processes_alike, "SLOW", 0.5)
+    bench.write_config(methods=["sft"], eval={"trace": {"limit": 2}, "general": {"tasks": []}})
+    shutil.copytree(bench.root / "data", bench.root / "other")
+    shutil.copytree(bench.root / "model", bench.root / "elsewhere" / "model")
+    file = bench.root / "other" / "trace" / "FOMC" / "train.json"
+    file.write_text(file.read_text().replace("Text 3", "Text three"))
+
+    def other_version() -> None:
+        monkeypatch.setitem(run_experiment.__globals__, "provenance", lambda: OTHER)
+
+    cases = {
+        "data: process 0 has": lambda: ["-o", "data_root=other"],
+        "torch: process 0 has .*, process 1 has 1.2.3: give all processes the same": other_version,
+        "--results: process 1 does not see what process 0 writes in": lambda: os.chdir("elsewhere"),
+    }
+    for number, (expected, differ) in enumerate(cases.items()):
+        (bench.root / "elsewhere").mkdir(exist_ok=True)
+        shutil.copytree(
+            bench.root / "model", bench.root / "elsewhere" / "model", dirs_exist_ok=True
+        )
+
+        def work(rank: int, differ=differ, number: int = number) -> int:
+            more = (differ() or []) if rank == 1 else []
+            config = str(bench.root / "tiny.yaml")
+            results = ["--results", "results" if number == 2 else str(bench.root / "results")]
+            return run_command(["run", config, *results, *more])
+
+        ended = launched(bench.root, work, environment=CPU)
+        told = "".join(one.err for one in ended)
+        said = [line for line in told.splitlines() if line.startswith("cl-bench: error:")]
+        assert len(said) == 1 and re.search(expected, said[0]), told
+        assert 2 in [one.code for one in ended]
+        assert not (bench.root / "results").exists()

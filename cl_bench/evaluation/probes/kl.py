@@ -193,13 +193,17 @@ def keep_reference(model: Any, texts: Mapping[int, Text], file: Path) -> dict[in
     return found
 
 
-def measure(model: Any, file: Path) -> dict[int, Divergence]:
-    """Divergences of a model from a kept reference, by document id; none if there is no file."""
+def measure(model: Any, file: Path, part: tuple[int, int] = (0, 1)) -> dict[int, Divergence]:
+    """Divergences of a model from a kept reference, by document id; none if there is no file.
+
+    `part` (i, n): of the documents i, i + n, i + 2 n, ... alone.
+    """
     if not file.is_file():
         return {}
     with safe_open(file, framework="pt") as kept:
         names = kept.keys()
-        ids = sorted(int(name.split(".")[0]) for name in names if name.endswith(".log_p"))
+        every = sorted(int(name.split(".")[0]) for name in names if name.endswith(".log_p"))
+        ids = every[part[0] :: part[1]]
         texts = {
             i: Text(
                 tuple(kept.get_tensor(f"{i}.ids").tolist()),

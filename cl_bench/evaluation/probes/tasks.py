@@ -12,6 +12,7 @@ from cl_bench.evaluation.harness import TaskResult
 from cl_bench.evaluation.probes import kl
 from cl_bench.evaluation.probes.documents import probe_documents
 from cl_bench.evaluation.probes.records import DocumentProbe
+from cl_bench.evaluation.shared_prefix.among import divergences
 from cl_bench.evaluation.shared_prefix.lm import SharedPrefixLM
 from cl_bench.store.folders import sha256_of
 
@@ -62,7 +63,7 @@ def _divergences(
     file = reference.folder / f"{leaf}.safetensors"
     sampled = reference.sampled
     if sampled is None:
-        return kl.measure(lm.model, file)
+        return divergences(lm, file)
     # Another sample may have left one here.
     file.unlink(missing_ok=True)
     chosen = sampled.documents.get(leaf, [])

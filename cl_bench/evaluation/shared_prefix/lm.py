@@ -14,9 +14,9 @@ from lm_eval.models.utils import has_bos_prefix
 from cl_bench.data.special_tokens import added_tokens
 from cl_bench.errors import UserError
 from cl_bench.evaluation.finite import NotFinite
+from cl_bench.evaluation.shared_prefix import among
 from cl_bench.evaluation.shared_prefix.cpu_packed_weights import packed_linears
-from cl_bench.evaluation.shared_prefix.generation import Room, generate_tokens
-from cl_bench.evaluation.shared_prefix.loglikelihoods import score_continuations
+from cl_bench.evaluation.shared_prefix.generation import Room
 from cl_bench.evaluation.shared_prefix.packed_model import Counters, PackedModel, evaluating
 from cl_bench.evaluation.shared_prefix.packing import PassLimits
 from cl_bench.evaluation.shared_prefix.sharing_trial import free_bytes, why_not_shared
@@ -30,6 +30,7 @@ from cl_bench.models.positions import length_rule
 from cl_bench.models.positions import window as window_of
 
 if TYPE_CHECKING:
+    from cl_bench.evaluation.crew import Crew
     from cl_bench.evaluation.engines.hflm import EncodePrompts
 
 Progress = Callable[[str, int, int], None]
@@ -77,6 +78,8 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
         self.max_length = int(max_length or window_of(model.config, tokenizer))
         self.encode_prompts = encode_prompts
         self.progress = progress
+        self.crew: Crew | None = None
+        """The processes that answer together with this one; None: it answers alone."""
         self.counters = Counters()
         self.packed = PackedModel(model, self.counters)
         on_cpu = self.packed.device.type == "cpu"
@@ -254,7 +257,7 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
             self.counters.prompt_tokens += sum(len(pairs[i][0]) for i in ours)
             report = self._reporter("log-likelihoods", len(ours))
             asked = [pairs[i] for i in ours]
-            mine = score_continuations(self.packed, asked, self._limits(asked), report)
+            mine = among.score(self.packed, self.crew, asked, self._limits(asked), report)
             scores = _put(scores, ours, mine)
             return _put(scores, plain, self._plain("_loglikelihood_tokens", requests, plain))
 
@@ -324,8 +327,9 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
             if rules[i].max_new_tokens > 0:
                 groups.setdefault((rules[i], tuple(prompts[i])), []).append(i)
         tokens: dict[int, list[int]] = {}
-        found, bad = generate_tokens(
+        found, bad = among.generate(
             self.packed,
+            self.crew,
             self.tokenizer,
             [prompt for _, prompt in groups],
             [rule for rule, _ in groups],

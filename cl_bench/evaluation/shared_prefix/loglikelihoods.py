@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import isnan
+from operator import itemgetter
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -40,19 +42,31 @@ class Scored:
     request: int
 
 
+class Dealing(Protocol):
+    """How several processes share the passes of one call (`among.py`)."""
+
+    def own(self, packs: Sequence[Pack]) -> Sequence[int]:
+        """Which of them this process runs, in order."""
+
+    def merged(self, run: Callable[[], dict[int, Answers]]) -> Mapping[int, Answers]:
+        """The answers of all processes, by pass, where this one's are what `run` gives."""
+
+
 def score_continuations(
     model: PackedModel,
     pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
     limits: PassLimits,
     progress: Callable[[int], None] | None = None,
+    dealing: Dealing | None = None,
 ) -> list[tuple[float, bool]]:
     """For each (input, targets): log p of the targets in nats, and whether all are the argmax.
 
     The targets, at least one, are predicted at the last `len(targets)` positions of the input
     (which therefore lacks the last target, and may share tokens with the targets). Softmax in
-    fp32, sums in fp64. `progress` is called with the number of requests answered so far.
+    fp32, sums in fp64. `progress` is called with the number of requests answered so far. With
+    `dealing` the passes are run by several processes, and the answers are those of one to the bit.
     """
-    scores = _score(model, pairs, limits, progress)
+    scores = _score(model, pairs, limits, progress, dealing)
 
     def alone(i: int) -> tuple[float, bool] | None:
         (score,) = _score(model, [pairs[i]], limits)
@@ -69,22 +83,15 @@ def _score(
     pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
     limits: PassLimits,
     progress: Callable[[int], None] | None = None,
+    dealing: Dealing | None = None,
 ) -> list[tuple[float, bool]]:
     roots = build_forest([tokens for tokens, _ in pairs])
     asked = _assign(roots, pairs)
     sums = np.zeros(len(pairs))
     greedy = np.ones(len(pairs), dtype=np.bool_)
     left = np.asarray([len(targets) for _, targets in pairs])
-    trunk = DynamicCache()
 
-    def answer(model: PackedModel, pack: Pack) -> Answers:
-        layout = lay_out(pack)
-        keep, targets, requests = _questions(layout, asked)
-        positions, row = np.unique(keep, return_inverse=True)
-        cache = None if stands_alone(pack) else trunk
-        return requests, *_answers(model.run(layout, positions, cache), row, targets)
-
-    def take(answers: Answers) -> None:
+    def take(_: int, answers: Answers) -> None:
         requests, values, best = answers
         np.add.at(sums, requests, values)
         np.logical_and.at(greedy, requests, best)
@@ -92,14 +99,45 @@ def _score(
         if progress is not None:
             progress(int((left == 0).sum()))
 
-    for alone, packs in groupby(packs_of(roots, limits), stands_alone):
-        if alone:
-            in_streams(model, list(packs), answer, take)
-            continue
-        for pack in packs:
-            crop(trunk, pack.past)
-            take(answer(model, pack))
+    packs = list(packs_of(roots, limits))
+    if dealing is None:
+        _run(model, packs, range(len(packs)), asked, take)
+    else:
+
+        def run() -> dict[int, Answers]:
+            own: dict[int, Answers] = {}
+            _run(model, packs, dealing.own(packs), asked, own.__setitem__)
+            return own
+
+        for i, answers in sorted(dealing.merged(run).items(), key=itemgetter(0)):
+            take(i, answers)
     return [(float(total), bool(is_best)) for total, is_best in zip(sums, greedy, strict=True)]
+
+
+def _run(
+    model: PackedModel,
+    packs: Sequence[Pack],
+    chosen: Sequence[int],
+    asked: dict[Segment, list[Scored]],
+    take: Callable[[int, Answers], None],
+) -> None:
+    """Compute the chosen passes in order, with one trunk; `take` gets the answers of each."""
+    trunk = DynamicCache()
+
+    def answer(model: PackedModel, i: int) -> tuple[int, Answers]:
+        layout = lay_out(packs[i])
+        keep, targets, requests = _questions(layout, asked)
+        positions, row = np.unique(keep, return_inverse=True)
+        cache = None if stands_alone(packs[i]) else trunk
+        return i, (requests, *_answers(model.run(layout, positions, cache), row, targets))
+
+    for alone, group in groupby(chosen, lambda i: stands_alone(packs[i])):
+        if alone:
+            in_streams(model, list(group), answer, lambda found: take(*found))
+            continue
+        for i in group:
+            crop(trunk, packs[i].past)
+            take(*answer(model, i))
 
 
 def stands_alone(pack: Pack) -> bool:
