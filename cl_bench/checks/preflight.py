@@ -30,6 +30,7 @@ from cl_bench.methods.function_methods import FunctionMethod
 from cl_bench.methods.spec import Experiment, RunSpec
 from cl_bench.methods.static_checks import (
     file_faults,
+    shard_faults,
     stage_faults,
     trained_faults,
     weights_faults,
@@ -75,6 +76,7 @@ CHECKS: tuple[Check, ...] = (
     continuity_faults,
     stage_faults,
     weights_faults,
+    shard_faults,
     trained_faults,
     engine_faults,
     task_faults,

@@ -115,6 +115,11 @@ class TrainConfig(Section):
     gradient_checkpointing: bool = Field(
         False, description="true: less memory for activations, one more forward pass"
     )
+    shard: bool = Field(
+        False,
+        description="true: weights, gradients and optimiser are split over the processes (FSDP2; "
+        "docs/processes.md)",
+    )
 
 
 class EngineConfig(Section):

@@ -10,6 +10,7 @@ from cl_bench.data.batches import collate, cut, for_process, micro_batches
 from cl_bench.data.tokens import encode_examples, pad_id, padding
 from cl_bench.experiment.processes import Processes
 from cl_bench.models.positions import length_groups
+from cl_bench.training.idle import IDLE, Idle
 
 if TYPE_CHECKING:
     import torch
@@ -33,16 +34,26 @@ class Batcher:
     """Numbers the lengths: unequal ones never share a micro-batch (`positions.LengthRule`)."""
     pieces: int = 1
     """Into how many each automatic micro-batch is cut, since memory did not suffice for it."""
+    even: bool = False
+    """Whether every process gets as many micro-batches, some of them perhaps idle."""
 
     def collate(
-        self, encoded: Sequence[Encoded], numbers: Sequence[int] | None = None
+        self,
+        encoded: Sequence[Encoded],
+        numbers: Sequence[int] | None = None,
+        idle: bool = False,
     ) -> dict[str, Tensor]:
-        """Padded `input_ids`, `attention_mask`, `labels` [B, T]; with numbers `example` [B]."""
+        """Padded `input_ids`, `attention_mask`, `labels` [B, T]; with numbers `example` [B].
+
+        One that is `idle` counts nothing (training/idle.py).
+        """
         import torch
 
         batch: dict[str, Any] = dict(collate(encoded, self.pad_id, **self.padding))
         if numbers is not None:
             batch["example"] = torch.tensor(numbers, dtype=torch.int64)
+        if idle:
+            batch[IDLE] = torch.ones(1)
         return {
             name: value.to(self.device)
             for name, value in batch.items()
@@ -57,7 +68,8 @@ class Batcher:
         lengths = [len(item.input_ids) for item in encoded]
         order = sorted(range(len(encoded)), key=lambda i: (lengths[i], i))
         for micro in self.micro(train, order, lengths):
-            yield self.collate([encoded[i] for i in micro], [numbers[i] for i in micro])
+            idle = isinstance(micro, Idle)
+            yield self.collate([encoded[i] for i in micro], [numbers[i] for i in micro], idle)
 
     def micro(
         self, train: TrainConfig, batch: Sequence[int], lengths: Sequence[int]
@@ -67,6 +79,9 @@ class Batcher:
             batch, lengths, train.micro_batch_size, train.micro_batch_tokens, self.group
         )
         own = for_process(parts, self.processes.rank, self.processes.world)
+        if self.even:
+            most = -(-len(parts) // self.processes.world)
+            return own + [Idle(parts[0]) for _ in range(most - len(own))]
         if train.micro_batch_size != "auto" or self.pieces == 1:
             return own
         return [piece for part in own for piece in cut(part, self.pieces)]

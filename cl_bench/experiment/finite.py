@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 def excluded_weights(model: Any) -> int:
     """How many weights are -inf: biases of tokens that a model excludes, which stay so."""
-    return sum(int(parameter.isneginf().sum()) for parameter in model.parameters())
+    from cl_bench.training.sharding import whole
+
+    return sum(int(whole(parameter.isneginf().sum())) for parameter in model.parameters())
 
 
 def fault_of_weights(
@@ -48,7 +50,9 @@ def fault_of_weights(
 
 def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     """`a.weight, b.weight (and 3 more) are`: which of them hold NaN or infinite numbers."""
-    bad = [name for name, value in tensors.items() if not bool(value.isfinite().all())]
+    from cl_bench.training.sharding import whole
+
+    bad = [name for name, value in tensors.items() if not bool(whole(value.isfinite().all()))]
     if not bad:
         return None
     more = f" (and {len(bad) - 2} more)" if len(bad) > 2 else ""

@@ -19,6 +19,7 @@ from cl_bench.experiment.update import accumulate, update
 from cl_bench.methods.base import Method, Phase, Stage
 from cl_bench.methods.static_checks import adapter_fault
 from cl_bench.models.checkpoints import is_adapter
+from cl_bench.training.idle import Idle
 from cl_bench.training.schedule import learning_rate
 from cl_bench.training.selections import selection_tensors
 from cl_bench.training.selective_update import SelectiveUpdate
@@ -168,7 +169,7 @@ class _Phase:
 
             def collated(part: Sequence[int]) -> dict[str, Any]:
                 numbers = [self.numbers[i] for i in part]
-                return batcher.collate([encoded[i] for i in part], numbers)
+                return batcher.collate([encoded[i] for i in part], numbers, isinstance(part, Idle))
 
             def loss_of_all(batch: Sequence[int] = batch, tokens: int = tokens) -> float:
                 parts = batcher.micro(train, batch, lengths)

@@ -63,7 +63,8 @@ def run_stage(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -
     else:
         kept = _train(work, run, folder, position)
     path = model_to_score(place)
-    if trained or path != place.checkpoint:
+    split = spec.train.shard and work.processes.world > 1
+    if trained or split or path != place.checkpoint:
         kept = None  # room for the one that is loaded
 
     @cache

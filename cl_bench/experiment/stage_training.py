@@ -40,6 +40,7 @@ from cl_bench.methods.spec import RunSpec, StageSpec
 from cl_bench.methods.state import State, give_state, handed_on, state_of
 from cl_bench.models.bases import adapter_base
 from cl_bench.models.checkpoints import (
+    is_adapter,
     load_checkpoint,
     load_tensors,
     save_checkpoint,
@@ -59,6 +60,7 @@ from cl_bench.store.folders import (
     write_json,
 )
 from cl_bench.store.seals import file_records, write_sealed
+from cl_bench.training.sharding import shard_model, state_of_first
 
 
 def label_of(run: RunSpec, position: int) -> str:
@@ -92,6 +94,11 @@ class Training:
         """Whether it was trained before, and left what has to stay."""
         return self.written != self.place.path
 
+    @property
+    def split(self) -> bool:
+        """Whether the weights are split over the processes."""
+        return self.spec.train.shard and self.work.processes.world > 1
+
     @cached_property
     def label(self) -> str:
         """Of the stage, in lines."""
@@ -107,7 +114,9 @@ class Training:
         at = (work, self.run, self.folder, self.position)
         saves, passes, logged = open_saves(*at, self.written)
         method = spec.build_method()
-        model, tokenizer, base, state = _start(*at)
+        # What is split goes to its device in parts.
+        device = torch.device("cpu") if self.split else work.device
+        model, tokenizer, base, state = _start(*at, device)
         if (chat := chat_of(work.suite.stage_tasks[spec.tasks[0]])) is not None:
             tokenizer.chat_template = chat.tokenizer.chat_template  # a checkpoint's too
         give_state(method, state)
@@ -115,6 +124,10 @@ class Training:
         rank = work.processes.rank
         seed_everything(derive_seed(self.run.seed, spec.index, "training", rank))
         stage, batcher = stage_view(*at, model, tokenizer, self.written / SCRATCH)
+        if self.split:
+            shard_model(model, work.device, work.processes.world)
+            batcher.even = True
+            saves.pace.stop()
         within = work.config.eval.within_stage
         curve = stage_curve(
             *(within, work.suite, spec, self.written, tokenizer, work.reporter),
@@ -180,8 +193,12 @@ class Training:
         work, place, written = self.work, self.place, self.written
         temporary = None
         # Written before `scored` may put other weights into the model.
+        weights = None
+        if self.split and not is_adapter(stage.model):
+            weights = state_of_first(stage.model, work.first_process)
         if work.first_process:
-            temporary = write_checkpoint(stage.model, tokenizer, place.checkpoint, base)
+            at = (place.checkpoint, base, weights)
+            temporary = write_checkpoint(stage.model, tokenizer, *at)
         scored = self._keep_scored(stage, method, tokenizer, base)
         work.processes.wait()
         if temporary is not None:
@@ -237,17 +254,17 @@ class Training:
 
 
 def _start(
-    work: Workplace, run: RunSpec, folder: RunFolder, position: int
+    work: Workplace, run: RunSpec, folder: RunFolder, position: int, device: torch.device
 ) -> tuple[Any, Any, str, State]:
     """Model, tokenizer, what an adapter's base would be, and what methods kept."""
     spec, dtype = run.stages[position], work.config.model.dtype
     if position == 0 or spec.start == "base":
         path = work.config.model.source
         with still_there():
-            model, tokenizer = load_model(resolve_model_path(path), dtype, str(work.device))
+            model, tokenizer = load_model(resolve_model_path(path), dtype, str(device))
         return model, tokenizer, path, State()
     before = folder.stage(run.stages[position - 1].folder)
-    model, tokenizer = load_checkpoint(before.checkpoint, dtype, work.device, spec.adapters)
+    model, tokenizer = load_checkpoint(before.checkpoint, dtype, device, spec.adapters)
     base = (adapter_base(before.checkpoint) if spec.adapters else None) or str(before.checkpoint)
     records = before.method_records
     kept = read_json(records) if there(records) else {}

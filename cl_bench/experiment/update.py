@@ -12,6 +12,7 @@ from cl_bench.experiment.memory import OutOfMemoryError
 from cl_bench.methods.base import Batch, Loss, Method, Stage, Step
 from cl_bench.methods.penalties import penalty_of
 from cl_bench.training.cross_entropy import summed_cross_entropy
+from cl_bench.training.idle import unseen, weight_of
 from cl_bench.training.loss import answer_logits, answer_loss
 from cl_bench.training.selective_update import SelectiveUpdate
 
@@ -44,7 +45,7 @@ def accumulate(
         try:
             sums[0] += _backward(stage, method, engine, collated(part), tokens)
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
+            if not out_of_memory(error) or batcher.even:  # others are in the middle of this one
                 raise
             sums[1], sums[2] = 1, len(part) == 1
             reason = first_line(error)
@@ -60,13 +61,17 @@ def _backward(
     stage: Stage, method: Method, engine: SelectiveUpdate, batch: dict[str, Tensor], tokens: int
 ) -> Tensor:
     """Of one micro-batch; nothing of it is held afterwards, also where it fails."""
-    loss, outputs = answer_loss(stage.model, batch, tokens)
-    value = loss.detach()
-    penalty = penalty_of(method, batch, outputs)
-    if penalty is not None:
-        loss = loss + penalty * (outputs.labels.numel() / tokens)
-    loss.backward()  # type: ignore[no-untyped-call]
-    method.after_micro_batch(engine.grads)
+    weight = weight_of(batch)
+    with unseen(stage.model, batch):
+        loss, outputs = answer_loss(stage.model, batch, tokens)
+        value = loss.detach() * weight
+        penalty = penalty_of(method, batch, outputs) if weight else None
+        if penalty is not None:
+            loss = loss + penalty * (outputs.labels.numel() / tokens)
+        (loss * weight).backward()  # type: ignore[no-untyped-call]
+    engine.after_backward()
+    if weight:
+        method.after_micro_batch(engine.grads)
     return value
 
 

@@ -18,6 +18,7 @@ from cl_bench.importance.recorder import Granularity
 from cl_bench.importance.scorer import Scorer
 from cl_bench.models.layouts import Layout, layouts
 from cl_bench.training.cpu.attention import cpu_attention
+from cl_bench.training.sharding import is_split, joined, own_part
 
 Remaining = Callable[[Mapping[str, Tensor], Iterable[Any]], Iterable[Any]]
 """The batches that are still to be added to sums."""
@@ -112,9 +113,12 @@ def _ends(name: str, wanted: str) -> bool:
 
 
 def zero_scores(parameter: nn.Parameter, layout: Layout, granularity: Granularity) -> Tensor:
-    """Zeros of the shape of a parameter's scores, in float32 or float64."""
+    """Zeros of the shape of a parameter's scores, in float32 or float64; split as it is."""
     shape = layout.score_shape(tuple(parameter.shape), granularity)
     dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
+    if is_split(parameter) and shape == tuple(parameter.shape):
+        local = torch.zeros_like(own_part(parameter), dtype=dtype, requires_grad=False)
+        return joined(local, parameter)
     return torch.zeros(shape, dtype=dtype, device=parameter.device)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cl_bench.errors import RunError
 from cl_bench.importance.capture import (
     NotBatchedError,
     expandable,
@@ -17,13 +18,16 @@ from cl_bench.importance.capture import (
     recorded_linear,
 )
 from cl_bench.importance.recorder import GramCache, Granularity, ScoredBatch, WeightRecorder
+from cl_bench.importance.split_recorder import SplitRecorder
 from cl_bench.models.layouts import is_conv1d, layouts
 from cl_bench.training.cpu import matmul
 from cl_bench.training.cross_entropy import summed_cross_entropy
 from cl_bench.training.graph import leaves_read
+from cl_bench.training.idle import weight_of
 from cl_bench.training.linear import SelectiveLinear
 from cl_bench.training.loss import answer_logits
 from cl_bench.training.patching import replace
+from cl_bench.training.sharding import is_sharded, is_split
 
 
 class Scorer:
@@ -49,6 +53,7 @@ class Scorer:
         self.dense = {n: p for n, p in targets.items() if id(p) in unknown}
         self.names = {key: name for key, name in names.items() if key not in unknown}
         self.one_by_one = bool(self.dense)
+        self.split = is_sharded(model)
         self.checked = False
         self.restore: dict[nn.Module, Callable[[], None]] = {}
         self.weights: dict[int, WeightRecorder] = {}
@@ -83,6 +88,11 @@ class Scorer:
                 return
             except NotBatchedError:  # raised in forward, before anything was added
                 self.one_by_one = True
+        if self.split:
+            raise RunError(
+                "Fisher scores: the model has layers that need one sample at a time, which its "
+                "processes cannot do together: give shard: false"
+            )
         for sample in range(len(batch["input_ids"])):
             single = {key: value[sample : sample + 1] for key, value in batch.items()}
             try:
@@ -91,14 +101,14 @@ class Scorer:
                 self._add(single)
 
     def _add(self, batch: Mapping[str, Tensor]) -> None:
-        if not bool((batch["labels"][:, 1:] != -100).any()):
+        if not self.split and not bool((batch["labels"][:, 1:] != -100).any()):
             return
         self._reset()
         self.batch.samples = len(batch["input_ids"])
         with self._reads_that_show():
             outputs = answer_logits(self.model, batch)
-            loss = summed_cross_entropy(outputs.logits, outputs.labels)
-            if not self.checked and self._take_as_dense(leaves_read(loss)):
+            loss = summed_cross_entropy(outputs.logits, outputs.labels) * weight_of(batch)
+            if not self.checked and self._reads_itself(leaves_read(loss)):
                 raise NotBatchedError
         self.checked = True
         self.batch.answers = outputs.rows
@@ -124,6 +134,15 @@ class Scorer:
                 parameter.requires_grad_(False)
             for parameter in self.dense.values():
                 parameter.requires_grad_(True)
+
+    def _reads_itself(self, read: Sequence[Tensor]) -> bool:
+        """Whether the model read scored weights outside of their layers; unknown ones from now on.
+
+        Of a split model they are others than its own: the weights as they were gathered.
+        """
+        if self.split:
+            return any(isinstance(leaf, nn.Parameter) and leaf.dim() > 1 for leaf in read)
+        return self._take_as_dense({id(leaf) for leaf in read})
 
     def _take_as_dense(self, read: set[int]) -> bool:
         """Layers whose weights the model reads itself (Mamba's dt_proj) are like unknown ones."""
@@ -210,9 +229,12 @@ class Scorer:
             name = self.names.get(id(weight))
             scores = None if name is None else self.scores[name]
             turned = name is not None and self.layouts[name].units == (1,)
-            if scores is not None and scores.dim() == 2 and turned:
+            split = scores is not None and is_split(scores)
+            if scores is not None and scores.dim() == 2 and turned and not split:
                 scores = scores.t()  # products are [Dout, Din], the weight is not
             recorder = WeightRecorder(self.granularity, self.batch, self.grams, scores)
+            if scores is not None and split:
+                recorder = SplitRecorder.of(recorder, scores, turned)
             self.weights[id(weight)] = recorder
         return self.weights[id(weight)]
 

@@ -65,6 +65,11 @@ class Method(Generic[O_co]):
     """Defaults for `train:` that belong to the method (LoRA's learning rate)."""
     adapters: ClassVar[bool] = False
     """Whether the method trains adapters; others get them merged into the weights first."""
+    splits: ClassVar[bool] = False
+    """Whether it works where each process holds a part of every weight (`train.shard`).
+
+    Each class says it for itself: a subclass may look at weights otherwise.
+    """
     keeps: ClassVar[Kept | tuple[Kept, ...]] = "nothing"
     """What it has of earlier tasks, for tables: methods that may look back know more.
 
@@ -224,6 +229,13 @@ class Method(Generic[O_co]):
 
     def load_state(self, state: State) -> None:
         """What `state` of the stage before returned; not called before the first."""
+
+
+def unsplit(*options: tuple[str, bool, str]) -> Iterator[str]:
+    """Of options that need whole weights (what is given, whether it is, what works): the faults."""
+    for given, is_given, works in options:
+        if is_given:
+            yield f"{given}: needs whole weights, and shard splits them: give {works}, or no shard"
 
 
 def kept_by(methods: Sequence[type[Method]]) -> list[Kept]:

@@ -39,6 +39,7 @@ def fisher_of(
     from cl_bench.importance.batch_fisher import batch_scores
     from cl_bench.importance.fisher import fisher_scores
     from cl_bench.training.kept_scores import small_scores
+    from cl_bench.training.sharding import is_split
 
     examples = list(stage.examples)
     if limit is not None and limit < len(examples):
@@ -65,7 +66,8 @@ def fisher_of(
             first |= small_scores(scores, stage.model)
     if estimator == "per_sample":
         for score in (*scores.values(), *(first or {}).values()):
-            stage.all_reduce(score)
+            if not is_split(score):  # those are sums over processes already
+                stage.all_reduce(score)
     return scores, len(seen)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from cl_bench.errors import UserError
-from cl_bench.methods.base import Method, Options, Stage, State, Step
+from cl_bench.methods.base import Method, Options, Stage, State, Step, unsplit
 from cl_bench.methods.estimates import Estimator, fisher_of
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ class EWC(Method[EWCOptions]):
 
     name = "ewc"
     family = "penalties"
+    splits = True
     source = "Kirkpatrick 2017, arXiv 1612.00796"
     keeps = "statistics"
 
@@ -104,6 +105,12 @@ class EWC(Method[EWCOptions]):
         for key in unused[options.mode]:
             if key in given:
                 yield f"{key}: mode: {options.mode} has no use for it; leave it out"
+        if stage.train.shard:
+            yield from unsplit(
+                (f"mode: {options.mode}", options.mode != "online", "online"),
+                (f"anchors: {options.anchors}", options.remembered != 1, "no anchors"),
+                ("estimator: batch", options.estimator == "batch", "per_sample"),
+            )
         if stage.adapters and options.remembered != 1:
             yield (
                 "the earlier weights of an adapter are not kept, so only those that a stage begins "
@@ -157,6 +164,8 @@ class EWC(Method[EWCOptions]):
 
     def prepare(self, stage: Stage) -> None:
         """theta* is where the stage before ended, which is where this one begins."""
+        from cl_bench.training.sharding import split_as
+
         self._stage = stage  # its mixture is known only later
         parameters = dict(stage.model.named_parameters())
         for fisher in self._past.values():
@@ -167,7 +176,10 @@ class EWC(Method[EWCOptions]):
                     "that trains others (weights, an adapter, a new adapter) than its last one"
                 )
         for k, fisher in self._past.items():
-            self._past[k] = {name: value.to(stage.device) for name, value in fisher.items()}
+            self._past[k] = {
+                name: split_as(value.to(stage.device), parameters[name])
+                for name, value in fisher.items()
+            }
             there = parameters if k in (0, stage.index - 1) else stage.weights(k)
             self._anchors[k] = {
                 name: there[name].detach().to(parameters[name], copy=True) for name in fisher
@@ -194,6 +206,7 @@ class EWC(Method[EWCOptions]):
     def finish(self, stage: Stage) -> None:
         """F <- gamma F + mean over examples of the squared per-sample gradient."""
         from cl_bench.importance.fisher import trainable_parameters
+        from cl_bench.training.sharding import whole
 
         options, newest = self.options, max(self._past, default=0)
         self._anchors, self._stage = {}, None
@@ -212,14 +225,17 @@ class EWC(Method[EWCOptions]):
                 self._past = dict(list(self._past.items())[-options.remembered :])
         fisher = self._past[newest]
         entries = sum(value.numel() for value in fisher.values())
-        mean = sum(float(value.double().sum()) for value in fisher.values()) / max(entries, 1)
+        sums = (float(whole(value.double().sum())) for value in fisher.values())
+        mean = sum(sums) / max(entries, 1)
         stage.notes["fisher"] = options.normalised
         stage.notes["lambda_times_mean_fisher"] = options.strength * mean
 
     def state(self) -> State:
         """The accumulated Fisher, of several by their stage; anchors are checkpoints."""
+        from cl_bench.training.sharding import whole
+
         if self.options.remembered == 1:
-            return State({n: v.cpu() for one in self._past.values() for n, v in one.items()})
+            return State({n: whole(v).cpu() for one in self._past.values() for n, v in one.items()})
         tensors = {f"{k}/{n}": v.cpu() for k, one in self._past.items() for n, v in one.items()}
         return State(tensors, {"stages": list(self._past)})
 

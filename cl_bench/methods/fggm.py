@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 from pydantic import Field
 
 from cl_bench.importance.threshold import thresholds
-from cl_bench.methods.base import Method, Options, Stage, Step
+from cl_bench.methods.base import Method, Options, Stage, Step, unsplit
 from cl_bench.methods.estimates import Estimator, fisher_of
 from cl_bench.methods.masks import PartialSteps, score_shapes, share_of_step, trained_share
 from cl_bench.models.layouts import entries_alone, layouts, patterns
@@ -91,6 +91,7 @@ class FGGM(Method[FGGMOptions]):
 
     name = "fggm"
     family = "masks"
+    splits = True
     source = "Tan 2026, arXiv 2601.18261"
 
     def __init__(self, options: FGGMOptions | None = None) -> None:
@@ -109,6 +110,13 @@ class FGGM(Method[FGGMOptions]):
             yield "refresh: score: random has no running average; leave one of them out"
         if options.mask == "soft" and options.score == "lowest":
             yield "mask: soft: score: lowest has no share of a step; give mask: hard"
+        if stage.train.shard:
+            yield from unsplit(
+                ("aggregation: none", options.aggregation == "none", "input or output"),
+                ("mask: soft", options.mask == "soft", "hard"),
+                (f"refresh: {options.refresh}", options.refresh is not None, "no refresh"),
+                ("estimator: batch", options.estimator == "batch", "per_sample"),
+            )
         if options.embeddings == "rows" and options.aggregation != "input":
             yield f"embeddings: rows: aggregation: {options.aggregation} has no rows; give input"
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from cl_bench.errors import UserError
 from cl_bench.methods.adapter_options import AdapterOptions
-from cl_bench.methods.base import Method, Options, Stage, kept_by
+from cl_bench.methods.base import Method, Options, Stage, kept_by, unsplit
 from cl_bench.models.layouts import patterns
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class LoRA(Method[AdapterOptions]):
 
     name = "lora"
     family = "adapters"
+    splits = True
     source = "Hu 2021, arXiv 2106.09685"
     options_type: ClassVar[type[Options]] = LoRAOptions
     train_defaults: ClassVar[Mapping[str, Any]] = {"lr": 1e-4}
@@ -75,6 +76,12 @@ class LoRA(Method[AdapterOptions]):
         options = self.options
         if not isinstance(options, LoRAOptions):
             return
+        if stage.train.shard:
+            yield from unsplit(
+                ("incremental: true", options.incremental, "false"),
+                ("use_dora: true", options.use_dora, "false"),
+                ("target_parameters", options.target_parameters is not None, "target_modules"),
+            )
         if options.target_parameters and options.dropout:
             yield "target_parameters: adapters of experts know no dropout; give dropout: 0"
         if options.target_parameters and (options.use_dora or options.moves_weights):

@@ -59,6 +59,7 @@ class MIGU(Method[MIGUOptions]):
 
     name = "migu"
     family = "masks"
+    splits = True
     source = "Du 2024, arXiv 2406.17245"
 
     def __init__(self, options: MIGUOptions | None = None) -> None:
@@ -167,9 +168,9 @@ class MIGU(Method[MIGUOptions]):
 
         shape = self._layouts[name].score_shape(tuple(weight.shape), "rows")
         self._shapes[name] = tuple(weight.shape)
-        self._magnitude[name] = weight.new_zeros(shape, dtype=torch.float32)
+        self._magnitude[name] = torch.zeros(shape, dtype=torch.float32, device=weight.device)
         for total in self._seen_in:
-            total[name] = weight.new_zeros(shape, dtype=torch.float64)
+            total[name] = torch.zeros(shape, dtype=torch.float64, device=weight.device)
         return self._magnitude[name]
 
     def _unreached(self, model: Any) -> list[str]:

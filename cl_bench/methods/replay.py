@@ -66,6 +66,7 @@ class Replay(Method[ReplayOptions]):
 
     name = "replay"
     family = "replay"
+    splits = True
     source = "SEEKR 2024, PIECE 2025"
     keeps = "examples"
 

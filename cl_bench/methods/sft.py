@@ -10,4 +10,5 @@ class SFT(Method):
 
     name = "sft"
     family = "fine-tuning"
+    splits = True
     source = "TRACE's SeqFT, arXiv 2310.06762"

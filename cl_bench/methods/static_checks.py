@@ -18,6 +18,8 @@ from cl_bench.methods.base import Method, overrides
 if TYPE_CHECKING:
     from cl_bench.methods.spec import Checked
 
+SPLITS = ("sft", "fggm", "migu", "ewc", "replay", "lora")
+"""Methods that say that they work on split weights (`Method.splits`), for the message."""
 ONCE = {
     "plan": "decide which parameters are trained",
     "phases": "define training phases",
@@ -82,9 +84,39 @@ def stage_faults(found: Checked) -> Iterator[str]:
                     f"methods: {run.label}: stage {stage.index}: compose: {' and '.join(both)} "
                     f"both {ONCE['phases']}; only one part may"
                 )
+            if stage.train.shard:
+                for part in stage.parts:
+                    if not vars(part.method).get("splits", False):
+                        yield (
+                            f"methods: {run.label}: stage {stage.index}: {part.method.name} needs "
+                            "whole weights, and train.shard splits them over the processes: give "
+                            f"shard: false; with it work {', '.join(SPLITS)}"
+                        )
             for part in stage.parts:
                 for fault in part.method(part.options).refuses(stage):
                     yield f"methods: {run.label}: stage {stage.index}: {part.method.name}: {fault}"
+
+
+def shard_faults(found: Checked) -> Iterator[str]:
+    """What cannot be done with split weights, beside what methods say themselves."""
+    runs = [run for run in found.runs if any(stage.train.shard for stage in run.stages)]
+    if not runs:
+        return
+    if found.config.eval.within_stage is not None:
+        yield (
+            "eval.within_stage: a model whose weights are split (train.shard) is scored after its "
+            "stages only: give within_stage: null, or shard: false"
+        )
+    if found.skeleton is None:
+        return
+    from cl_bench.models.layouts import patterns
+    from cl_bench.training.sharding import unsplittable
+
+    if names := unsplittable(found.skeleton):
+        yield (
+            f"train.shard: {', '.join(patterns(names))} are in layers that are not split over "
+            "processes (linear layers and embeddings are): give shard: false"
+        )
 
 
 def trained_faults(found: Checked) -> Iterator[str]:

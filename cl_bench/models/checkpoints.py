@@ -36,12 +36,19 @@ def save_checkpoint(
     publish_folder(write_checkpoint(model, tokenizer, folder, base), folder, ready, shrink)
 
 
-def write_checkpoint(model: Any, tokenizer: Any, folder: Path, base: str) -> Path:
+def write_checkpoint(
+    model: Any,
+    tokenizer: Any,
+    folder: Path,
+    base: str,
+    weights: Mapping[str, Tensor] | None = None,
+) -> Path:
     """Write an ordinary Hugging Face folder, or an adapter (PEFT's or ours) and where its base is.
 
     Beside `folder`, for `publish_folder` to give it that name; returns where. `base` is the
     config's `model.path`, or the folder of an earlier stage's checkpoint; its checksums are kept
-    beside its place. Raises RunError where the disk is full.
+    beside its place. `weights`: those to write, where the model's own are split over processes.
+    Raises RunError where the disk is full.
     """
     from cl_bench.models.function_adapters import adapter_of, save_function_adapter
 
@@ -53,7 +60,8 @@ def write_checkpoint(model: Any, tokenizer: Any, folder: Path, base: str) -> Pat
         _sort_sets(model)
     with writing(folder):
         if adapter_of(model) is None:
-            model.save_pretrained(temporary)
+            given = {} if weights is None else {"state_dict": weights}
+            model.save_pretrained(temporary, **given)
         else:
             save_function_adapter(model, temporary)
         tokenizer.save_pretrained(temporary)

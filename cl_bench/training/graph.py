@@ -7,11 +7,11 @@ from typing import Any
 from torch import Tensor
 
 
-def leaves_read(value: Tensor) -> set[int]:
-    """Ids of the leaves (parameters) that the graph behind `value` leads to."""
+def leaves_read(value: Tensor) -> list[Tensor]:
+    """The leaves (parameters) that the graph behind `value` leads to."""
     seen: set[Any] = set()
     waiting: list[Any] = [value.grad_fn]
-    found: set[int] = set()
+    found: list[Tensor] = []
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:
@@ -19,6 +19,6 @@ def leaves_read(value: Tensor) -> set[int]:
         seen.add(node)
         leaf = getattr(node, "variable", None)
         if leaf is not None:
-            found.add(id(leaf))
+            found.append(leaf)
         waiting += [edge for edge, _ in node.next_functions]
     return found

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cl_bench.costs.kept_selection import SAMPLE
 from cl_bench.seeds import derive_seed
+from cl_bench.training.sharding import whole
 
 SmallScores = dict[str, Tensor]
 """By `<kind>/<parameter>`, kind `rows`, `columns` or `entries`: float64 [units]."""
@@ -30,6 +31,7 @@ def small_scores(scores: Mapping[str, Tensor], model: torch.nn.Module) -> SmallS
         if "/" in name:
             found[name] = score
             continue
+        score = whole(score)  # one at a time, where it is split over processes
         shape = tuple(model.get_parameter(name).shape)
         for kind, value in _by_kind(name, score.detach(), shape).items():
             found[f"{kind}/{name}"] = value

@@ -43,6 +43,13 @@ def mlp_at_answers(model: nn.Module, rows: Tensor, columns: Tensor, length: int)
         yield
 
 
+def try_last_mlp(model: Any) -> None:
+    """Try the last MLP while its weights can be read, before they are split over processes."""
+    mlp = last_mlp(model)
+    if mlp is not None and type(mlp).__name__.endswith("MLP"):
+        _TRIED[mlp] = _passes_trial(mlp)
+
+
 def _is_separable(model: nn.Module, mlp: nn.Module) -> bool:
     """Whether the MLP is a function of each position, that nobody watches or computes again."""
     watched = any(each._forward_hooks or each._forward_pre_hooks for each in mlp.modules())

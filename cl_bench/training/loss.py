@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from cl_bench.training.cross_entropy import summed_cross_entropy
+from cl_bench.training.idle import IDLE
 from cl_bench.training.last_mlp import mlp_at_answers
 
-OF_LOSSES = ("labels", "example")
+OF_LOSSES = ("labels", "example", IDLE)
 """Keys of a batch that are no inputs of the model."""
 
 

@@ -36,7 +36,7 @@ class Slot:
     """
 
     name: str
-    parameter: nn.Parameter
+    parameter: Tensor
     part: str
     index: Tensor | None
     shape: tuple[int, ...]
@@ -53,6 +53,10 @@ class Slot:
     def gather(self, dense: Tensor) -> Tensor:
         """The selected entries of `dense` (parameter's shape, any dtype) in the compact shape."""
         return gather(dense, self.part, self.index)
+
+    def compact(self, dense: Tensor) -> Tensor:
+        """The same, as a part of one that is split over processes has it (`held.py`)."""
+        return self.gather(dense)
 
     def write(self, values: Tensor) -> None:
         """Puts `values` (compact shape) into the parameter, rounded to its dtype."""

@@ -20,16 +20,19 @@ from types import TracebackType
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from cl_bench.models.layouts import is_conv1d
 from cl_bench.training.cpu import matmul
 from cl_bench.training.cpu.attention import cpu_attention
+from cl_bench.training.held import held_of
 from cl_bench.training.hooks import only_in_training
 from cl_bench.training.linear import SelectiveEmbedding, SelectiveLinear
 from cl_bench.training.optimiser import FlatAdamW
 from cl_bench.training.patching import as_declared, is_replaced, replace
 from cl_bench.training.selected import Slot, build_slots
+from cl_bench.training.sharding import group_of, is_split, parts_of, refuse_own_gradients
 from cl_bench.training.update_plan import UpdatePlan
 
 
@@ -53,12 +56,15 @@ class SelectiveUpdate:
         self.model = model
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
         self._slots = {slot.name: slot for slot in build_slots(model, plan)}
+        self._held = {
+            name: held_of(slot) for name, slot in self._slots.items() if is_split(slot.parameter)
+        }
         self._flats: dict[str, FlatAdamW] = {}
         self._leaves: dict[str, nn.Parameter] = {}
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         self.masters: Mapping[str, Tensor] = {}
         self.grads: Mapping[str, Tensor] = {}
         self._allocate()
-        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._restore: dict[nn.Module, Callable[[], None]] = {}
         self._requires_grad = {p: p.requires_grad for p in model.parameters()}
         self._patch()
@@ -67,19 +73,24 @@ class SelectiveUpdate:
         self._attention.enter_context(cpu_attention(model))
 
     def _allocate(self) -> None:
-        groups: dict[tuple[torch.dtype, torch.device], list[Slot]] = {}
-        for slot in self._slots.values():
-            groups.setdefault((slot.dtype, slot.parameter.device), []).append(slot)
+        groups: dict[tuple[torch.dtype, torch.device, bool], list[Slot]] = {}
+        for slot in self._own_slots():
+            split = slot.name in self._held
+            groups.setdefault((slot.dtype, slot.parameter.device, split), []).append(slot)
         masters, grads = {}, {}
-        for (dtype, device), slots in groups.items():
+        for (dtype, device, split), slots in groups.items():
             flat = FlatAdamW.empty(sum(slot.numel for slot in slots), dtype, device)
-            self._flats[f"{dtype}/{device}".removeprefix("torch.")] = flat
+            key = f"{dtype}/{device}".removeprefix("torch.") + ("/split" if split else "")
+            self._flats[key] = flat
             start = 0
             for slot in slots:
                 span = slice(start, start := start + slot.numel)
                 masters[slot.name] = flat.masters[span].view(slot.shape)
                 grads[slot.name] = flat.grads[span].view(slot.shape)
                 masters[slot.name].copy_(slot.gather(slot.parameter.data))
+                if split:
+                    self._leaves[slot.name] = self._leaf_of_all(slot.name, grads[slot.name])
+                    continue
                 if slot.part == "full" and slot.parameter.dtype == dtype:
                     # One copy: the weight is its own master until `close`.
                     slot.parameter.data = masters[slot.name]
@@ -87,6 +98,30 @@ class SelectiveUpdate:
                 leaf.grad = grads[slot.name]
                 self._leaves[slot.name] = leaf
         self.masters, self.grads = masters, grads
+
+    def _own_slots(self) -> list[Slot]:
+        """Of what this process holds."""
+        return [
+            self._held[name].slot if name in self._held else slot
+            for name, slot in self._slots.items()
+        ]
+
+    def _leaf_of_all(self, name: str, sink: Tensor) -> nn.Parameter:
+        """The leaf of a split parameter: of all processes' entries, without memory of its own.
+
+        Its gradient is summed over the processes, and `sink` gets the part that belongs here.
+        """
+        slot, held = self._slots[name], self._held[name]
+        leaf = nn.Parameter(sink.new_zeros(()).expand(slot.shape))
+
+        def hand_over(leaf: Tensor) -> None:
+            gradient, leaf.grad = leaf.grad, None
+            assert gradient is not None
+            held.add_sum(gradient, sink)
+
+        register = leaf.register_post_accumulate_grad_hook
+        self._hooks.append(register(hand_over))  # type: ignore[no-untyped-call]
+        return leaf
 
     def _patch(self) -> None:
         slots = {slot.parameter: slot for slot in self._slots.values()}
@@ -102,6 +137,8 @@ class SelectiveUpdate:
             dense.update(p for p in own.values() if p in slots)
         for parameter in dense:
             parameter.requires_grad_(True)
+            if is_split(parameter):
+                continue  # a gradient would come to it in `after_backward`
             hook = partial(_collect, slot=slots[parameter], sink=self.grads[slots[parameter].name])
             register = parameter.register_post_accumulate_grad_hook
             self._hooks.append(register(hook))  # type: ignore[no-untyped-call]
@@ -142,13 +179,25 @@ class SelectiveUpdate:
         return partial(_embedding, module, leaf, index, part)
 
     def compact(self, name: str, dense: Tensor) -> Tensor:
-        """The selected entries of `dense`, a tensor of parameter `name`'s shape."""
-        return self._slots[name].gather(dense)
+        """The selected entries of `dense`, a tensor of parameter `name`'s shape.
+
+        Of a parameter that is split over processes those that are here.
+        """
+        return (self._held.get(name) or self._slots[name]).compact(dense)
+
+    def after_backward(self) -> None:
+        """Raises RunError where a split weight has a gradient that came to no leaf of ours."""
+        if self._held:
+            refuse_own_gradients(self.model)
 
     def all_reduce(self, reduce: Callable[[Tensor], None]) -> None:
-        """Applies `reduce` (an in-place sum over processes) to each flat gradient buffer."""
-        for flat in self._flats.values():
-            reduce(flat.grads)
+        """Applies `reduce` (an in-place sum over processes) to each flat gradient buffer.
+
+        Those of split parameters are sums already.
+        """
+        for key, flat in self._flats.items():
+            if not key.endswith("/split"):
+                reduce(flat.grads)
 
     @torch.no_grad()
     def clip(self, max_norm: float | None) -> float:
@@ -156,12 +205,22 @@ class SelectiveUpdate:
 
         The factor is `torch.nn.utils.clip_grad_norm_`'s, `max_norm / (norm + 1e-6)` where below 1.
         """
-        norms = [torch.linalg.vector_norm(flat.grads).double() for flat in self._flats.values()]
+        norms = [
+            self._norm_of_all(flat.grads) if key.endswith("/split") else _norm(flat.grads)
+            for key, flat in self._flats.items()
+        ]
         norm = float(torch.stack([n.cpu() for n in norms]).norm()) if norms else 0.0
         if max_norm is not None and max_norm / (norm + 1e-6) < 1:
             for flat in self._flats.values():
                 flat.grads.mul_(max_norm / (norm + 1e-6))
         return norm
+
+    def _norm_of_all(self, gradients: Tensor) -> Tensor:
+        """Over all processes, of which each holds other entries."""
+        square: Tensor = _norm(gradients).square()
+        held = next(iter(self._held.values()))
+        dist.all_reduce(square, group=group_of(held.whole.parameter))
+        return square.sqrt()
 
     def step(self, lr: float, zero_grads: bool = False) -> None:
         """One AdamW update of the masters from `grads`, written back into the model's weights.
@@ -175,8 +234,8 @@ class SelectiveUpdate:
     @torch.no_grad()
     def write_back(self) -> None:
         """Rounds the masters into the model's weights; frozen entries are not touched."""
-        for name, slot in self._slots.items():
-            slot.write(self.masters[name])
+        for slot in self._own_slots():
+            slot.write(self.masters[slot.name])
 
     def zero_grad(self) -> None:
         """Sets every gradient to zero."""
@@ -218,11 +277,12 @@ class SelectiveUpdate:
     def nbytes(self) -> dict[str, int]:
         """Bytes held now: `weights` of the model, `gradients`, `optimiser` (with the indices)."""
         flats = self._flats.values()
-        indices = [slot.index for slot in self._slots.values() if slot.index is not None]
+        indices = [slot.index for slot in self._own_slots() if slot.index is not None]
         own = {master.data_ptr() for master in self.masters.values()}
-        shared = sum(p.nbytes for p in self.model.parameters() if p.data_ptr() in own)
+        weights = list(parts_of(self.model.parameters()))
+        shared = sum(p.nbytes for p in weights if p.data_ptr() in own)
         return {
-            "weights": sum(p.nbytes for p in self.model.parameters()),
+            "weights": sum(p.nbytes for p in weights),
             "gradients": sum(flat.grads.nbytes for flat in flats),
             "optimiser": 3 * sum(flat.masters.nbytes for flat in flats)
             + sum(index.nbytes for index in indices)
@@ -252,6 +312,8 @@ class SelectiveUpdate:
         for parameter, flag in self._requires_grad.items():
             parameter.requires_grad_(flag)
         for name, slot in self._slots.items():
+            if name in self._held:
+                continue
             if slot.parameter.data_ptr() == self.masters[name].data_ptr():
                 slot.parameter.data = self.masters[name].clone()
         self._hooks, self._restore, self._requires_grad = [], {}, {}
@@ -266,6 +328,11 @@ class SelectiveUpdate:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _norm(gradients: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(gradients)
+    return norm.double()
 
 
 def _sink(leaf: Tensor | None) -> Tensor | None:

@@ -1,0 +1,143 @@
+"""Weights that are split over processes (FSDP2) train to what one process trains to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cl_bench.cli import run_command
+from cl_bench.store.folders import StageFolder
+from cl_bench.training import sharding
+from tests.e2e.conftest import Bench
+from tests.helpers.launching import launched
+
+CPU = {"ACCELERATE_USE_CPU": "true"}
+ALONE = [
+    {"name": "fggm", "alpha": 0.5, "aggregation": "output"},
+    {"name": "ewc", "lambda": 1000},
+    {"name": "replay", "ratio": 0.5},
+]
+METHODS = [
+    "sft",
+    {"name": "migu", "threshold": 0.5, "mask_first_task": True},
+    {"name": "lora", "dropout": 0, "lr": 1e-3},
+    {"compose": [{"name": "fggm", "alpha": 0.5}, "ewc", "replay"], "label": "all"},
+]
+
+
+def experiment(bench: Bench, methods: list[object]) -> None:
+    """Three examples an update, one at a time: with two or four processes some have none."""
+    bench.write_config(
+        model={"path": "./model", "dtype": "float64"},
+        methods=methods,
+        stages=[{"task": "FOMC", "limit": 5}, {"task": "trace_numglue_ds", "limit": 4}],
+        train={
+            "lr": 1e-3,
+            "batch_size": 3,
+            "micro_batch_size": 1,
+            "max_prompt_tokens": 64,
+            "max_answer_tokens": 4,
+        },
+        eval={"trace": {"limit": 2}, "general": {"tasks": []}, "probes": False},
+    )
+
+
+def split(bench: Bench, world: int, name: str, *arguments: str) -> None:
+    """A run by so many processes, each of which writes how many entries it held."""
+
+    def work(rank: int) -> int:
+        held: list[tuple[int, int]] = []
+        shard = sharding.shard_model
+
+        def counted(model, device, count):
+            total = sum(p.numel() for p in model.parameters())
+            shard(model, device, count)
+            own = sum(p.numel() for p in sharding.parts_of(model.parameters()))
+            held.append((total, own))
+
+        from cl_bench.experiment import stage_training
+
+        stage_training.shard_model = counted
+        given = ["-o", f"name={name}", "-o", "train.shard=true", *arguments]
+        code = run_command(["run", "tiny.yaml", *given])
+        Path(f"{rank}.held").write_text(json.dumps(held))
+        return code
+
+    ended = launched(bench.root, work, world, environment=CPU)
+    assert [one.code for one in ended] == [0] * world, "".join(one.err[-3000:] for one in ended)
+    for rank in range(world):
+        for total, own in json.loads((bench.root / f"{rank}.held").read_text()):
+            assert own < 1.3 * total / world, "the weights were not split"
+
+
+def test_split_weights_train_as_whole_ones(bench: Bench) -> None:
+    experiment(bench, METHODS)
+    bench.must("run", "tiny.yaml", "-o", "name=one")
+    split(bench, 2, "two")
+    compare(bench.root / "results", "two", ["sft", "migu", "lora", "all"])
+    split(bench, 4, "four", "--method", "all")
+    compare(bench.root / "results", "four", ["all"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_every_method_with_split_weights(bench: Bench, world: int) -> None:
+    """Each alone; three processes split rows unevenly."""
+    experiment(bench, [*ALONE, *METHODS])
+    bench.must("run", "tiny.yaml", "-o", "name=one")
+    split(bench, world, "split")
+    names = ["fggm", "ewc", "replay", "sft", "migu", "lora", "all"]
+    compare(bench.root / "results", "split", names)
+
+
+def test_what_needs_whole_weights_is_refused(bench: Bench) -> None:
+    """By plan and run, all at once."""
+    methods = ["agem", {"name": "fggm", "aggregation": "none"}, {"name": "ewc", "mode": "trace"}]
+    experiment(bench, methods)
+    for command in ("plan", "run"):
+        code, _, err = bench.run(
+            *(command, "tiny.yaml", "-o", "train.shard=true"),
+            *("-o", "eval.within_stage.every=epoch"),
+        )
+        assert code == 2
+        for word in (
+            "agem needs whole weights",
+            "aggregation: none",
+            "mode: trace",
+            "within_stage",
+        ):
+            assert word in err, err
+        assert not (bench.root / "results").exists()
+
+
+def compare(results: Path, name: str, methods: list[str]) -> None:
+    """Weights, the state of methods, and scores, of both stages."""
+    files = [
+        file
+        for method in methods
+        for file in sorted((results / "one" / method).rglob("stage-*/checkpoint/*.safetensors"))
+    ]
+    assert len(files) == 2 * len(methods)
+    for file in files:
+        other = results / name / file.relative_to(results / "one")
+        left, right = load_file(file), load_file(other)
+        assert left.keys() == right.keys()
+        for key, value in left.items():
+            assert float((value - right[key]).abs().max()) < 1e-9, f"{other}: {key}"
+        config = file.parent / "config.json"
+        if config.exists():
+            same = (other.parent / "config.json").read_text() == config.read_text()
+            assert same, "what transformers loads is another class"
+        stage, others = file.parents[1], other.parents[1]
+        scores = [json.loads((one / "scores.json").read_text()) for one in (stage, others)]
+        assert scores[0]["trace"] == scores[1]["trace"]
+        states = [StageFolder(one).method_state for one in (stage, others)]
+        if any(part in str(file) for part in ("/ewc/", "/all/")):
+            kept = [load_file(state) for state in states]
+            assert kept[0].keys() == kept[1].keys()
+            for key, value in kept[0].items():
+                torch.testing.assert_close(kept[1][key], value, rtol=1e-9, atol=1e-12)
