@@ -78,10 +78,12 @@ def median(call: Callable[[], object], who: int = resource.RUSAGE_SELF) -> float
 
 def step_of(layers: int, samples: int, length: int) -> Callable[[], None]:
     """A step of full fine-tuning, as `cl-bench run` does it."""
+    from cl_bench.training.cpu.heap import keep_freed_memory
     from cl_bench.training.loss import answer_loss
     from cl_bench.training.selective_update import SelectiveUpdate
     from cl_bench.training.update_plan import UpdatePlan
 
+    keep_freed_memory()
     model = load("smollm2-135m", torch.float32, layers).train()
     engine = SelectiveUpdate(model, UpdatePlan())
     batch = batch_of(length, samples=samples)
@@ -90,8 +92,7 @@ def step_of(layers: int, samples: int, length: int) -> Callable[[], None]:
     def step() -> None:
         answer_loss(model, batch, tokens)[0].backward()
         engine.clip(1.0)
-        engine.step(1e-5)
-        engine.zero_grad()
+        engine.step(1e-5, zero_grads=True)
 
     return step
 

@@ -82,8 +82,7 @@ def ours(
     def step() -> None:
         answer_loss(model, batch, float(BATCH * ANSWERS))[0].backward()
         engine.clip(1.0)
-        engine.step(1e-5)
-        engine.zero_grad()
+        engine.step(1e-5, zero_grads=True)
 
     gflop = matrix_gflop(model, length, 1.0 if name == "sft" else RHO, BATCH * ANSWERS)
     label = f"cl-bench {name}"

@@ -112,9 +112,9 @@ class WeightRecorder:
             raise NotBatchedError
         counts = torch.bincount(rows, minlength=samples)
         place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
-        packed = []
+        widest, packed = int(counts.max()), []
         for value in (matmul.widen(x), g):
-            target = value.new_zeros((samples, int(counts.max()), value.shape[-1]))
+            target = value.new_zeros((samples, widest, value.shape[-1]))
             target[rows, place] = value.reshape(len(rows), -1)
             packed.append(target)
         self._add(packed[0], packed[1])

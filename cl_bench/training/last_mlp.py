@@ -36,10 +36,11 @@ def mlp_at_answers(model: nn.Module, rows: Tensor, columns: Tensor, length: int)
     """
     mlp = last_mlp(model) if len(rows) else None
     counts = torch.bincount(rows)
-    if mlp is None or 2 * int(counts.max()) > length or not _is_separable(model, mlp):
+    widest = int(counts.max()) if mlp is not None else 0
+    if mlp is None or 2 * widest > length or not _is_separable(model, mlp):
         yield
         return
-    with replaced(mlp, _at_answers(mlp.forward, rows, columns, counts)):
+    with replaced(mlp, _at_answers(mlp.forward, rows, columns, counts, widest)):
         yield
 
 
@@ -106,10 +107,8 @@ def _input_size(mlp: nn.Module) -> int | None:
 
 
 def _at_answers(
-    forward: Callable[..., Any], rows: Tensor, columns: Tensor, counts: Tensor
+    forward: Callable[..., Any], rows: Tensor, columns: Tensor, counts: Tensor, widest: int
 ) -> Callable[..., Any]:
-    widest = int(counts.max())
-
     def run(x: Tensor, *others: Any, **named: Any) -> Any:
         if others or named or x.dim() != 3:  # more than the hidden states that were tried
             return forward(x, *others, **named)
