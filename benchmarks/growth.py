@@ -117,11 +117,14 @@ def peak_bytes(layers: int) -> float:
 
 def grow(layers: int) -> None:
     """What `peak_bytes` runs."""
+    import psutil
     import transformers.modeling_utils  # noqa: F401  (its memory is not the step's)
 
-    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    from cl_bench.experiment.peak_memory import peak_memory_mb
+
+    start = psutil.Process().memory_info().rss  # of getrusage's peak a part is the parent's
     step_of(layers, 1, 32)()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) * 1024)
+    print((peak_memory_mb() or 0) * 2**20 - start)
 
 
 # --- Scoring
