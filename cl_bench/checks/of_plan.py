@@ -10,6 +10,7 @@ from cl_bench.data.tasks import unknown_task
 from cl_bench.errors import Absent, UserError
 from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.methods.spec import Experiment
+from cl_bench.methods.static_checks import faults_of_stages
 from cl_bench.models.kinds import dtype_faults
 from cl_bench.models.load import model_path_fault
 from cl_bench.trackers.known import tracker_faults
@@ -37,7 +38,7 @@ def plan_checks(experiment: Experiment, folder: Path, engine: Engine) -> list[st
             *([fault] if fault else []),
         ]
         facts, more = _own_rows(experiment)
-        faults += more
+        faults += [*more, *faults_of_stages(experiment.chosen)]
     if faults:
         raise UserError(faults)
     if absent:

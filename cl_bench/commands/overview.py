@@ -25,7 +25,10 @@ def plan(
         [], min=0.1, help="Does it fit a card of so many GB (repeatable)? Default: 24, 48, 80."
     ),
     tflops: float | None = typer.Option(
-        None, min=1e-6, help="Sustained 10^12 FLOP/s of the machine: print hours too."
+        None, min=1e-6, help="Sustained 10^12 FLOP/s of a process: print hours too."
+    ),
+    processes: int = typer.Option(
+        1, min=1, help="How many processes train and score together: memory of each, hours of all."
     ),
     results: Path = typer.Option(Path("results"), help="Folder that experiments are kept in."),
     engine: str | None = typer.Option(None, help=ENGINE_HELP),
@@ -53,7 +56,7 @@ def plan(
             raise UserError(f"{name} {odd[0]}: a finite number is needed")
     experiment = resolve_file(config, override, method, results, until)
     chosen = engine_asked(experiment.config.engine, engine, engine_args, engine_python)
-    print(plan_text(experiment, card, tflops), flush=True)
+    print(plan_text(experiment, card, tflops, processes), flush=True)
     if chosen.name != "cl-bench":
         print(f"engine: {chosen}")
     for line in plan_checks(experiment, results / experiment.config.name, chosen):

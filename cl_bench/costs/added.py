@@ -21,13 +21,15 @@ class Pass:
     """A pass over the stage's examples apart from training (a Fisher), and its FLOPs a token.
 
     `examples`: how many of the stage's examples it sees; None is all. `held`: bytes in addition to
-    weights and activations; gradients and optimiser state do not exist then. `by_length`: (a, b)
+    weights and activations; gradients and optimiser state do not exist then; `split` of them are
+    divided over processes with `train.shard`. `by_length`: (a, b)
     where another way takes `a + b * length` FLOPs a token of an example, and the cheaper is taken.
     """
 
     flops_per_token: int
     examples: int | None = None
     held: int = 0
+    split: int = 0
     by_length: tuple[int, int] | None = None
 
     def flops(self, length: float) -> float:
@@ -45,7 +47,8 @@ class Memory:
     every earlier stage. `gradients`: how many more gradients of all that is trained exist at once
     within an update, `gradients_each` so many more for every earlier stage. `per_token`:
     activations of layers of its own, for a token of a micro-batch. `watched`: it has hooks on the
-    model's layers, so that the last MLP sees all positions.
+    model's layers, so that the last MLP sees all positions. `split`: of `held`, what is divided
+    over processes as the weights are (`train.shard`).
     """
 
     held: int = 0
@@ -54,6 +57,7 @@ class Memory:
     gradients_each: int = 0
     per_token: int = 0
     watched: bool = False
+    split: int = 0
 
     def __add__(self, other: Memory) -> Memory:
         return Memory(
@@ -63,6 +67,7 @@ class Memory:
             self.gradients_each + other.gradients_each,
             self.per_token + other.per_token,
             self.watched or other.watched,
+            self.split + other.split,
         )
 
 

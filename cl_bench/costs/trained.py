@@ -24,6 +24,18 @@ _ELEMENT_INDEX = 4  # int32, one for each selected entry
 
 
 @dataclass(frozen=True)
+class Unsplit:
+    """Bytes, of those in `Trained`, that every process holds with `train.shard`: of vectors and
+    adapters. `own_masters`: of weights that are their own masters only as long as they are whole.
+    """
+
+    weights: int = 0
+    gradients: int = 0
+    optimiser: int = 0
+    own_masters: int = 0
+
+
+@dataclass(frozen=True)
 class Trained:
     """Bytes and FLOPs of training that part of a model's parameters, without a method's own.
 
@@ -52,6 +64,7 @@ class Trained:
     grown: Shapes | None = None
     lowest: int = 0
     delta: int | None = None
+    unsplit: Unsplit = Unsplit()
 
 
 @dataclass(frozen=True)
@@ -171,6 +184,9 @@ def adapters(
         forward_flops=base.forward_flops + own.forward_flops,
         adapters=added,
         delta=None,
+        unsplit=Unsplit(
+            base.unsplit.weights + own.weights, own.gradients, own.optimiser, own_masters=0
+        ),
     )
 
 
@@ -200,7 +216,20 @@ def _trained(shapes: Shapes, part: Callable[[str, Shape], _Part]) -> Trained:
             name, math.prod(shapes.parameters[name]) if whole else p.trained
         )
     weights = shapes.numel * shapes.dtype_bytes
+    vectors = {name: p for name, p in parts.items() if len(shapes.parameters[name]) < 2}
+    of_vectors = sum(p.trained for p in vectors.values())
+    own_of_vectors = sum(
+        p.trained for p in vectors.values() if p.full and shapes.dtype_bytes == entry
+    )
+    unsplit = Unsplit(
+        weights=shapes.dtype_bytes * sum(math.prod(shapes.parameters[n]) for n in vectors),
+        gradients=entry * of_vectors,
+        optimiser=entry * (3 * of_vectors - own_of_vectors)
+        + sum(p.index for p in vectors.values()),
+        own_masters=entry * (own - own_of_vectors),
+    )
     return Trained(
+        unsplit=unsplit,
         weights=weights,
         gradients=entry * trained,
         optimiser=entry * (3 * trained - own) + sum(p.index for p in parts.values()),

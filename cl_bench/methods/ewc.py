@@ -150,6 +150,8 @@ class EWC(Method[EWCOptions]):
         else:
             count = options.remembered
             tensors = kept(count * fisher, saved=True) + kept(count * anchor)
+            held = tensors.memory.held
+            tensors = replace(tensors, memory=replace(tensors.memory, split=held))
         if options.mode == "trace":
             return tensors + said
         if options.estimator == "batch":
@@ -157,7 +159,8 @@ class EWC(Method[EWCOptions]):
         else:
             scoring = fisher_pass(shapes, "elements", options.fisher_examples)
             small = score_memory(shapes, "elements", lambda name: True)
-            scoring = replace(scoring, held=2 * fisher + small)  # the old one and the new
+            held = 2 * fisher  # the old one and the new
+            scoring = replace(scoring, held=held + small, split=held)
         scores = 0 if shapes.backbone else score_bytes(shapes, "elements", lambda name: True)
         disk = Disk(selection=scores)
         return tensors + Cost(work=Work(passes=(scoring,)), disk=disk) + said

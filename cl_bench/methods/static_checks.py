@@ -16,7 +16,7 @@ from cl_bench.errors import UserError
 from cl_bench.methods.base import Method, overrides
 
 if TYPE_CHECKING:
-    from cl_bench.methods.spec import Checked
+    from cl_bench.methods.spec import Checked, RunSpec
 
 SPLITS = ("sft", "fggm", "migu", "ewc", "replay", "lora")
 """Methods that say that they work on split weights (`Method.splits`), for the message."""
@@ -76,7 +76,12 @@ def stage_faults(found: Checked) -> Iterator[str]:
 
     And two that both define phases, with the options that they have there (`Method.answers`).
     """
-    for run in {run.label: run for run in found.runs}.values():
+    yield from faults_of_stages(found.runs)
+
+
+def faults_of_stages(runs: Sequence[RunSpec]) -> Iterator[str]:
+    """The same of these runs; neither model nor data are needed."""
+    for run in {run.label: run for run in runs}.values():
         for stage in run.stages:
             both = [p.method.name for p in stage.parts if p.method(p.options).answers("phases")]
             if len(both) > 1:

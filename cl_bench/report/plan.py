@@ -26,12 +26,14 @@ def plan_text(
     experiment: Experiment,
     cards: Sequence[float] = (),
     tflops: float | None = None,
+    processes: int = 1,
 ) -> str:
     """Costs of every method, then runs, stages, options, and where each training value comes from.
 
-    `cards`: sizes in GB to compare the memory with. `tflops`: sustained 10^12 FLOP/s, for hours.
+    `cards`: sizes in GB to compare the memory with. `tflops`: sustained 10^12 FLOP/s of a process,
+    for hours. `processes`: how many train and score together.
     """
-    return "\n".join(_lines(experiment, cards or CARDS, tflops))
+    return "\n".join(_lines(experiment, cards or CARDS, tflops, processes))
 
 
 def _general_line(general: GeneralEval) -> str:
@@ -48,6 +50,7 @@ def _lines(
     experiment: Experiment,
     cards: Sequence[float],
     tflops: float | None,
+    processes: int,
 ) -> Iterator[str]:
     config, runs = experiment.config, experiment.chosen
     yield f"{config.name}: {config.model.source} in {config.model.dtype}"
@@ -65,7 +68,7 @@ def _lines(
     reference = 0
     if found.shapes is not None:
         reference = reference_bytes(config.eval, found.shapes, len(experiment.base_columns))
-        costs = _costs(runs, found.shapes, workloads)
+        costs = _costs(runs, found.shapes, workloads, processes)
     by_label: dict[str, list[list[StageCost]]] = {}
     for run, stages in zip(runs, costs, strict=True):
         by_label.setdefault(run.label, []).append(stages)
@@ -75,12 +78,12 @@ def _lines(
             sizes = stored_sizes(run, [stage.cost for stage in stages], config)
             one = OnDisk(sizes, *kept_bytes(run.stages, sizes, config.keep))
             disk.setdefault(run.label, []).append(one)
-    yield from cost_lines(found, by_label, disk, cards, config, reference)
+    yield from cost_lines(found, by_label, disk, cards, config, reference, processes)
     for row in experiment.chosen_in_context:
         yield from _in_context_lines(experiment, row, workloads, found.shapes)
     for run, stages in zip(runs, costs, strict=True):
         yield f"\n{run.label}, seed {run.seed}"
-        yield from _run_lines(experiment, run, stages, tflops)
+        yield from _run_lines(experiment, run, stages, tflops and tflops * processes)
 
 
 def _in_context_lines(
@@ -110,12 +113,14 @@ def _in_context_lines(
         yield f"{text} (less where an engine reads them once)"
 
 
-def _costs(runs: Sequence[RunSpec], shapes: Shapes, workloads: Workloads) -> list[list[StageCost]]:
+def _costs(
+    runs: Sequence[RunSpec], shapes: Shapes, workloads: Workloads, processes: int
+) -> list[list[StageCost]]:
     """Of every run. Raises UserError with all that methods say this model lacks."""
     costs, faults = [], []
     for run in runs:
         try:
-            costs.append(stage_costs(run, shapes, workloads))
+            costs.append(stage_costs(run, shapes, workloads, processes))
         except UserError as error:
             faults += [f"methods: {run.label}: {fault}" for fault in error.faults]
     if faults:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from cl_bench.costs.activations import MicroBatch, activation_bytes, largest_micro_batch
 from cl_bench.costs.shapes import Shapes
+from cl_bench.costs.split import split_total
 from cl_bench.costs.total import Total
 from cl_bench.costs.trained import everything
 from cl_bench.experiment.workload import Workload, Workloads, stage_total
@@ -58,12 +59,21 @@ class StageCost:
         return self.cost.memory + (self.activations or 0)
 
 
-def stage_costs(run: RunSpec, shapes: Shapes, workloads: Workloads) -> list[StageCost]:
-    """The cost of every stage of a run, in order."""
+def stage_costs(
+    run: RunSpec, shapes: Shapes, workloads: Workloads, processes: int = 1
+) -> list[StageCost]:
+    """The cost of every stage of a run, in order, for one of so many processes.
+
+    FLOPs are those of all together.
+    """
     return [
         _stage_cost(
             stage,
-            stage_total(run, position, shapes, workloads),
+            split_total(
+                stage_total(run, position, shapes, workloads),
+                shapes,
+                processes if stage.train.shard else 1,
+            ),
             shapes,
             workloads.of(stage.sets, stage.train),
             [workloads.of([one], stage.train) for one in run.earlier(position)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,14 @@ import torch
 from safetensors.torch import load_file
 
 from cl_bench.cli import run_command
+from cl_bench.costs.shapes import shapes_of
+from cl_bench.costs.split import split_total
+from cl_bench.costs.total import total
+from cl_bench.methods.sft import SFT
+from cl_bench.models.load import load_skeleton
 from cl_bench.store.folders import StageFolder
 from cl_bench.training import sharding
+from cl_bench.training.selective_update import SelectiveUpdate
 from tests.e2e.conftest import Bench
 from tests.helpers.launching import launched
 
@@ -47,10 +54,18 @@ def experiment(bench: Bench, methods: list[object]) -> None:
 
 
 def split(bench: Bench, world: int, name: str, *arguments: str) -> None:
-    """A run by so many processes, each of which writes how many entries it held."""
+    """A run by so many processes, each of which writes how many entries and bytes it held."""
 
     def work(rank: int) -> int:
         held: list[tuple[int, int]] = []
+        engines: list[dict[str, int]] = []
+        make = SelectiveUpdate.__init__
+
+        def measured(engine, *given, **named):
+            make(engine, *given, **named)
+            engines.append(engine.nbytes())
+
+        SelectiveUpdate.__init__ = measured
         shard = sharding.shard_model
 
         def counted(model, device, count):
@@ -65,22 +80,39 @@ def split(bench: Bench, world: int, name: str, *arguments: str) -> None:
         given = ["-o", f"name={name}", "-o", "train.shard=true", *arguments]
         code = run_command(["run", "tiny.yaml", *given])
         Path(f"{rank}.held").write_text(json.dumps(held))
+        Path(f"{rank}.bytes").write_text(json.dumps(engines))
         return code
 
     ended = launched(bench.root, work, world, environment=CPU)
     assert [one.code for one in ended] == [0] * world, "".join(one.err[-3000:] for one in ended)
     for rank in range(world):
-        for total, own in json.loads((bench.root / f"{rank}.held").read_text()):
-            assert own < 1.3 * total / world, "the weights were not split"
+        for entries, own in json.loads((bench.root / f"{rank}.held").read_text()):
+            assert own < 1.3 * entries / world, "the weights were not split"
 
 
 def test_split_weights_train_as_whole_ones(bench: Bench) -> None:
     experiment(bench, METHODS)
     bench.must("run", "tiny.yaml", "-o", "name=one")
     split(bench, 2, "two")
+    as_planned(bench.root, 2)
     compare(bench.root / "results", "two", ["sft", "migu", "lora", "all"])
     split(bench, 4, "four", "--method", "all")
     compare(bench.root / "results", "four", ["all"])
+
+
+def as_planned(root: Path, world: int) -> None:
+    """What the engine of the first run, sft, held in each process, against the plan: within 5 %."""
+    shapes = shapes_of(load_skeleton(root / "model")[0])
+    whole = total(SFT(), replace(shapes, dtype_bytes=8))
+    part = split_total(whole, replace(shapes, dtype_bytes=8), world).base
+    planned = {"gradients": part.gradients, "optimiser": part.optimiser}
+    for rank in range(world):
+        measured = json.loads((root / f"{rank}.bytes").read_text())[0]
+        for key, nbytes in planned.items():
+            assert measured[key] == pytest.approx(nbytes, rel=0.05), key
+        assert measured["weights"] < part.weights < whole.base.weights * 1.6
+        own = part.unsplit.weights + (whole.base.weights - part.unsplit.weights) / world
+        assert measured["weights"] == pytest.approx(own, rel=0.05)
 
 
 @pytest.mark.slow
