@@ -160,6 +160,8 @@ def join() -> tuple[Processes, torch.device]:
     import torch
     from accelerate import Accelerator, InitProcessGroupKwargs
 
+    if faults := accelerate_faults():
+        raise UserError(faults)
     world = started()
     with _all_come(world):
         state = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WITHOUT_LIMIT)])
@@ -195,6 +197,23 @@ def _all_come(world: int) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+ACCELERATE = {
+    "ACCELERATE_USE_FSDP": "give train.shard: true, which is FSDP2, and leave them out",
+    "ACCELERATE_USE_DEEPSPEED": "use train.shard: true (FSDP2) in its place",
+    "ACCELERATE_USE_MEGATRON_LM": "use train.shard: true (FSDP2) in its place",
+}
+"""Settings of accelerate's that would be read and do nothing, and what to do instead."""
+
+
+def accelerate_faults(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """What `accelerate launch` was told that the training loop here does not do that way."""
+    return [
+        f"{name}: accelerate's settings ask for what they would not get here: {remedy}"
+        for name, remedy in ACCELERATE.items()
+        if environment.get(name, "").strip().lower() in ("1", "true", "yes")
+    ]
 
 
 def unconnected(world: int) -> str:

@@ -14,7 +14,14 @@ import torch.distributed as dist
 from cl_bench.cli import failures_reported
 from cl_bench.errors import UserError
 from cl_bench.experiment import processes
-from cl_bench.experiment.processes import join, one_voice, place, refuse_several, started
+from cl_bench.experiment.processes import (
+    accelerate_faults,
+    join,
+    one_voice,
+    place,
+    refuse_several,
+    started,
+)
 from tests.helpers.launching import launched
 
 CPU = {"ACCELERATE_USE_CPU": "true"}
@@ -31,6 +38,15 @@ def test_launchers_are_recognised() -> None:
     ):
         environment = {world: "3", rank: "2"}
         assert (started(environment), place(environment)) == (3, 2)
+
+
+def test_settings_of_accelerate_that_would_do_nothing_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert accelerate_faults({"ACCELERATE_USE_FSDP": "false"}) == []
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(UserError, match="ACCELERATE_USE_FSDP"):
+        join()
 
 
 def test_eval_in_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
