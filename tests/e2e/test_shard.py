@@ -96,7 +96,7 @@ def test_split_weights_train_as_whole_ones(bench: Bench) -> None:
     split(bench, 2, "two")
     as_planned(bench.root, 2)
     compare(bench.root / "results", "two", ["sft", "migu", "lora", "all"])
-    split(bench, 4, "four", "--method", "all")
+    split(bench, 4, "four", "--method", "all", "-o", "train.gradient_checkpointing=true")
     compare(bench.root / "results", "four", ["all"])
 
 
