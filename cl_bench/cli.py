@@ -25,6 +25,7 @@ from cl_bench.commands.run import run
 from cl_bench.commands.score import score
 from cl_bench.commands.status import status
 from cl_bench.commands.verify import verify
+from cl_bench.commands.work import work
 from cl_bench.device_memory import first_line, out_of_memory
 from cl_bench.errors import RunError, UserError, said_once
 from cl_bench.experiment.processes import SilentExitError
@@ -54,6 +55,7 @@ app.command("plan")(plan)
 app.command("score")(score)
 app.command("tasks")(tasks)
 app.command("methods")(methods)
+app.command("work", hidden=True)(work)
 app.add_typer(data.app, name="data")
 app.command("doctor")(doctor)
 

@@ -45,7 +45,7 @@ class RunsFailedError(RunError):
     """Some runs of an experiment failed; what the others did is complete and can be reported."""
 
     def __init__(self, folder: Path, failures: Sequence[str], runs: int) -> None:
-        self.folder = folder
+        self.folder, self.failures = folder, list(failures)
         others = "the others are complete" if runs > len(failures) else "there is no other"
         lines = [f"{len(failures)} of {runs} runs failed; {others}:", *failures]
         super().__init__("\n  ".join(lines))

@@ -8,6 +8,11 @@ CHAT_TEMPLATE_HELP = (
     "auto: ask in the tokenizer's chat template, if it has one; off: in plain text; or a file with "
     "a template (docs/chat.md)."
 )
+PARALLEL_HELP = (
+    "ray, or ray:HOST:PORT of a cluster: make the runs at once, each a task of Ray with its share "
+    "of GPUs or cores (docs/clusters.md)."
+)
+PER_RUN_HELP = "What a run takes of a cluster, for example gpus=2 or cpus=4,gpus=0.5."
 UNTIL_HELP = "Stop after this stage, by number or task; the same command without it goes on."
 TASK_PATH_HELP = "More folders of task YAMLs (repeatable)."
 

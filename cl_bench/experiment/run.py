@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -31,6 +31,7 @@ from cl_bench.experiment.stage import run_stage
 from cl_bench.experiment.stage_files import failure_advice
 from cl_bench.experiment.watched import NoWatch, Watch
 from cl_bench.experiment.workplace import Workplace
+from cl_bench.identity.bindings import Contents
 from cl_bench.methods.spec import Experiment, RunSpec
 from cl_bench.models.load import load_model
 from cl_bench.progress import Reporter
@@ -47,10 +48,12 @@ def run_experiment(
     reporter: Reporter,
     allow_code: bool = False,
     share: bool = False,
+    agree: Callable[[Contents], None] | None = None,
 ) -> Path:
     """Run what is not done yet of the chosen runs; returns the experiment's folder.
 
-    With `share` other starts may do the same beside this one (`sharing.py`).
+    With `share` other starts may do the same beside this one (`sharing.py`). `agree` is given what
+    the numbers would be made of before anything is written, and raises UserError where it is wrong.
     Everything that can be wrong with the input is found before the first batch (UserError).
     """
     folder = results / experiment.config.name
@@ -71,7 +74,7 @@ def run_experiment(
     work = Workplace(experiment, suite, examples, device, processes, reporter)
     work.stops.speaks = processes.first
     with work.stops.listening(), suite.kept:
-        return _run(work, checked, folder, share)
+        return _run(work, checked, folder, share, agree)
 
 
 def _all_made_of(checked: Preflight) -> dict[str, Any]:
@@ -93,7 +96,13 @@ def _all_made_of(checked: Preflight) -> dict[str, Any]:
     }
 
 
-def _run(work: Workplace, checked: Preflight, folder: Path, share: bool) -> Path:
+def _run(
+    work: Workplace,
+    checked: Preflight,
+    folder: Path,
+    share: bool,
+    agree: Callable[[Contents], None] | None,
+) -> Path:
     """The part that writes."""
     experiment, config, runs = work.experiment, work.config, work.experiment.chosen
     suite, processes, reporter = work.suite, work.processes, work.reporter
@@ -104,9 +113,11 @@ def _run(work: Workplace, checked: Preflight, folder: Path, share: bool) -> Path
         base.cache_clear()
         _run_all(work, runs, folder, NoWatch(), share)
         return folder
-    _check_disk(experiment, suite, folder)
+    check_disk(experiment, suite, folder)
     inputs = (experiment, suite, checked.examples)
     now = made_of(*inputs, checked.model_path, checked.say)
+    if agree is not None:
+        agree(now)
     check_folder(*inputs, folder, now)  # before even the lock is written
     with ExitStack() as alone:
         alone.enter_context(opening(folder, share, reporter.line))
@@ -131,7 +142,7 @@ def _run(work: Workplace, checked: Preflight, folder: Path, share: bool) -> Path
     return folder
 
 
-def _check_disk(experiment: Experiment, suite: Suite, folder: Path) -> None:
+def check_disk(experiment: Experiment, suite: Suite, folder: Path) -> None:
     """Room for what is not done yet, before anything starts."""
     shapes = model_shapes(experiment.config.model).shapes
     if shapes is None:

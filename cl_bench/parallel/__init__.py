@@ -1,0 +1,1 @@
+"""Many runs of one experiment at once, spread over the hosts of a cluster."""
