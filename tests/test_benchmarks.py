@@ -113,3 +113,26 @@ def test_the_gate_s_draws_have_the_drop_that_is_planted(script: ModuleType) -> N
     assert 0.06 < script.announced(pairs, 1, 0.06, 10) < script.announced(pairs, 2, 0.06, 10) < 0.2
     threshold, unpaired = script.rules(pairs, 0.0, 200)
     assert 0.05 < threshold < 0.35 and unpaired < 0.05
+
+
+@pytest.mark.parametrize("script", ["scaling"], indirect=True)
+def test_the_page_on_scaling_has_the_tables_of_its_script(script: ModuleType) -> None:
+    text = (BENCHMARKS.parent / "docs" / "scaling.md").read_text()
+    tables = script.page().split("\n\n")
+    assert len(tables) == 7 and all(f"\n\n{table}\n\n" in text for table in tables)
+
+
+@pytest.mark.parametrize("script", ["scaling"], indirect=True)
+def test_scaling_counts_what_a_person_would(script: ModuleType) -> None:
+    """`sft` of 7B: 4 bytes a gradient, 2 a weight; 2 forwards and a backward pass of products."""
+    case = next(c for c in script.cases() if (c.model, c.method) == ("Qwen2-7B", "sft"))
+    entries, products = 7_615_616_512, 6_525_288_448
+    assert case.shapes.numel == entries and case.shapes.products == products
+    assert case.messages(8) == pytest.approx(2 * 7 / 8 * 4 * entries)
+    assert case.sharded_messages(8) == pytest.approx(4 * 7 / 8 * (2 * 2 + 4) * entries)
+    rate = 0.4 * 989e12
+    assert case.compute(8) == pytest.approx(4 * 2048 * 8 * products / rate)
+    assert case.compute(64) == case.compute(32) == pytest.approx(2048 * 8 * products / rate)
+    sent = case.messages(16) / 12.5e9 + 2 * 15 * 20e-6
+    assert case.seconds(16, False, 12.5e9) == pytest.approx(case.compute(16) + sent)
+    assert case.sharded(4) - case.sharded(8) == pytest.approx(case.cost.memory / 8)

@@ -11,6 +11,8 @@ from cl_bench.commands.options import (
     ENGINE_ARGS_HELP,
     ENGINE_HELP,
     ENGINE_PYTHON_HELP,
+    PARALLEL_HELP,
+    PER_RUN_HELP,
     TASK_PATH_HELP,
     UNTIL_HELP,
 )
@@ -34,6 +36,8 @@ def plan(
     engine: str | None = typer.Option(None, help=ENGINE_HELP),
     engine_args: str | None = typer.Option(None, help=ENGINE_ARGS_HELP),
     engine_python: str | None = typer.Option(None, help=ENGINE_PYTHON_HELP),
+    parallel: str | None = typer.Option(None, help=PARALLEL_HELP),
+    per_run: str | None = typer.Option(None, help=PER_RUN_HELP),
 ) -> None:
     """Print what would run: memory, FLOPs, disk, every stage, where each value comes from.
 
@@ -49,11 +53,13 @@ def plan(
     from cl_bench.errors import UserError
     from cl_bench.evaluation.engines.choice import engine_asked
     from cl_bench.experiment.resolve import resolve_file
+    from cl_bench.parallel.asked import parallel_asked
     from cl_bench.report.plan import plan_text
 
     for name, values in (("--card", card), ("--tflops", [tflops or 1.0])):
         if odd := [value for value in values if not isfinite(value)]:
             raise UserError(f"{name} {odd[0]}: a finite number is needed")
+    spread = parallel_asked(parallel, per_run)
     experiment = resolve_file(config, override, method, results, until)
     chosen = engine_asked(experiment.config.engine, engine, engine_args, engine_python)
     print(plan_text(experiment, card, tflops, processes), flush=True)
@@ -61,6 +67,10 @@ def plan(
         print(f"engine: {chosen}")
     for line in plan_checks(experiment, results / experiment.config.name, chosen):
         print(line)
+    if spread is not None:
+        from cl_bench.parallel.ray_cluster import planned
+
+        print(planned(spread, len(experiment.runs), len(experiment.chosen)))
 
 
 def tasks(

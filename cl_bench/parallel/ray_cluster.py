@@ -13,7 +13,7 @@ from typing import Any
 
 from cl_bench.errors import UserError
 from cl_bench.parallel import on_host
-from cl_bench.parallel.asked import Host, Share
+from cl_bench.parallel.asked import Host, Parallel, Share, capacity, share_of
 from cl_bench.parallel.cluster import Outcome
 
 CONNECTING = 30.0
@@ -50,20 +50,33 @@ def connected(address: str | None) -> Iterator[RayCluster]:
         ray.shutdown()
 
 
+def planned(parallel: Parallel, runs: int, chosen: int) -> str:
+    """What `plan` says of a cluster and of an experiment of so many runs."""
+    with connected(parallel.address) as cluster:
+        hosts = cluster.hosts()
+    share = share_of(parallel, hosts, runs)
+    return capacity(share, [host for host in hosts if share.fits(host)], chosen)
+
+
 def _try(address: str) -> None:
     """Connect in another process: where nothing answers, Ray ends the process after minutes."""
     trial = [sys.executable, "-c", _TRIAL, address]
     where = f"--parallel ray:{address}"
-    remedy = "is `ray start` at work there, and this a host of its cluster?"
     try:
-        done = subprocess.run(
-            trial, capture_output=True, text=True, errors="replace", timeout=CONNECTING
-        )
-    except subprocess.TimeoutExpired:
+        done = subprocess.run(trial, capture_output=True, timeout=CONNECTING)
+    except subprocess.TimeoutExpired as error:
+        remedy = _remedy(error.stderr or b"")
         raise UserError(f"{where}: no answer within {CONNECTING:.0f} s: {remedy}") from None
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["nothing was said"]
-        raise UserError(f"{where}: no connection ({lines[-1].strip()}): {remedy}")
+        said = done.stderr.decode(errors="replace").strip().splitlines() or ["nothing was said"]
+        remedy = _remedy(done.stderr)
+        raise UserError(f"{where}: no connection ({said[-1].strip()}): {remedy}")
+
+
+def _remedy(said: bytes) -> str:
+    if b"AuthToken" in said:
+        return "the cluster wants a token: set RAY_AUTH_MODE=token, with the token as there"
+    return "is `ray start` at work there, and this a host of its cluster?"
 
 
 class RayCluster:
