@@ -60,8 +60,9 @@ def engines(args: argparse.Namespace) -> list[Engine]:
 
 def works(args: argparse.Namespace) -> dict[str, list[Any]]:
     """lm-eval's requests of every work."""
-    found = {}
-    for work in args.work:
+    found, documents = {}, args.documents
+    for i, work in enumerate(args.work):
+        args.documents = documents[min(i, len(documents) - 1)]
         parts, _ = load_parts(work, args)
         found[work] = [request for _, requests in parts for request in requests]
     return found
@@ -162,7 +163,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=[], help="engines beside cl-bench")
     parser.add_argument("--work", nargs="+", default=list(DEFAULTS))
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--documents", type=int, default=4, help="of each part")
+    parser.add_argument(
+        "--documents", type=int, nargs="+", default=[4], help="of each part, by work"
+    )
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--model", type=Path, help="folder; default: SmolLM2-135M")
     parser.add_argument("--reload", type=Path, help="a model of the same shape, other weights")

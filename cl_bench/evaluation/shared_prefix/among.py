@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from cl_bench.evaluation.crew import Crew, Part, call, together
 from cl_bench.evaluation.probes import kl
-from cl_bench.evaluation.shared_prefix.cpu_packed_weights import packed_linears
 from cl_bench.evaluation.shared_prefix.dealing import deal, prompts_dealt
-from cl_bench.evaluation.shared_prefix.generation import Room, generate_tokens
+from cl_bench.evaluation.shared_prefix.fused.opened import generating
+from cl_bench.evaluation.shared_prefix.generation import generate_tokens
 from cl_bench.evaluation.shared_prefix.loglikelihoods import Answers, score_continuations
 from cl_bench.evaluation.shared_prefix.packed_model import PackedModel, evaluating
 from cl_bench.evaluation.shared_prefix.packing import Pack, PassLimits
+from cl_bench.evaluation.shared_prefix.slot_memory import Room
 from cl_bench.evaluation.shared_prefix.stopping import StopRule
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def _generate(
     limits: PassLimits,
     room: Room,
 ) -> None:
-    with evaluating(lm.model), packed_linears(lm.model):
+    with evaluating(lm.model), generating(lm.packed):
         generate(lm.packed, crew, lm.tokenizer, prompts, rules, limits, room)
 
 

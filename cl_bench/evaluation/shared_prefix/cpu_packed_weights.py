@@ -10,7 +10,7 @@ about twice that of torch's own, which is why log-likelihoods are computed witho
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import psutil
@@ -23,41 +23,61 @@ MEMORY_SHARE = 0.5
 """Part of the free memory that packed copies of the weights may take."""
 
 
+class PackedLinear:
+    """`input W' + bias` of one or more linear layers, side by side, with their weights packed."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
+        # The kernel takes a bias for contiguous without asking.
+        self._bias = None if bias is None else bias.detach().contiguous()
+
+    @classmethod
+    def joined(cls, layers: Sequence[nn.Linear]) -> PackedLinear:
+        """Layers of the same input, whose outputs stand side by side."""
+        if len(layers) == 1:
+            return cls(layers[0].weight, layers[0].bias)
+        biases: list[Tensor] = [
+            each.weight.new_zeros(each.out_features) if each.bias is None else each.bias
+            for each in layers
+        ]
+        some = any(each.bias is not None for each in layers)
+        weight = torch.cat([each.weight.detach() for each in layers])
+        return cls(weight, torch.cat(biases) if some else None)
+
+    def __call__(self, input: Tensor) -> Tensor:
+        """The argument is named as nn.Linear names it."""
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(
+            input, self._weight, self._bias, "none", [], ""
+        )
+        return out
+
+
 @contextmanager
-def packed_linears(model: nn.Module) -> Iterator[int]:
+def packed_linears(model: nn.Module, but: Iterable[nn.Linear] = ()) -> Iterator[int]:
     """While open, plain linear layers of `model` on a CPU run packed; yields how many.
 
     Their weights must not change meanwhile and no gradient may be asked for. Nothing happens where
-    oneDNN, the dtype or the memory for a copy is missing.
+    oneDNN, the dtype or the memory for a copy is missing, and to those in `but`.
     """
-    layers = [m for m in model.modules() if isinstance(m, nn.Linear) and _packable(m)]
-    size = sum(layer.weight.nbytes for layer in layers)
-    if size > MEMORY_SHARE * psutil.virtual_memory().available:
+    left = set(but)
+    layers = [
+        m for m in model.modules() if isinstance(m, nn.Linear) and m not in left and is_packable(m)
+    ]
+    if not has_room(layers):
         layers = []
     with ExitStack() as restore:
         for layer in layers:
-            forward = functools.partial(_linear, _pack(layer.weight), _bias(layer.bias))
-            restore.enter_context(replaced(layer, forward))
+            restore.enter_context(replaced(layer, PackedLinear.joined([layer])))
         yield len(layers)
 
 
-def _pack(weight: Tensor) -> Tensor:
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
-    return packed
+def has_room(layers: Sequence[nn.Linear]) -> bool:
+    """Whether memory suffices for packed copies of weights."""
+    size = sum(layer.weight.nbytes for layer in layers)
+    return size <= MEMORY_SHARE * psutil.virtual_memory().available
 
 
-def _bias(bias: Tensor | None) -> Tensor | None:
-    """The kernel takes a bias for contiguous without asking."""
-    return None if bias is None else bias.detach().contiguous()
-
-
-def _linear(weight: Tensor, bias: Tensor | None, input: Tensor) -> Tensor:
-    """`input W' + bias`; the argument is named as nn.Linear names it."""
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
-    return out
-
-
-def _packable(layer: nn.Linear) -> bool:
+def is_packable(layer: nn.Linear) -> bool:
     """Whether a layer is torch's own, unpatched, with an ordinary weight of a dtype that packs."""
     if type(layer) is not nn.Linear or is_replaced(layer):
         return False
@@ -80,7 +100,7 @@ def _packs(dtype: torch.dtype) -> bool:
         weight = torch.linspace(-1, 1, 24 * 40, dtype=dtype).view(24, 40)
         rows = torch.linspace(1, -2, 3 * 40, dtype=dtype).view(3, 40)
         with torch.no_grad():
-            found = _linear(_pack(weight), _bias(weight[:, 0]), rows)
+            found = PackedLinear(weight, weight[:, 0])(rows)
             expected = nn.functional.linear(rows, weight, weight[:, 0])
         return torch.allclose(found.float(), expected.float(), rtol=2e-2, atol=1e-2)
     except (AttributeError, RuntimeError):

@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from transformers import DynamicCache
 
 from cl_bench.evaluation.finite import ask_again, is_distribution
-from cl_bench.evaluation.shared_prefix.kv_slots import SlotCache
-from cl_bench.evaluation.shared_prefix.packed_model import PackedModel, crop
-from cl_bench.evaluation.shared_prefix.packing import (
-    Pack,
-    PackLayout,
-    PassLimits,
-    Placed,
-    lay_out,
-    packs_of,
-)
+from cl_bench.evaluation.shared_prefix.fused.memory import StoreMemory
+from cl_bench.evaluation.shared_prefix.packed_model import PackedModel
+from cl_bench.evaluation.shared_prefix.packing import Pack, PassLimits, packs_of
 from cl_bench.evaluation.shared_prefix.prompt_lookup import STREAK, Lookup
+from cl_bench.evaluation.shared_prefix.slot_memory import Memory, Room, SlotMemory
 from cl_bench.evaluation.shared_prefix.stopping import StopRule
 from cl_bench.evaluation.shared_prefix.tree import build_forest
-
-
-@dataclass(frozen=True)
-class Room:
-    """What may be decoded at once."""
-
-    sequences: int
-    cache_bytes: int
-
 
 Choose = Callable[[torch.Tensor, Sequence[tuple[int, int]]], torch.Tensor]
 """Tokens [N] of logits [N, V], given each one's request and place among its new tokens."""
@@ -42,11 +25,11 @@ GUESSES = 7
 
 @dataclass
 class Running:
-    """A generation under way; its slot is its place in the list of them."""
+    """A generation under way; its number is its place in the list of them."""
 
     request: int
     text: Lookup
-    """Prompt and answer so far; the last token's keys are not in the slot yet."""
+    """Prompt and answer so far; the last token's keys are not held yet."""
     prompt: int
     """Tokens of the prompt."""
     longest: int
@@ -54,7 +37,7 @@ class Running:
 
     @property
     def held(self) -> int:
-        """Tokens whose keys and values the slot holds."""
+        """Tokens whose keys and values are held."""
         return len(self.text.tokens) - 1
 
     @property
@@ -107,21 +90,36 @@ def _generate(
     progress: Callable[[int], None] | None,
     choose: Choose | None,
 ) -> tuple[list[list[int]], set[int]]:
-    decoder = Decoder(model, tokenizer, prompts, rules, room, choose)
-    packs = packs_of(build_forest(prompts), limits)
-    waiting = next(packs, None)
-    while waiting is not None or decoder.running:
-        while waiting is not None and decoder.has_room(waiting):
-            decoder.prefill(waiting)
-            waiting = next(packs, None)
+    new = [rule.max_new_tokens for rule in rules]
+    packs = list(packs_of(build_forest(prompts), limits))
+    decoder = Decoder(
+        model, tokenizer, prompts, rules, memory_for(model, packs, prompts, new, room), choose
+    )
+    packs.reverse()
+    while packs or decoder.running:
+        while packs and decoder.has_room(packs[-1]):
+            decoder.prefill(packs.pop())
         decoder.step()
         if progress is not None:
             progress(decoder.finished)
     return decoder.answers, decoder.bad
 
 
+def memory_for(
+    model: PackedModel,
+    packs: Sequence[Pack],
+    prompts: Sequence[Sequence[int]],
+    new: Sequence[int],
+    room: Room,
+) -> Memory:
+    """A store for fused layers, else slots."""
+    if model.fused is not None:
+        return StoreMemory(model.fused, packs, new, room, model.counters)
+    return SlotMemory(model, [len(p) + n for p, n in zip(prompts, new, strict=True)], room)
+
+
 class Decoder:
-    """The state of `generate_tokens`: the trunk, the slots, and who is in them."""
+    """The state of `generate_tokens`: who runs, and what was found."""
 
     def __init__(
         self,
@@ -129,11 +127,11 @@ class Decoder:
         tokenizer: Any,
         prompts: Sequence[Sequence[int]],
         rules: Sequence[StopRule],
-        room: Room,
+        memory: Memory,
         choose: Choose | None = None,
     ) -> None:
-        self.choose = choose or (lambda logits, places: logits.argmax(-1))
-        self.model, self.tokenizer, self.room = model, tokenizer, room
+        self.choose = choose or (lambda logits, places: model.largest(logits))
+        self.model, self.tokenizer, self.memory = model, tokenizer, memory
         self.prompts, self.rules = prompts, rules
         self.longest = [
             len(prompt) + rule.max_new_tokens for prompt, rule in zip(prompts, rules, strict=True)
@@ -143,49 +141,33 @@ class Decoder:
         """Prompts that came to logits which are no numbers."""
         self.running: list[Running] = []
         self.finished = 0
-        self.trunk = DynamicCache()
-        self.slots: SlotCache | None = None
 
     def has_room(self, pack: Pack) -> bool:
         """Whether the sequences that a pass ends fit beside the running ones."""
-        new = [self.longest[request] for _, request in _ending(lay_out(pack))]
-        if not new or not self.running or self.slots is None:
-            return True
-        n = len(self.running) + len(new)
-        columns = max([*new, *(each.longest for each in self.running)])
-        size = n * columns * self.slots.bytes_per_token
-        return n <= self.room.sequences and size <= self.room.cache_bytes
+        return self.memory.has_room(pack, [each.longest for each in self.running])
 
     def prefill(self, pack: Pack) -> None:
-        """Run a pass; sequences that end in it get their first token, and a slot to go on."""
-        layout = lay_out(pack)
-        ending = list(_ending(layout))
-        width = layout.ids.shape[1]
-        keep = [place.row * width + place.columns[-1] for place, _ in ending]
-        on_trunk = pack.trunk or pack.past > 0
-        crop(self.trunk, pack.past)
-        cache = self.trunk if on_trunk else DynamicCache()
-        logits = self.model.run(layout, np.asarray(keep, dtype=np.int64), cache)
-        places = [(request, 0) for _, request in ending]
-        picked = self.choose(logits, places)
+        """Run a pass; sequences that end in it get their first token, and go on."""
+        ending, logits = self.memory.prefill(pack)
+        picked = self.choose(logits, [(request, 0) for _, request in ending])
         fine = is_distribution(logits, picked).tolist()
         for (place, request), token, sound in zip(ending, picked.tolist(), fine, strict=True):
             if not sound:
                 self.bad.add(request)
             if not self._ended(request, [token]):
-                columns = np.concatenate(
-                    [np.arange(pack.past)]
-                    + [layout.placed[i].columns + pack.past for i in place.path]
-                )
-                self._start(request, token, cache, place.row, torch.from_numpy(columns))
+                self.memory.start(place, request)
+                text = Lookup(self.prompts[request])
+                text.append(token)
+                prompt = len(self.prompts[request])
+                self.running.append(Running(request, text, prompt, self.longest[request]))
+        self.memory.end_pass()
 
     def step(self) -> None:
         """One more token for every running sequence; more for those that guess right."""
         if not self.running:
             return
-        assert self.slots is not None, "sequences run in slots"
         fed = [[each.text.tokens[-1], *each.text.guess(each.guesses)] for each in self.running]
-        logits = self.model.step(fed, [each.held for each in self.running], self.slots)
+        logits = self.memory.step(fed, [each.held for each in self.running])
         self.model.counters.steps += 1
         places = [
             (each.request, len(each.text.tokens) - each.prompt + i)
@@ -219,27 +201,6 @@ class Decoder:
             if rule.ended(self.tokenizer, each.text.tokens[each.prompt :]):
                 return
 
-    def _start(
-        self, request: int, token: int, cache: DynamicCache, row: int, columns: torch.Tensor
-    ) -> None:
-        if self.slots is None:
-            self.slots = SlotCache(cache)
-        if len(self.running) == self.slots.count:
-            self._grow()
-        self.slots.fill(len(self.running), cache, row, columns)
-        text = Lookup(self.prompts[request])
-        text.append(token)
-        self.running.append(Running(request, text, len(columns), self.longest[request]))
-
-    def _grow(self) -> None:
-        """Twice as many slots, as far as there is room and use for them: growing copies all."""
-        assert self.slots is not None, "called when a sequence starts"
-        have = self.slots.count
-        columns = max(self.slots.columns, *self.longest)
-        fit = self.room.cache_bytes // (columns * self.slots.bytes_per_token)
-        room = min(self.room.sequences, len(self.prompts), fit)
-        self.slots.reserve(max(have + 1, min(room, max(32, 2 * have))), columns)
-
     def _ended(self, request: int, tokens: list[int]) -> bool:
         ended = request in self.bad or self.rules[request].ended(self.tokenizer, tokens)
         if ended:
@@ -247,16 +208,9 @@ class Decoder:
             self.finished += 1
         return ended
 
-    def _leave(self, slot: int) -> None:
-        """Give a slot to the last of the running sequences, so that they stay side by side."""
+    def _leave(self, number: int) -> None:
+        """Give a number to the last of the running sequences, so that they stay side by side."""
         last = self.running.pop()
-        if slot < len(self.running) and self.slots is not None:
-            self.slots.move(len(self.running), slot, last.held)
-            self.running[slot] = last
-
-
-def _ending(layout: PackLayout) -> Iterator[tuple[Placed, int]]:
-    """Prompts whose last token a pass computes for the first time, and where."""
-    for placed in layout.placed:
-        if placed.first:
-            yield from ((placed, request) for request in placed.segment.ends)
+        self.memory.leave(number, last.held)
+        if number < len(self.running):
+            self.running[number] = last

@@ -56,12 +56,12 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]
         shape = (max(slots, have), heads, max(columns, wide), size)
         for name in ("keys", "values"):
             old = getattr(self, name)
-            new = _zeros(shape, old)
+            new = zeros(shape, old)
             new[:have, :, :wide] = old
             setattr(self, name, new)
 
 
-def _zeros(shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+def zeros(shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
     """Zeros of a tensor's dtype and device.
 
     On a CPU from numpy, which asks for large pages and for memory that is zero without being

@@ -15,11 +15,11 @@ from cl_bench.data.special_tokens import added_tokens
 from cl_bench.errors import UserError
 from cl_bench.evaluation.finite import NotFinite
 from cl_bench.evaluation.shared_prefix import among
-from cl_bench.evaluation.shared_prefix.cpu_packed_weights import packed_linears
-from cl_bench.evaluation.shared_prefix.generation import Room
+from cl_bench.evaluation.shared_prefix.fused.opened import generating
 from cl_bench.evaluation.shared_prefix.packed_model import Counters, PackedModel, evaluating
 from cl_bench.evaluation.shared_prefix.packing import PassLimits
 from cl_bench.evaluation.shared_prefix.sharing_trial import free_bytes, why_not_shared
+from cl_bench.evaluation.shared_prefix.slot_memory import Room
 from cl_bench.evaluation.shared_prefix.stopping import (
     StopRule,
     is_greedy_config,
@@ -277,16 +277,16 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
         self.counters.requests += len(requests)
         rules = [self._rule(request.args[1]) for request in requests]
         prompts = self._prompts([request.args[0] for request in requests], rules)
-        # Not for log-likelihoods: sums over a sentence would be 2e-4 nats off HFLM's, not 1e-4.
-        with evaluating(self.model), packed_linears(self.model):
+        with evaluating(self.model):
             window = self._shareable() if is_greedy_config(self.model.generation_config) else 0
             ours: list[int] = []
             plain: list[int] = []
             for i, (prompt, rule) in enumerate(zip(prompts, rules, strict=True)):
                 fits = len(prompt) + rule.max_new_tokens <= window
                 (ours if fits and rule.greedy else plain).append(i)
-            texts = _put([""] * len(requests), ours, self._generate(ours, prompts, rules))
-            texts = _put(texts, plain, self._plain("generate_until", requests, plain))
+            with generating(self.packed, shared=bool(ours)):
+                texts = _put([""] * len(requests), ours, self._generate(ours, prompts, rules))
+                texts = _put(texts, plain, self._plain("generate_until", requests, plain))
         for request, text in zip(requests, texts, strict=True):
             self.cache_hook.add_partial("generate_until", request.args, text)
         return texts

@@ -11,6 +11,7 @@ import torch
 from transformers import DynamicCache
 
 from cl_bench.evaluation.shared_prefix.decode_attention import SlotAttention, Step, parts_of
+from cl_bench.evaluation.shared_prefix.fused.layers import FusedLayers
 from cl_bench.evaluation.shared_prefix.kv_slots import SlotCache
 from cl_bench.evaluation.shared_prefix.packing import Array, Mask, PackLayout
 from cl_bench.evaluation.shared_prefix.scored_positions import only_kept
@@ -79,6 +80,8 @@ class PackedModel:
         self.counters = counters
         self.device = model.get_input_embeddings().weight.device
         self.attention = SlotAttention(model)
+        self.fused: FusedLayers | None = None
+        """Layers that generate in the model's place (fused/opened.py)."""
         self._lowest = torch.finfo(model.dtype).min
 
     def run(
@@ -101,6 +104,12 @@ class PackedModel:
             )
         logits: torch.Tensor = select(output.logits)
         return logits
+
+    def largest(self, logits: torch.Tensor) -> torch.Tensor:
+        """The argmax of logits [N, V], the first of equal ones: int64 [N]."""
+        if self.fused is None or not logits.is_contiguous():
+            return logits.argmax(-1)
+        return self.fused.kernels.largest(logits)
 
     def run_alone(self, tokens: Sequence[int], keep: Sequence[int]) -> torch.Tensor:
         """Logits [len(keep), vocab] after the tokens at `keep` of one sequence.

@@ -242,6 +242,21 @@ def lay_out(pack: Pack) -> PackLayout:
     return PackLayout(ids, positions, mask, tuple(placed))
 
 
+def in_one_row(pack: Pack) -> list[Placed]:
+    """Pieces of a pass side by side in one row without padding or mask, whatever rows it has."""
+    placed: list[Placed] = []
+    column = 0
+    for tree in (tree for row in pack.rows for tree in row):
+        base = len(placed)
+        for piece, parent in zip(tree.pieces, tree.parents, strict=True):
+            above = placed[base + parent].path if parent >= 0 else ()
+            columns = np.arange(column, column + len(piece.segment.tokens))
+            path = (*above, len(placed))
+            placed.append(Placed(piece.segment, piece.first, 0, columns, path))
+            column += len(columns)
+    return placed
+
+
 def _look(look: Mask, start: int, end: int, above: Placed | None) -> None:
     """Let the tokens [start, end) of a row see what their parent sees, and each other causally."""
     if above is not None:

@@ -138,19 +138,19 @@ class SharingTrial:
 
     def sharing(self) -> tuple[float, float]:
         """(the largest difference that sharing makes, the largest that plain passes make)."""
-        sequences = [tokens for ids in self.sets for tokens in _branching(ids)]
-        ways = self._plainly(sequences)
-        noise = torch.stack([_apart(a, b) for a, b in combinations(ways, 2)]).amax(dim=0)
+        sequences = [tokens for ids in self.sets for tokens in branching(ids)]
+        ways = self.plainly(sequences)
+        noise = torch.stack([apart(a, b) for a, b in combinations(ways, 2)]).amax(dim=0)
         shared = torch.cat([self._shared(sequences), self._decoded(sequences[3::4])])
         # Scores are conditioned on all but the last token, the decoded ones on it too.
         plain = [torch.cat([way[:, -2], way[3::4, -1]]) for way in ways]
-        apart = torch.stack([_apart(shared, way) for way in plain]).amin(dim=0)
+        far = torch.stack([apart(shared, way) for way in plain]).amin(dim=0)
         # Each set scores four sequences and decodes one.
-        scored, decoded = apart[: len(sequences)], apart[len(sequences) :]
-        difference = max(_middle(scored.reshape(-1, 4)), _middle(decoded[:, None]))
-        return difference, _middle(noise.reshape(len(self.sets), -1))
+        scored, decoded = far[: len(sequences)], far[len(sequences) :]
+        difference = max(middle(scored.reshape(-1, 4)), middle(decoded[:, None]))
+        return difference, middle(noise.reshape(len(self.sets), -1))
 
-    def _plainly(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
+    def plainly(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
         """Log-probabilities [sequences, 10, targets] in ways that every causal model allows."""
         ids = torch.tensor(sequences, device=self.packed.device)
         width = ids.shape[1]
@@ -161,14 +161,14 @@ class SharingTrial:
         finite = logits.isfinite()
         self.numbers = self.numbers or bool(finite.any())
         self._largest = max(self._largest, float(torch.where(finite, logits, 0).abs().max()))
-        together = self._log_p(logits)
-        masked = self._log_p(self.model(padded, attention_mask=mask, use_cache=False).logits)
+        together = self.log_p(logits)
+        masked = self.log_p(self.model(padded, attention_mask=mask, use_cache=False).logits)
         alone = together.clone()  # of one sequence a set: passes cost
         for i in range(3, len(sequences), 4):
-            alone[i] = self._log_p(self.model(ids[i : i + 1], use_cache=False).logits)[0]
+            alone[i] = self.log_p(self.model(ids[i : i + 1], use_cache=False).logits)[0]
         return [together, masked[:, :width], alone]
 
-    def _log_p(self, logits: Tensor) -> Tensor:
+    def log_p(self, logits: Tensor) -> Tensor:
         return torch.log_softmax(logits.float(), dim=-1).cpu()[..., self.targets]
 
     def _shared(self, sequences: Sequence[Sequence[int]]) -> Tensor:
@@ -194,7 +194,7 @@ class SharingTrial:
             slots.fill(1 + row, cache, row, torch.arange(n - 1))
         # One with a token more than the others: a step of several widths.
         new = [ids[0, :3].tolist(), *ids[:, n - 1 :].tolist()]
-        found = self._log_p(self.packed.step(new, [2] + [n - 1] * len(ids), slots))
+        found = self.log_p(self.packed.step(new, [2] + [n - 1] * len(ids), slots))
         return found[len(new[0]) :].view(len(ids), 2, -1)[:, 1]
 
     def beside_far_positions(self, length: int) -> float:
@@ -209,18 +209,18 @@ class SharingTrial:
             if near[-1] >= far[0]:
                 break
             found = [
-                self._log_p(
+                self.log_p(
                     self.packed.run(
                         PackLayout(tokens, np.stack([near, other]), look, ()), np.arange(width)
                     )
                 )
                 for other in (near, far)
             ]
-            moved.append(float(_apart(*found).max()))
+            moved.append(float(apart(*found).max()))
         return max(moved)
 
 
-def _branching(ids: Sequence[int]) -> list[list[int]]:
+def branching(ids: Sequence[int]) -> list[list[int]]:
     """Four sequences of ten tokens: three that share a stem, two of them a branch; one apart."""
     stem, branch = list(ids[:5]), list(ids[5:8])
     return [
@@ -231,14 +231,14 @@ def _branching(ids: Sequence[int]) -> list[list[int]]:
     ]
 
 
-def _apart(one: Tensor, other: Tensor) -> Tensor:
+def apart(one: Tensor, other: Tensor) -> Tensor:
     """Root mean square of the difference over the last dimension."""
     # A token that both exclude (-inf) is no difference.
-    apart = torch.where(one == other, 0.0, one - other)
-    return apart.square().mean(dim=-1).sqrt()
+    far = torch.where(one == other, 0.0, one - other)
+    return far.square().mean(dim=-1).sqrt()
 
 
-def _middle(values: Tensor) -> float:
+def middle(values: Tensor) -> float:
     """The largest of all positions, each with its middle value over the sets; [sets, positions]."""
     return float(values.median(dim=0).values.max())
 

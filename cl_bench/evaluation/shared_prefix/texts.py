@@ -13,10 +13,12 @@ from lm_eval.api.instance import Instance
 from cl_bench.data.tokens import encode_prompts
 from cl_bench.errors import RunError
 from cl_bench.evaluation.finite import NotFinite
-from cl_bench.evaluation.shared_prefix.generation import Room, generate_tokens
+from cl_bench.evaluation.shared_prefix.fused.opened import generating
+from cl_bench.evaluation.shared_prefix.generation import generate_tokens
 from cl_bench.evaluation.shared_prefix.lm import CACHE_SHARE, SharedPrefixLM
 from cl_bench.evaluation.shared_prefix.packed_model import evaluating
 from cl_bench.evaluation.shared_prefix.sharing_trial import free_bytes
+from cl_bench.evaluation.shared_prefix.slot_memory import Room
 from cl_bench.evaluation.shared_prefix.stopping import StopRule, stop_rule, text_until_stop
 from cl_bench.evaluation.untouched import untouched
 
@@ -95,15 +97,16 @@ def _sampled(
         window = lm._shareable()
         asked = [i for i, ids in enumerate(cut) if len(ids) + rule.max_new_tokens <= window]
         if asked:
-            found, bad = generate_tokens(
-                lm.packed,
-                tokenizer,
-                [cut[i] for i in asked],
-                [rule] * len(asked),
-                replace(lm.limits, leaves=max(1, lm.sequences // 4)),
-                Room(lm.sequences, int(free_bytes(lm.packed.device) * CACHE_SHARE)),
-                choose=choose,
-            )
+            with generating(lm.packed):
+                found, bad = generate_tokens(
+                    lm.packed,
+                    tokenizer,
+                    [cut[i] for i in asked],
+                    [rule] * len(asked),
+                    replace(lm.limits, leaves=max(1, lm.sequences // 4)),
+                    Room(lm.sequences, int(free_bytes(lm.packed.device) * CACHE_SHARE)),
+                    choose=choose,
+                )
             if bad:
                 raise _no_numbers()
             tokens |= dict(zip(asked, found, strict=True))

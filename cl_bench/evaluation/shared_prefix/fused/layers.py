@@ -1,0 +1,198 @@
+"""A model's decoder layers computed by the compiled kernels, where they are of the common form.
+
+That form is Llama's: RMSNorm, attention with rotary positions and grouped heads, RMSNorm, SwiGLU.
+Names of modules say that a layer may be of it, a trial that it is (fused/trial.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cl_bench.evaluation.shared_prefix.cpu_packed_weights import (
+    PackedLinear,
+    has_room,
+    is_packable,
+)
+from cl_bench.evaluation.shared_prefix.fused.compiled import Heads, Jobs, Kernels, kernels_for
+from cl_bench.evaluation.shared_prefix.fused.store import Store
+from cl_bench.training.patching import is_replaced, replaced
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP = ("gate_proj", "up_proj", "down_proj")
+
+
+@dataclass
+class Pass:
+    """What the layers of one pass are told beside their input."""
+
+    store: Store
+    offsets: Tensor
+    """int64 [N]: where a head's keys of each token go, in numbers."""
+    jobs: Jobs
+    keep: Tensor | None
+    """int64 [K]: the tokens whose output is wanted; None: all."""
+
+
+@dataclass
+class Norm:
+    """RMSNorm."""
+
+    weight: Tensor
+    epsilon: float
+
+
+class FusedLayer:
+    """One decoder layer."""
+
+    def __init__(self, layer: Any, kernels: Kernels, number: int, last: bool) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self.kernels, self.number, self.last = kernels, number, last
+        self.scale = float(attention.scaling)
+        self.before = _norm(layer.input_layernorm)
+        self.after = _norm(layer.post_attention_layernorm)
+        self.inputs = PackedLinear.joined([attention.q_proj, attention.k_proj, attention.v_proj])
+        self.output = PackedLinear.joined([attention.o_proj])
+        self.gates = PackedLinear.joined([mlp.gate_proj, mlp.up_proj])
+        self.down = PackedLinear.joined([mlp.down_proj])
+        self.current: Pass | None = None
+
+    def __call__(
+        self,
+        hidden_states: Tensor,
+        *_: Any,
+        position_embeddings: tuple[Tensor, Tensor],
+        **__: Any,
+    ) -> Tensor:
+        """[1, N, C] -> [1, N, C], of the last layer [1, K, C]."""
+        now = self.current
+        assert now is not None, "called inside `over`"
+        kernels, x = self.kernels, hidden_states[0]
+        store = now.store.layers[self.number]
+        cosines, sines = (each[0].contiguous() for each in position_embeddings)
+        rows = self.inputs(kernels.normalised(x, None, *self.before))
+        q = kernels.placed(rows, (cosines, sines), now.offsets, store)
+        found = kernels.attended(q, store, now.jobs, self.scale)
+        if self.last and now.keep is not None:
+            # What attention needs of other tokens is in the store.
+            found, x = found[now.keep], x[now.keep]
+        normed = kernels.normalised(x, self.output(found), *self.after)
+        kernels.add(x, self.down(kernels.gated(self.gates(normed))))
+        return x[None]
+
+
+def _norm(module: Any) -> tuple[Tensor, float]:
+    return module.weight.detach(), float(module.variance_epsilon)
+
+
+def heads_of(model: Any) -> Heads | None:
+    """The heads of a model whose layers look as if they were of the common form."""
+    layers = _layers(model)
+    if not layers or not all(_is_common(layer) for layer in layers):
+        return None
+    shapes = {
+        (
+            layer.self_attn.head_dim,
+            layer.self_attn.q_proj.out_features,
+            layer.self_attn.k_proj.out_features,
+            layer.self_attn.v_proj.out_features,
+        )
+        for layer in layers
+    }
+    if len(shapes) != 1:
+        return None
+    size, queries, keys, values = shapes.pop()
+    if keys != values or queries % keys or keys % size:
+        return None
+    return Heads(size, queries // keys, keys // size)
+
+
+def _layers(model: Any) -> list[Any]:
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
+    layers = getattr(decoder, "layers", None)
+    return list(layers) if isinstance(layers, nn.ModuleList) else []
+
+
+def _is_common(layer: Any) -> bool:
+    """Whether a layer has the modules of the common form, none of them patched or watched."""
+    attention, mlp = getattr(layer, "self_attn", None), getattr(layer, "mlp", None)
+    linears = [getattr(attention, name, None) for name in PROJECTIONS]
+    linears += [getattr(mlp, name, None) for name in MLP]
+    norms = [getattr(layer, f"{name}_layernorm", None) for name in ("input", "post_attention")]
+    if not all(isinstance(each, nn.Linear) and is_packable(each) for each in linears):
+        return False
+    if not all(hasattr(norm, "variance_epsilon") and hasattr(norm, "weight") for norm in norms):
+        return False
+    modules = list(layer.modules())
+    if len(list(layer.children())) != 4 or len(list(layer.self_attn.children())) != 4:
+        return False
+    hooks = any(each._forward_hooks or each._forward_pre_hooks for each in modules)
+    settings = (getattr(attention, name, None) for name in ("head_dim", "scaling"))
+    return not hooks and not any(map(is_replaced, modules)) and None not in settings
+
+
+class FusedLayers:
+    """All decoder layers of a model, with copies of their weights."""
+
+    def __init__(self, model: Any, kernels: Kernels) -> None:
+        self.model, self.kernels, self.heads = model, kernels, kernels.heads
+        self.modules = _layers(model)
+        count = len(self.modules)
+        self.layers = [
+            FusedLayer(layer, kernels, i, i + 1 == count) for i, layer in enumerate(self.modules)
+        ]
+
+    def linears(self) -> Iterator[nn.Linear]:
+        """Those that are computed here."""
+        for layer in self.modules:
+            yield from (m for m in layer.modules() if isinstance(m, nn.Linear))
+
+    def store(self, tokens: int) -> Store:
+        """An empty store."""
+        return Store(len(self.layers), self.heads, self.model.dtype, tokens)
+
+    @contextmanager
+    def over(self, told: Pass) -> Iterator[None]:
+        """The model's layers are these ones inside the block."""
+        with ExitStack() as restore:
+            for module, layer in zip(self.modules, self.layers, strict=True):
+                layer.current = told
+                restore.enter_context(replaced(module, layer))
+            try:
+                yield
+            finally:
+                for layer in self.layers:
+                    layer.current = None
+
+    def run(self, tokens: Sequence[int], positions: Sequence[int], told: Pass) -> Tensor:
+        """Logits [K, V] of the tokens kept, in the model's dtype."""
+        with self.over(told):
+            output = self.model(
+                input_ids=torch.tensor([tokens]),
+                # Four dimensions: transformers takes it as it is. Nothing reads it.
+                attention_mask=torch.zeros(1, 1, 1, 1, dtype=self.model.dtype),
+                position_ids=torch.tensor([positions]),
+                use_cache=False,
+            )
+        logits: Tensor = output.logits[0]
+        return logits
+
+
+def fused_layers(model: Any) -> FusedLayers | None:
+    """Fused layers, not yet tried; None where the model, the machine or memory has none.
+
+    The model must have torch's own attention and be in evaluation mode.
+    """
+    if next(model.parameters()).device.type != "cpu" or model.config._attn_implementation != "sdpa":
+        return None
+    heads = heads_of(model)
+    kernels = None if heads is None else kernels_for(heads, model.dtype)
+    if kernels is None:
+        return None
+    linears = [m for layer in _layers(model) for m in layer.modules() if isinstance(m, nn.Linear)]
+    return FusedLayers(model, kernels) if has_room(linears) else None

@@ -1,0 +1,102 @@
+"""Fused layers while a model generates: packed, and tried against the model's own layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import combinations
+from typing import Any
+
+import torch
+
+from cl_bench.evaluation.shared_prefix.cpu_packed_weights import packed_linears
+from cl_bench.evaluation.shared_prefix.fused.layers import FusedLayers, fused_layers
+from cl_bench.evaluation.shared_prefix.fused.memory import StoreMemory
+from cl_bench.evaluation.shared_prefix.packed_model import Counters, PackedModel
+from cl_bench.evaluation.shared_prefix.packing import PassLimits, packs_of
+from cl_bench.evaluation.shared_prefix.sharing_trial import (
+    TIMES_NOISE,
+    SharingTrial,
+    apart,
+    branching,
+    middle,
+)
+from cl_bench.evaluation.shared_prefix.slot_memory import Room
+from cl_bench.evaluation.shared_prefix.tree import build_forest
+
+SETS = 3
+DECODED = 2
+"""Tokens of the trial's sequences that are decoded; those before are read in passes."""
+_FOUND: dict[Any, bool] = {}
+
+
+@contextmanager
+def generating(packed: PackedModel, shared: bool = True) -> Iterator[None]:
+    """A model as it generates fastest here; `shared`: whether its prefixes may be shared.
+
+    Its weights must not change meanwhile.
+    """
+    fused = fused_layers(packed.model) if shared else None
+    if fused is not None and not is_right(packed.model, fused):
+        fused = None
+    # Not for log-likelihoods: sums over a sentence would be 2e-4 nats off HFLM's, not 1e-4.
+    with packed_linears(packed.model, () if fused is None else fused.linears()):
+        packed.fused = fused
+        try:
+            yield
+        finally:
+            packed.fused = None
+
+
+def is_right(model: Any, fused: FusedLayers) -> bool:
+    """Whether fused layers compute what the model's own do, up to its own rounding.
+
+    A few tokens tell: done once in a process for models of one class, config and dtype.
+    """
+    kind = type(model), type(model).forward, model.config.to_json_string(), model.dtype
+    if kind not in _FOUND:
+        try:
+            _FOUND[kind] = _try(SharingTrial(model, SETS), fused)
+        except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError):
+            _FOUND[kind] = False
+    return _FOUND[kind]
+
+
+def _try(trial: SharingTrial, fused: FusedLayers) -> bool:
+    sequences = [tokens for ids in trial.sets for tokens in branching(ids)]
+    ways = trial.plainly(sequences)
+    if not trial.numbers:
+        return True  # whichever way, no answer is a text
+    held = len(sequences[0]) - DECODED
+    found = _computed(trial, fused, sequences, held)
+    difference = torch.stack([apart(found, way[:, held - 1 :]) for way in ways]).amin(dim=0)
+    noise = torch.stack([apart(a, b) for a, b in combinations(ways, 2)]).amax(dim=0)
+    sets = len(trial.sets)
+    allowed = max(TIMES_NOISE * middle(noise.reshape(sets, -1)), trial.floor())
+    return middle(difference.reshape(sets, -1)) <= allowed
+
+
+def _computed(
+    trial: SharingTrial, fused: FusedLayers, sequences: list[list[int]], held: int
+) -> torch.Tensor:
+    """Log-probabilities [sequences, 1 + DECODED, targets] after the prompts and each new token."""
+    prompts = [tokens[:held] for tokens in sequences]
+    packs = list(packs_of(build_forest(prompts), PassLimits(batch=60, row=20, trunk=1)))
+    room = Room(len(prompts), 2**30)
+    memory = StoreMemory(fused, packs, [DECODED] * len(prompts), room, Counters(), worth_sharing=1)
+    order: list[int] = []
+    first: list[torch.Tensor] = []
+    for pack in packs:
+        memory.has_room(pack, [0] * len(order))
+        ending, logits = memory.prefill(pack)
+        for place, request in ending:
+            memory.start(place, request)
+            order.append(request)
+        first.append(trial.log_p(logits))
+        memory.end_pass()
+    # One alone and one beside another: tokens of a step see the step's own keys.
+    fed = [sequences[i][held:] for i in order]
+    rest = trial.log_p(memory.step(fed, [held] * len(order))).view(len(order), DECODED, -1)
+    found = torch.empty(len(order), 1 + DECODED, rest.shape[-1])
+    found[torch.tensor(order)] = torch.cat([torch.cat(first)[:, None], rest], dim=1)
+    return found
