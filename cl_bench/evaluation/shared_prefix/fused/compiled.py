@@ -11,12 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cl_bench.evaluation.shared_prefix.cpu_compiler import compiled
+from cl_bench.training.cpu.compiled import compiled
 
-FOLDER = Path(__file__).parent
-SOURCES = [FOLDER / "attention.c", FOLDER / "layer.c"]
+SOURCE = Path(__file__).with_name("kernels.c")
 LANES = 16
-"""Queries side by side in a vector, of which a head's size is a multiple (attention.c)."""
+"""Queries side by side in a vector, of which a head's size is a multiple (attention.h)."""
 QUERIES = 4 * LANES
 """Queries of a job at most: its tokens times the query heads of a key head."""
 LARGEST_HEAD = 256
@@ -38,7 +37,7 @@ class Heads:
 
 @dataclass(frozen=True)
 class Jobs:
-    """What a pass's tokens look at, as int64 tensors (attention.c)."""
+    """What a pass's tokens look at, as int64 tensors (attention.h)."""
 
     jobs: Tensor
     """[n, 6]: where its tokens begin, how many, where its ranges begin, how many, its first lane
@@ -169,8 +168,8 @@ def kernels_for(heads: Heads, dtype: torch.dtype) -> Kernels | None:
     if heads.size % LANES or heads.size > LARGEST_HEAD:
         return None
     names = [f"-DD={heads.size}", f"-DR={heads.shared}"]
-    library = compiled(SOURCES, [*names, *_half(dtype)])
-    if library is None or not library.allowed():
+    library = compiled(SOURCE, [*names, *_half(dtype)])
+    if library is None or not library.allowed():  # the system may refuse matrix units
         return None
     return Kernels(library, heads)
 

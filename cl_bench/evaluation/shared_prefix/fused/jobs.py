@@ -64,7 +64,7 @@ class JobList:
         self._ranges.extend(ranges)
 
     def made(self) -> Jobs:
-        """All of them, in the order of their size: the last ones of a pass should be small."""
+        """All of them."""
         wholes, parts = [], list[int]()
         for token, lanes in self._parts.items():
             wholes.append([token, len(parts), len(lanes)])

@@ -39,14 +39,6 @@ class Pass:
     """int64 [K]: the tokens whose output is wanted; None: all."""
 
 
-@dataclass
-class Norm:
-    """RMSNorm."""
-
-    weight: Tensor
-    epsilon: float
-
-
 class FusedLayer:
     """One decoder layer."""
 
@@ -75,6 +67,9 @@ class FusedLayer:
         kernels, x = self.kernels, hidden_states[0]
         store = now.store.layers[self.number]
         cosines, sines = (each[0].contiguous() for each in position_embeddings)
+        expected = torch.Size((len(x), kernels.heads.size)), x.dtype
+        if any((turn.shape, turn.dtype) != expected for turn in (cosines, sines)):
+            raise ValueError("rotary positions that turn only a part of each head")
         rows = self.inputs(kernels.normalised(x, None, *self.before))
         q = kernels.placed(rows, (cosines, sines), now.offsets, store)
         found = kernels.attended(q, store, now.jobs, self.scale)
@@ -87,13 +82,15 @@ class FusedLayer:
 
 
 def _norm(module: Any) -> tuple[Tensor, float]:
-    return module.weight.detach(), float(module.variance_epsilon)
+    return module.weight.detach().contiguous(), float(module.variance_epsilon)
 
 
 def heads_of(model: Any) -> Heads | None:
     """The heads of a model whose layers look as if they were of the common form."""
     layers = _layers(model)
     if not layers or not all(_is_common(layer) for layer in layers):
+        return None
+    if {weight.dtype for layer in layers for weight in layer.parameters()} != {model.dtype}:
         return None
     shapes = {
         (

@@ -1,4 +1,5 @@
 /* The model's dtype for the kernels beside this file: float32 or (HALF) bfloat16, sums in float32. */
+#pragma once
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>

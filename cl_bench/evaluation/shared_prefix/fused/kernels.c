@@ -1,0 +1,3 @@
+/* All kernels of fused layers, in one library (compiled.py). */
+#include "attention.h"
+#include "layer.h"
