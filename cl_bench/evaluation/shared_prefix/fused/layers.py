@@ -1,7 +1,7 @@
 """A model's decoder layers computed by the compiled kernels, where they are of the common form.
 
 That form is Llama's: RMSNorm, attention with rotary positions and grouped heads, RMSNorm, SwiGLU.
-Names of modules say that a layer may be of it, a trial that it is (fused/trial.py).
+Names of modules say that a layer may be of it, a trial that it is (fused/opened.py).
 """
 
 from __future__ import annotations
