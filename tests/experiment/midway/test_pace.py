@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import time
 from pathlib import Path
 
 import pytest
@@ -38,7 +40,10 @@ def test_short_work_is_saved_after_a_kill_only() -> None:
     assert Pace(Every(seconds=10)).long == 5 and Pace(Every(seconds=10), killed=True).long == 1
 
 
-def test_the_first_save_has_to_be_worth_its_time_too(clock: list[float]) -> None:
+def test_the_first_save_has_to_be_worth_its_time_too(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "seconds_a_byte", lambda: 2.5e-9)
     pace = Pace(Every(seconds=10), False, clock[0])
     pace.expect(1_600_000_000)  # 4 s
     for seconds, due in ((190.0, False), (20.0, True)):
@@ -78,3 +83,10 @@ def test_a_kill_is_told_from_a_stop(tmp_path: Path) -> None:
 
 
 ABOUT = {"course": {"done": 0, "phase": 0}}
+
+
+def test_how_fast_a_save_will_be_is_tried() -> None:
+    began = time.perf_counter()
+    hashlib.sha256(bytes(1 << 26)).digest()
+    theirs = (time.perf_counter() - began) / (1 << 26)
+    assert 0.1 * theirs < module.seconds_a_byte() < 20 * theirs
