@@ -53,9 +53,10 @@ def cost_lines(
     yield f"\nMemory of one process{of_all} in GB (10^9 bytes), in the stage that needs most\n"
     yield from table(_MEMORY, [_memory_row(label, runs, cards) for label, runs in costs.items()])
     yield ""
-    yield from _memory_notes([stage for runs in costs.values() for stage in runs[0]], cards)
+    stages = [stage for runs in costs.values() for stage in runs[0]]
+    yield from _memory_notes(stages, cards)
     if processes > 1:
-        yield from _process_notes(config, processes, shapes)
+        yield from _process_notes(stages, processes, shapes)
     yield from _remarks(costs)
     yield "\nWork and disk (stage, state, all: GB)\n"
     yield from table(
@@ -137,10 +138,9 @@ def _memory_notes(stages: Sequence[StageCost], cards: Sequence[float]) -> Iterat
         yield "total: where a scoring pass holds more than training does, that."
 
 
-def _process_notes(config: ExperimentConfig, processes: int, shapes: Shapes) -> Iterator[str]:
+def _process_notes(stages: Sequence[StageCost], processes: int, shapes: Shapes) -> Iterator[str]:
     """What the processes hold together, and what each has whole."""
-    shard = any(given.get("shard") for given in _given_train(config))
-    if not shard:
+    if not any(stage.split for stage in stages):
         yield f"{processes} processes: each holds all of it (train.shard: true would split it), and"
         yield f"1/{processes} of the work; hours are of all of them, at --tflops each."
         return
@@ -149,12 +149,6 @@ def _process_notes(config: ExperimentConfig, processes: int, shapes: Shapes) -> 
         f"scoring takes the whole model in each: {_gb(shapes.model_bytes)} GB, and so does main "
         "memory when it is read. Hours are of all of them, at --tflops each."
     )
-
-
-def _given_train(config: ExperimentConfig) -> Iterator[Mapping[str, object]]:
-    yield config.train.model_dump()
-    yield from (entry.overrides for entry in config.methods or ())
-    yield from (stage.model_dump() for stage in config.stages)
 
 
 def _remarks(costs: Costs) -> Iterator[str]:

@@ -44,7 +44,8 @@ class StageWork:
 class StageCost:
     """One stage: bytes for its largest micro-batch; activations None where not known.
 
-    `recomputed`: activations if gradient checkpointing were on (it may be).
+    `recomputed`: activations if gradient checkpointing were on (it may be). `split`: whether its
+    weights, gradients and optimiser are, over the processes (`train.shard`).
     """
 
     cost: Total
@@ -52,6 +53,7 @@ class StageCost:
     activations: int | None
     recomputed: int | None
     work: StageWork | None
+    split: bool = False
 
     @property
     def total(self) -> int:
@@ -96,7 +98,8 @@ def _stage_cost(
         kept = recomputed
         if not stage.train.gradient_checkpointing:
             kept = activation_bytes(shapes, cost, batch)
-    return StageCost(cost, batch, kept, recomputed, _work(stage, cost, shapes, load, earlier))
+    work = _work(stage, cost, shapes, load, earlier)
+    return StageCost(cost, batch, kept, recomputed, work, stage.train.shard)
 
 
 def _work(

@@ -79,6 +79,7 @@ OTHERWISE: dict[str, Any] = {
     "train.max_grad_norm": 2.0,
     "train.betas": [0.5, 0.9],
     "train.gradient_checkpointing": True,
+    "train.shard": True,
     "eval.trace.after": "last",
     "eval.trace.cells": "all",
     "eval.trace.limit": 3,
