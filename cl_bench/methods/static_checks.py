@@ -18,8 +18,6 @@ from cl_bench.methods.base import Method, overrides
 if TYPE_CHECKING:
     from cl_bench.methods.spec import Checked, RunSpec
 
-SPLITS = ("sft", "fggm", "migu", "ewc", "replay", "lora")
-"""Methods that say that they work on split weights (`Method.splits`), for the message."""
 ONCE = {
     "plan": "decide which parameters are trained",
     "phases": "define training phases",
@@ -91,15 +89,26 @@ def faults_of_stages(runs: Sequence[RunSpec]) -> Iterator[str]:
                 )
             if stage.train.shard:
                 for part in stage.parts:
-                    if not vars(part.method).get("splits", False):
+                    if not _splits(part.method):
                         yield (
                             f"methods: {run.label}: stage {stage.index}: {part.method.name} needs "
                             "whole weights, and train.shard splits them over the processes: give "
-                            f"shard: false; with it work {', '.join(SPLITS)}"
+                            f"shard: false; with it work {', '.join(_that_split())}"
                         )
             for part in stage.parts:
                 for fault in part.method(part.options).refuses(stage):
                     yield f"methods: {run.label}: stage {stage.index}: {part.method.name}: {fault}"
+
+
+def _splits(method: type[Method]) -> bool:
+    """Whether a class says for itself that it works on split weights (`Method.splits`)."""
+    return bool(vars(method).get("splits", False))
+
+
+def _that_split() -> Iterator[str]:
+    from cl_bench.methods.registry import METHODS, method_class
+
+    return (name for name in METHODS if _splits(method_class(name)))
 
 
 def shard_faults(found: Checked) -> Iterator[str]:

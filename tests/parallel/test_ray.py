@@ -14,12 +14,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from cl_bench.cli import run_command
-from cl_bench.parallel import on_host, ray_cluster
+from cl_bench.parallel import driver, ray_cluster
 from tests.e2e.conftest import Bench, fingerprints
 from tests.helpers.forked import Forked, watched
 from tests.helpers.interrupting import ended, undisturbed
@@ -75,9 +76,9 @@ def alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, s
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     yield found
-    for driver in DRIVERS:
-        if driver.poll() is None:
-            driver.send_signal(signal.SIGKILL)
+    for process in DRIVERS:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
     DRIVERS.clear()
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -192,7 +193,9 @@ def test_two_nodes_of_which_one_is_killed(
 def test_a_host_that_is_not_alike(
     bench: Bench, two_nodes: tuple[str, subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(on_host, "facts", lambda: {"torch": "1.0", "transformers": "2.0"})
+    # Not in `on_host` itself: Ray sends it to the hosts as it is here.
+    here = SimpleNamespace(facts=lambda: {"torch": "1.0", "transformers": "2.0"})
+    monkeypatch.setattr(driver, "on_host", here)
     code, said = ended(lambda: None, [*RUN, two_nodes[0]])
     assert code == 2, said
     assert "torch is 2" in said and "the driver has 1.0" in said and "transformers is" in said

@@ -4,9 +4,7 @@
  * float32 or (HALF) bfloat16, so that the loops over heads and dimensions have known lengths.
  * Sums are float32 whatever the dtype; keys and values are read once for all heads of a group.
  */
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
+#include "fused/numbers.h"
 
 /* Memory is read in STREAMS places at once, and AHEAD columns before it is used: one place alone
  * would wait for memory at every new page. */
@@ -14,45 +12,9 @@
 #define AHEAD 8
 #define LANES 8
 
-#ifdef HALF
-typedef uint16_t number;
-
-static inline float widened(number x) {
-    union { uint32_t bits; float value; } both = {(uint32_t)x << 16};
-    return both.value;
-}
-
-static inline number rounded(float x) {
-    union { float value; uint32_t bits; } both = {x};
-    if (x != x) return 0x7fc0;
-    return (both.bits + 0x7fff + ((both.bits >> 16) & 1)) >> 16;
-}
-#else
-typedef float number;
-static inline float widened(number x) { return x; }
-static inline number rounded(float x) { return x; }
-#endif
-
 static inline void ask_for(const number *column) {
     for (int d = 0; d < D; d += 64 / (int)sizeof(number))
         __builtin_prefetch(column + AHEAD * D + d);
-}
-
-/* e^x for x <= 0 within 2e-7 of it, in a form that compilers vectorise; NaN stays NaN. */
-static inline float exponential(float x) {
-    x = x < -87.0f ? -87.0f : x;
-    float whole = rintf(x * 1.44269504f);
-    float rest = fmaf(whole, -0.693359375f, x);
-    rest = fmaf(whole, 2.12194440e-4f, rest);
-    float sum = 1.9875691500e-4f;
-    sum = fmaf(sum, rest, 1.3981999507e-3f);
-    sum = fmaf(sum, rest, 8.3334519073e-3f);
-    sum = fmaf(sum, rest, 4.1665795894e-2f);
-    sum = fmaf(sum, rest, 1.6666665459e-1f);
-    sum = fmaf(sum, rest, 5.0000001201e-1f);
-    sum = fmaf(sum * rest, rest, rest) + 1.0f;
-    union { uint32_t bits; float value; } power = {(uint32_t)((int32_t)whole + 127) << 23};
-    return sum * power.value;
 }
 
 /* The sum of a[d] * b[d], in LANES parts that are added in pairs: compilers take longer. */

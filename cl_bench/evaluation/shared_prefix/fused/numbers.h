@@ -1,4 +1,4 @@
-/* The model's dtype for the kernels beside this file: float32 or (HALF) bfloat16, sums in float32. */
+/* The model's dtype for all kernels of generation: float32 or (HALF) bfloat16, sums in float32. */
 #pragma once
 #include <math.h>
 #include <stdint.h>
