@@ -3,11 +3,11 @@
     python benchmarks/engines.py DATA_ROOT --engine-python PATH [--dtypes float32 bfloat16]
 
 `cl-bench` and `hf` (batches of 16) answer with the model in memory, `vllm` in a process of the
-Python named. Seconds of the start (loading, compiling) are apart from those of the answers; in
-brackets processor seconds, of all processes, which other load on the machine hardly changes. Texts,
-choices and log-likelihoods are compared with those of `cl-bench` document by document. `--reload`
-also gives the running vLLM the weights of another folder, and compares its answers with those of a
-vLLM that is started with them.
+Python named. Seconds of the start (loading, compiling, trials, the first request of each work) are
+apart from those of the answers; in brackets processor seconds, of all processes, which other load
+on the machine hardly changes. Texts, choices and log-likelihoods are compared with those of
+`cl-bench` document by document. `--reload` also gives the running vLLM the weights of another
+folder, and compares its answers with those of a vLLM that is started with them.
 """
 
 from __future__ import annotations
@@ -83,12 +83,18 @@ def answer_all(lm: Any, asked: dict[str, list[Any]], tokenizer: Any) -> dict[str
     return found
 
 
+def first_of(asked: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """One request of every work: what an engine does at its first ones belongs to its start."""
+    return {work: requests[:1] for work, requests in asked.items()}
+
+
 def run(
     engine: Engine, subject: Subject, asked: dict[str, list[Any]], kept: Kept | None = None
 ) -> dict[str, Any]:
     """One engine: seconds of its `start` (of one that runs: of taking weights), and works."""
     clock = Clock()
     with opened(engine, subject, kept=kept) as lm:
+        answer_all(lm, first_of(asked), subject.tokenizer)
         return {"start": clock.said(), **answer_all(lm, asked, subject.tokenizer)}
 
 

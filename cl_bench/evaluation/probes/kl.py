@@ -171,18 +171,19 @@ def divergence(one: Tensor, other: Tensor) -> Tensor:
     return parts.sum(dim=-1).clamp_min(0.0)
 
 
-def keep_reference(model: Any, texts: Mapping[int, Text], file: Path) -> dict[int, Divergence]:
+def keep_reference(
+    texts: Mapping[int, Text], log_ps: Iterable[Tensor], file: Path
+) -> dict[int, Divergence]:
     """Write texts, positions and the base model's distributions there (safetensors, atomically).
 
-    Returns the base model's divergences from itself: 0, unless its logits are no numbers.
+    `log_ps`: those of each text, as `log_distributions` gives them. Returns the base model's
+    divergences from itself: 0, unless its logits are no numbers.
 
     By document id: `<id>.ids` and `<id>.positions` (int64), `<id>.log_p` (float32 [positions, V]).
     """
     tensors: dict[str, Tensor] = {}
     found: dict[int, Divergence] = {}
-    for (doc_id, text), log_p in zip(
-        texts.items(), log_distributions(model, texts.values()), strict=True
-    ):
+    for (doc_id, text), log_p in zip(texts.items(), log_ps, strict=True):
         tensors[f"{doc_id}.ids"] = torch.tensor(text.ids)
         tensors[f"{doc_id}.positions"] = torch.tensor(text.positions)
         tensors[f"{doc_id}.log_p"] = log_p.float()

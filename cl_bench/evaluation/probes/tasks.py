@@ -12,7 +12,7 @@ from cl_bench.evaluation.harness import TaskResult
 from cl_bench.evaluation.probes import kl
 from cl_bench.evaluation.probes.documents import probe_documents
 from cl_bench.evaluation.probes.records import DocumentProbe
-from cl_bench.evaluation.shared_prefix.among import divergences
+from cl_bench.evaluation.shared_prefix.among import distributions, divergences
 from cl_bench.evaluation.shared_prefix.lm import SharedPrefixLM
 from cl_bench.store.folders import sha256_of
 
@@ -73,7 +73,7 @@ def _divergences(
         texts = kl.read_texts(task, chosen, lm.tokenizer, *rest, most)
     else:
         texts = kl.read_answers(task, chosen, lm.tokenizer, train, *rest, lm.max_length)
-    return kl.keep_reference(lm.model, texts, file) if texts else {}
+    return kl.keep_reference(texts, distributions(lm, list(texts.values())), file) if texts else {}
 
 
 def _with_kl(

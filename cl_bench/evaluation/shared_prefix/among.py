@@ -4,15 +4,17 @@ Log-likelihoods are dealt by forward passes: each is computed by one process exa
 would, and the first adds the answers up in the order of passes, so that they are the same to the
 bit. Generations are dealt by prompts, those that share a prefix to the same process where that is
 fair. A text does not depend on those beside it, unless two tokens are as likely as each other up
-to rounding. Every divergence is of one text alone.
+to rounding. Every distribution and divergence is of one text alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from cl_bench.evaluation.crew import Crew, Part, call, together
 from cl_bench.evaluation.probes import kl
@@ -103,6 +105,17 @@ def _scaled(progress: Progress | None, own: int, of_all: int) -> Progress | None
     return None if progress is None else lambda done: progress(done * of_all // max(1, own))
 
 
+def distributions(lm: SharedPrefixLM, texts: Sequence[kl.Text]) -> Iterable[Tensor]:
+    """`kl.log_distributions` in float32; of a crew the first process has them."""
+    crew = lm.crew
+    if crew is None:
+        return kl.log_distributions(lm.model, texts)
+    call(crew, "distributions", texts)
+    own = texts[crew.rank :: crew.world]
+    parts = together(crew, lambda: [log_p.float() for log_p in kl.log_distributions(lm.model, own)])
+    return [parts[i % crew.world][i // crew.world] for i in range(len(texts))] if parts else []
+
+
 def divergences(lm: SharedPrefixLM, file: Path) -> dict[int, kl.Divergence]:
     """`kl.measure`; of a crew the first process has the answers, in the order of documents."""
     crew = lm.crew
@@ -134,6 +147,7 @@ def _generate(
 PARTS: Mapping[str, Part] = {
     "score": _score,
     "generate": _generate,
+    "distributions": lambda lm, _, texts: distributions(lm, texts),
     "divergences": lambda lm, _, file: divergences(lm, file),
 }
 """What the other processes do when the first one calls."""

@@ -20,6 +20,10 @@ from tests.mini.conftest import load
 TASKS = load()
 
 
+def kept(model, chosen, file):
+    return kl.keep_reference(chosen, kl.log_distributions(model, chosen.values()), file)
+
+
 def texts(task: str = "mini_boolq", positions: int = 4) -> dict[int, kl.Text]:
     return kl.read_texts(TASKS[task], [5, 0, 2], byte_tokenizer(), positions, seed=1)
 
@@ -57,7 +61,7 @@ def test_the_same_model_has_moved_nowhere_and_another_as_a_plain_forward_says(
 ) -> None:
     chosen, file = texts(), tmp_path / "kl" / "mini_boolq.safetensors"
     base, other = tiny_model(seed=1), tiny_model(seed=2)
-    of_base = kl.keep_reference(base, chosen, file)
+    of_base = kept(base, chosen, file)
     assert {i: d.positions for i, d in kl.measure(base, file).items()} == {
         i: text.positions for i, text in chosen.items()
     }
@@ -76,7 +80,7 @@ def test_the_same_model_has_moved_nowhere_and_another_as_a_plain_forward_says(
 def test_measuring_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     model = tiny_model()
     model.train()
-    kl.keep_reference(model, texts(), tmp_path / "kl.safetensors")
+    kept(model, texts(), tmp_path / "kl.safetensors")
     kl.measure(model, tmp_path / "kl.safetensors")
     assert model.training
     assert not any(module._forward_pre_hooks for module in model.modules())
@@ -90,7 +94,7 @@ def test_a_model_without_numbers_has_no_divergence_of_the_texts_it_has_none_for(
     tmp_path: Path,
 ) -> None:
     chosen, file = texts(), tmp_path / "kl.safetensors"
-    kl.keep_reference(tiny_model(), chosen, file)
+    kept(tiny_model(), chosen, file)
     broken = tiny_model()
     broken.lm_head.weight.data.fill_(float("nan"))
     nothing = {i: kl.Divergence(text.positions, None, None) for i, text in chosen.items()}
@@ -100,7 +104,7 @@ def test_a_model_without_numbers_has_no_divergence_of_the_texts_it_has_none_for(
     blind = tiny_model()
     blind.get_input_embeddings().weight.data[token] = float("nan")
     assert [i for i, text in kl.measure(blind, file).items() if text.kl is None] == [5]
-    own = kl.keep_reference(blind, chosen, tmp_path / "own.safetensors")
+    own = kept(blind, chosen, tmp_path / "own.safetensors")
     assert [i for i, text in own.items() if text.kl is None] == [5], "not 0 for the base model"
 
 
@@ -116,7 +120,7 @@ def test_on_a_stage_task_every_token_of_the_answer_is_compared(task: str, tmp_pa
     """Against a loop in float64 over prompt, answer and EOS, token by token, in both directions."""
     base, other = tiny_model(seed=1), tiny_model(seed=2)
     chosen, file = answers(task), tmp_path / "kl.safetensors"
-    kl.keep_reference(base, chosen, file)
+    kept(base, chosen, file)
     measured, tokenizer = kl.measure(other, file), byte_tokenizer()
     assert list(chosen) == [4, 1, 7]
     for doc_id in chosen:
@@ -152,7 +156,7 @@ def test_of_a_long_answer_some_tokens_are_compared_and_a_longer_text_is_left_out
 def test_a_token_that_only_one_model_excludes_makes_one_direction_infinite(tmp_path: Path) -> None:
     chosen, file = answers("mini_fomc"), tmp_path / "kl.safetensors"
     base, other = excluding(tiny_model(seed=1)), tiny_model(seed=2)
-    kl.keep_reference(base, chosen, file)
+    kept(base, chosen, file)
     for found in kl.measure(other, file).values():
         assert found.kl is not None and found.reverse is None
     for found in kl.measure(base, file).values():
