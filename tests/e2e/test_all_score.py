@@ -71,7 +71,7 @@ def all_together(bench: Bench, world: int, count: dict[str, int], name: str) -> 
     return launched(bench.root, work, world, environment=CPU)
 
 
-@pytest.mark.parametrize(("world", "limit"), [(2, 12), (3, 2)])
+@pytest.mark.parametrize(("world", "limit"), [(2, 12), (3, 2), (4, 8)])
 def test_files_are_those_of_one_process(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, world: int, limit: int
 ) -> None:

@@ -1,4 +1,4 @@
-"""Two real processes (gloo) do what one does, stop as one, and go on as one.
+"""Two and four real processes (gloo) do what one does, stop as one, and go on as one.
 
 A launcher that starts one process, or two that do not know of each other, must fail these tests:
 the run itself records how many processes it was, and the method of this file asks torch.
@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from cl_bench.checks import processes_alike
@@ -83,6 +84,7 @@ METHODS = {
     },
     "agem": {"file": "agem.py"},
 }
+OF_FOUR = ("sft", "migu", "ewc", "lora", "both", *APART)
 
 
 def torchrun(bench: Bench, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -154,23 +156,44 @@ def test_two_processes_train_like_one(bench: Bench, apart: bool) -> None:
     notes = json.loads((stage_of(bench, "two", "agem") / "notes.json").read_text())
     assert notes["world"] == 2 and all(notes["products"])
 
+    four_train_like_one(bench, [name for name in methods if name in OF_FOUR])
 
-def compare(bench: Bench, method: str) -> None:
-    """Weights, losses, curves and scores of both stages; and that there were two processes."""
+
+def four_train_like_one(bench: Bench, methods: list[str]) -> None:
+    """An update has a micro-batch for each of them, and a stage's last one only for two or three.
+
+    Every process says how many there were.
+    """
+
+    def work(rank: int) -> int:
+        chosen = [part for method in methods for part in ("--method", method)]
+        code = run_command(["run", "tiny.yaml", "-o", "name=four", *chosen])
+        print(f"one of {torch.distributed.get_world_size()}")
+        return code
+
+    ended = launched(bench.root, work, 4, environment=CPU)
+    assert [one.code for one in ended] == [0] * 4, "".join(one.err for one in ended)
+    assert all("one of 4\n" in one.out for one in ended)
+    for method in methods:
+        compare(bench, method, "four", 4)
+
+
+def compare(bench: Bench, method: str, other: str = "two", world: int = 2) -> None:
+    """Weights, losses, curves and scores of both stages; and that there were so many processes."""
     for number in (1, 2):
-        one, two = (stage_of(bench, name, method, number) for name in ("one", "two"))
-        timing = [json.loads((stage / "timing.json").read_text()) for stage in (one, two)]
-        assert [kept["processes"] for kept in timing] == [1, 2], "launched as another number"
+        one, all_ = (stage_of(bench, name, method, number) for name in ("one", other))
+        timing = [json.loads((stage / "timing.json").read_text()) for stage in (one, all_)]
+        assert [kept["processes"] for kept in timing] == [1, world], "launched as another number"
         (file,) = (one / "checkpoint").glob("*.safetensors")
-        left, right = (load_file(stage / "checkpoint" / file.name) for stage in (one, two))
+        left, right = (load_file(stage / "checkpoint" / file.name) for stage in (one, all_))
         for name, value in left.items():
-            assert float((value - right[name]).abs().max()) < 1e-8, f"{method}: {name}"
-        logs = [(stage / "train.jsonl").read_text().splitlines() for stage in (one, two)]
+            assert float((value - right[name]).abs().max()) < 1e-9, f"{method}: {name}"
+        logs = [(stage / "train.jsonl").read_text().splitlines() for stage in (one, all_)]
         assert len(logs[0]) == len(logs[1])
         for a, b in zip(*(map(json.loads, log) for log in logs), strict=True):
             assert a == pytest.approx(b, abs=1e-8), method
-        assert (one / "curve.jsonl").read_text() == (two / "curve.jsonl").read_text()
-        scores = [json.loads((stage / "scores.json").read_text()) for stage in (one, two)]
+        assert (one / "curve.jsonl").read_text() == (all_ / "curve.jsonl").read_text()
+        scores = [json.loads((stage / "scores.json").read_text()) for stage in (one, all_)]
         assert scores[0]["trace"] == scores[1]["trace"]
 
 
