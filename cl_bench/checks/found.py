@@ -30,6 +30,8 @@ class Preflight:
     """Warnings that the report repeats."""
     skeleton: Any = None
     """The model on the meta device: classes, shapes and config without weights."""
+    device: str | None = None
+    """The kind of device that the run computes on; None where nothing is run."""
 
     @property
     def config(self) -> ExperimentConfig:

@@ -30,6 +30,7 @@ from cl_bench.methods.function_methods import FunctionMethod
 from cl_bench.methods.spec import Experiment, RunSpec
 from cl_bench.methods.static_checks import (
     file_faults,
+    offload_faults,
     shard_faults,
     stage_faults,
     trained_faults,
@@ -77,6 +78,7 @@ CHECKS: tuple[Check, ...] = (
     stage_faults,
     weights_faults,
     shard_faults,
+    offload_faults,
     trained_faults,
     engine_faults,
     task_faults,
@@ -100,8 +102,12 @@ def preflight(
     engine: Engine,
     allow_code: bool = False,
     say: Callable[[str], None] = print,
+    device: str | None = None,
 ) -> Preflight:
-    """Tasks, data, examples, model and tokenizer, checked. Raises UserError with every fault."""
+    """Tasks, data, examples, model and tokenizer, checked. Raises UserError with every fault.
+
+    `device`: the kind that the run computes on, where it is known.
+    """
     config = experiment.config
     faults = [*tracker_faults(config.track), *model_faults(config, experiment.chosen)]
     suite = None
@@ -125,7 +131,9 @@ def preflight(
     if faults := [*faults, *special_token_faults(tokenizer, rows)]:
         raise UserError(faults)
     padding = pad_within(tokenizer, rows)
-    found = Preflight(experiment, suite, examples, path, tokenizer, say, skeleton=skeleton)
+    found = Preflight(
+        experiment, suite, examples, path, tokenizer, say, skeleton=skeleton, device=device
+    )
     if padding:
         found.note(padding)
     if faults := list(dict.fromkeys(fault for check in CHECKS for fault in check(found))):

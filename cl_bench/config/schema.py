@@ -22,6 +22,7 @@ from cl_bench.config.strict import PositiveInt, Section, Strict
 PositiveFloat = Annotated[float, Field(gt=0)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Offloaded = Literal["optimiser", "method", "weights"]
 TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 QUICKSTART_MODEL = "smollm2-135m"
 METHOD_KEYS = {"name", "compose", "file", "label"}
@@ -120,6 +121,30 @@ class TrainConfig(Section):
         description="true: weights, gradients and optimiser are split over the processes (FSDP2; "
         "docs/processes.md)",
     )
+    offload: list[Offloaded] = Field(
+        default_factory=list,
+        description="what is kept in main memory in place of the card: optimiser (gradients, "
+        "masters, moments), method (its tensors), weights (fetched layer by layer)",
+    )
+
+    @field_validator("offload")
+    @classmethod
+    def _distinct_parts(cls, value: list[Offloaded]) -> list[Offloaded]:
+        if len(set(value)) != len(value):
+            raise ValueError("a part is listed twice")
+        return value
+
+    @property
+    def splitting(self) -> bool:
+        """Whether some number of processes would hold the weights by rows."""
+        return self.shard or "weights" in self.offload
+
+    def splits(self, processes: int) -> bool:
+        """Whether each of so many processes holds its rows of the weights (by FSDP2).
+
+        One process alone does where it fetches them from main memory.
+        """
+        return "weights" in self.offload or (self.shard and processes > 1)
 
 
 class EngineConfig(Section):

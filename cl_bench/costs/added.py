@@ -22,7 +22,8 @@ class Pass:
 
     `examples`: how many of the stage's examples it sees; None is all. `held`: bytes in addition to
     weights and activations; gradients and optimiser state do not exist then; `split` of them are
-    divided over processes with `train.shard`. `by_length`: (a, b)
+    divided over processes with `train.shard`, `movable` in main memory with `train.offload:
+    [method]`. `by_length`: (a, b)
     where another way takes `a + b * length` FLOPs a token of an example, and the cheaper is taken.
     """
 
@@ -30,6 +31,7 @@ class Pass:
     examples: int | None = None
     held: int = 0
     split: int = 0
+    movable: int = 0
     by_length: tuple[int, int] | None = None
 
     def flops(self, length: float) -> float:
@@ -48,7 +50,8 @@ class Memory:
     within an update, `gradients_each` so many more for every earlier stage. `per_token`:
     activations of layers of its own, for a token of a micro-batch. `watched`: it has hooks on the
     model's layers, so that the last MLP sees all positions. `split`: of `held`, what is divided
-    over processes as the weights are (`train.shard`).
+    over processes as the weights are (`train.shard`). `movable`, `movable_each`: of `held` and
+    `held_each`, what is in main memory with `train.offload: [method]`.
     """
 
     held: int = 0
@@ -58,6 +61,8 @@ class Memory:
     per_token: int = 0
     watched: bool = False
     split: int = 0
+    movable: int = 0
+    movable_each: int = 0
 
     def __add__(self, other: Memory) -> Memory:
         return Memory(
@@ -68,6 +73,8 @@ class Memory:
             self.per_token + other.per_token,
             self.watched or other.watched,
             self.split + other.split,
+            self.movable + other.movable,
+            self.movable_each + other.movable_each,
         )
 
 

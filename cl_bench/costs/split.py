@@ -21,9 +21,12 @@ LAYERS = 2
 _LAYER = re.compile(r".*?\.\d+\.")
 
 
-def split_total(total: Total, shapes: Shapes, processes: int) -> Total:
-    """The same stage as one of `processes` holds it; what is on disk stays as it is."""
-    if processes == 1:
+def split_total(total: Total, shapes: Shapes, processes: int, fetched: bool = False) -> Total:
+    """The same stage as one of `processes` holds it; what is on disk stays as it is.
+
+    `fetched`: its part of the weights is in main memory, from where layers are put together.
+    """
+    if processes == 1 and not fetched:
         return total
     base, added = total.base, total.added
     never = base.unsplit
@@ -32,6 +35,8 @@ def split_total(total: Total, shapes: Shapes, processes: int) -> Total:
         return unsplit + -(-(whole - unsplit) // processes)
 
     gathered = _gathered(base.grown or shapes)
+    own = part(base.weights, never.weights)
+    main = own - never.weights if fetched else 0
     memory = added.memory
     passes = tuple(
         replace(one, held=one.held - one.split + part(one.split, 0)) for one in added.work.passes
@@ -40,11 +45,13 @@ def split_total(total: Total, shapes: Shapes, processes: int) -> Total:
         total,
         base=replace(
             base,
-            weights=part(base.weights, never.weights) + gathered,
+            weights=own - main + gathered,
             gradients=part(base.gradients, never.gradients),
             # A whole weight may be its own master, a part of one is not.
             optimiser=part(base.optimiser + never.own_masters, never.optimiser),
+            indices=part(base.indices, 0),
         ),
+        main=replace(total.main, weights=main),
         added=replace(
             added,
             memory=replace(memory, held=memory.held - memory.split + part(memory.split, 0)),

@@ -24,12 +24,29 @@ class Counted(Protocol):
 
 
 @dataclass(frozen=True)
+class Main:
+    """Bytes of one process that `train.offload` has in main memory in place of the card."""
+
+    weights: int = 0
+    gradients: int = 0
+    masters: int = 0
+    """With the moments."""
+    method: int = 0
+
+    @property
+    def all(self) -> int:
+        """Of everything."""
+        return self.weights + self.gradients + self.masters + self.method
+
+
+@dataclass(frozen=True)
 class Total:
     """A stage at the fullest it may be: `base` is trained, `added` comes on top.
 
     `batch_size`: examples of an update, `earlier`: stages before this one, for what is added to
     every update and for every stage. `answers`: of every task so far its examples (None: enough)
     and the tokens of an answer, for outputs that are stored; without it they are not counted.
+    `main` is not part of what `base` and `added` say of memory (`costs/offload.py`).
     """
 
     base: Trained
@@ -37,6 +54,7 @@ class Total:
     batch_size: int = 1
     earlier: int = 0
     answers: tuple[tuple[int | None, float], ...] = ()
+    main: Main = Main()
 
     def __add__(self, more: Cost) -> Total:
         return replace(self, added=self.added + more)
@@ -94,8 +112,9 @@ class Total:
 
         Twice as much while one save replaces another.
         """
-        memory = self.added.memory
-        return 3 * self.base.gradients + memory.held + memory.held_each * self.earlier
+        memory, main = self.added.memory, self.main
+        held = memory.held + memory.held_each * self.earlier + main.method
+        return 3 * (self.base.gradients + main.gradients) + held
 
     @property
     def flops_per_token(self) -> int:

@@ -48,7 +48,7 @@ class Trained:
     the shapes of the model that is trained, where it is a larger one than the base model. `lowest`:
     number of the decoder layer below which nothing is trained, so that no gradient passes. `delta`:
     bytes at most of what differs after a stage (`checkpoints: delta`), with what says where; None:
-    as many as the checkpoint has.
+    as many as the checkpoint has. `indices`: of `optimiser`, which rows, columns or entries it is.
     """
 
     weights: int
@@ -65,6 +65,7 @@ class Trained:
     lowest: int = 0
     delta: int | None = None
     unsplit: Unsplit = Unsplit()
+    indices: int = 0
 
 
 @dataclass(frozen=True)
@@ -233,6 +234,7 @@ def _trained(shapes: Shapes, part: Callable[[str, Shape], _Part]) -> Trained:
         weights=weights,
         gradients=entry * trained,
         optimiser=entry * (3 * trained - own) + sum(p.index for p in parts.values()),
+        indices=sum(p.index for p in parts.values()),
         checkpoint=weights,
         flops_per_token=4 * shapes.products + 2 * multiplied,
         forward_flops=2 * shapes.products,

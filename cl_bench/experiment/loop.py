@@ -105,6 +105,20 @@ def _refuse_adapters(model: Any, method: Method) -> None:
         raise RunError(f"method {method.name}: {fault}")
 
 
+def engine_of(stage: Stage, plan: UpdatePlan) -> SelectiveUpdate:
+    """The engine that trains a stage's model, its state where `train.offload` says."""
+    import torch
+
+    offload = stage.train.offload
+    return SelectiveUpdate(
+        stage.model,
+        plan,
+        betas=stage.train.betas,
+        device=stage.device if "weights" in offload else None,
+        state=torch.device("cpu") if "optimiser" in offload else None,
+    )
+
+
 @dataclass
 class _Phase:
     """One pass of the loop over a phase's examples."""
@@ -125,7 +139,7 @@ class _Phase:
         stage, course, saves = self.stage, self.course, self.saves
         stage.model.train()
         with (
-            SelectiveUpdate(stage.model, self.plan, betas=stage.train.betas) as engine,
+            engine_of(stage, self.plan) as engine,
             model_is_ordinary_by(stage, engine.paused),
             nullcontext()
             if saves is None

@@ -65,7 +65,7 @@ def run_experiment(
         reporter.line(f"{processes.world} processes on {device.type}")
     check_shared(processes, folder)
     with processes.first_goes_first():
-        checked = preflight(experiment, engine, allow_code, reporter.line)
+        checked = preflight(experiment, engine, allow_code, reporter.line, device.type)
     if processes.world > 1:
         check_alike(processes, _all_made_of(checked))
     suite, examples = checked.suite, checked.examples

@@ -63,7 +63,7 @@ def run_stage(work: Workplace, run: RunSpec, folder: RunFolder, position: int) -
     else:
         kept = _train(work, run, folder, position)
     path = model_to_score(place)
-    split = spec.train.shard and work.processes.world > 1
+    split = spec.train.splits(work.processes.world)
     if trained or split or path != place.checkpoint:
         kept = None  # room for the one that is loaded
 

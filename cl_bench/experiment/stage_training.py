@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -60,7 +61,7 @@ from cl_bench.store.folders import (
     write_json,
 )
 from cl_bench.store.seals import file_records, write_sealed
-from cl_bench.training.sharding import shard_model, state_of_first
+from cl_bench.training.sharding import connected, shard_model, state_of_first
 
 
 def label_of(run: RunSpec, position: int) -> str:
@@ -96,8 +97,8 @@ class Training:
 
     @property
     def split(self) -> bool:
-        """Whether the weights are split over the processes."""
-        return self.spec.train.shard and self.work.processes.world > 1
+        """Whether the weights are split over the processes, or over this one alone."""
+        return self.spec.train.splits(self.work.processes.world)
 
     @cached_property
     def label(self) -> str:
@@ -109,6 +110,10 @@ class Training:
 
         Raises NotSavedError where what an interrupted training saved cannot be used.
         """
+        with connected(self.work.device) if self.split else nullcontext():
+            return self._train()
+
+    def _train(self) -> tuple[Any, Any]:
         work, spec = self.work, self.spec
         own_peak = restart_peak()
         at = (work, self.run, self.folder, self.position)
@@ -125,7 +130,8 @@ class Training:
         seed_everything(derive_seed(self.run.seed, spec.index, "training", rank))
         stage, batcher = stage_view(*at, model, tokenizer, self.written / SCRATCH)
         if self.split:
-            shard_model(model, work.device, work.processes.world)
+            fetched = "weights" in spec.train.offload
+            shard_model(model, work.device, work.processes.world, fetched)
             batcher.even = True
             saves.pace.stop()
         within = work.config.eval.within_stage

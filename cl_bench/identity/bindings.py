@@ -51,7 +51,7 @@ IRRELEVANT: Mapping[str, str] = {
     "eval.general.budget": "a word for limits; the limits are compared",
 }
 """Keys of a config that no run is bound to, and why."""
-PARTS = ("micro_batch_size", "micro_batch_tokens", "gradient_checkpointing", "shard")
+PARTS = ("micro_batch_size", "micro_batch_tokens", "gradient_checkpointing", "shard", "offload")
 """Keys of `train:` that say how an update is computed, not what: its loss is a mean over all of it.
 
 They are recorded, and may change in the middle of a run that memory does not suffice for.

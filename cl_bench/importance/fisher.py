@@ -18,7 +18,7 @@ from cl_bench.importance.recorder import Granularity
 from cl_bench.importance.scorer import Scorer
 from cl_bench.models.layouts import Layout, layouts
 from cl_bench.training.cpu.attention import cpu_attention
-from cl_bench.training.sharding import is_split, joined, own_part
+from cl_bench.training.sharding import computes_on, is_split, joined, own_part
 
 Remaining = Callable[[Mapping[str, Tensor], Iterable[Any]], Iterable[Any]]
 """The batches that are still to be added to sums."""
@@ -119,7 +119,7 @@ def zero_scores(parameter: nn.Parameter, layout: Layout, granularity: Granularit
     if is_split(parameter) and shape == tuple(parameter.shape):
         local = torch.zeros_like(own_part(parameter), dtype=dtype, requires_grad=False)
         return joined(local, parameter)
-    return torch.zeros(shape, dtype=dtype, device=parameter.device)
+    return torch.zeros(shape, dtype=dtype, device=computes_on(parameter))
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from cl_bench.training.idle import weight_of
 from cl_bench.training.linear import SelectiveLinear
 from cl_bench.training.loss import answer_logits
 from cl_bench.training.patching import replace
-from cl_bench.training.sharding import is_sharded, is_split
+from cl_bench.training.sharding import computes_on, is_sharded, is_split
 
 
 class Scorer:
@@ -59,7 +59,7 @@ class Scorer:
         self.weights: dict[int, WeightRecorder] = {}
         self.copies: list[tuple[str, Tensor]] = []
         self.vectors: dict[str, Tensor] = {}
-        device = next(model.parameters()).device
+        device = computes_on(next(model.parameters()))
         self.anchor = torch.empty(0, device=device, requires_grad=True)
 
     @contextmanager

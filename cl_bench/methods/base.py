@@ -66,10 +66,13 @@ class Method(Generic[O_co]):
     adapters: ClassVar[bool] = False
     """Whether the method trains adapters; others get them merged into the weights first."""
     splits: ClassVar[bool] = False
-    """Whether it works where each process holds a part of every weight (`train.shard`).
+    """Whether it works where each process holds a part of every weight (`train.shard`), and where
+    gradients and masters are in main memory (`train.offload`).
 
     Each class says it for itself: a subclass may look at weights otherwise.
     """
+    offloads: ClassVar[bool] = False
+    """Whether its large tensors are where `Stage.kept_on` says (`train.offload: [method]`)."""
     keeps: ClassVar[Kept | tuple[Kept, ...]] = "nothing"
     """What it has of earlier tasks, for tables: methods that may look back know more.
 
@@ -235,7 +238,10 @@ def unsplit(*options: tuple[str, bool, str]) -> Iterator[str]:
     """Of options that need whole weights (what is given, whether it is, what works): the faults."""
     for given, is_given, works in options:
         if is_given:
-            yield f"{given}: needs whole weights, and shard splits them: give {works}, or no shard"
+            yield (
+                f"{given}: needs whole weights, which shard and offload: [weights] split: give "
+                f"{works}, or neither of them"
+            )
 
 
 def kept_by(methods: Sequence[type[Method]]) -> list[Kept]:

@@ -12,6 +12,7 @@ from cl_bench.methods.base import Method, Options, Stage, State, Step, unsplit
 from cl_bench.methods.estimates import Estimator, fisher_of
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from cl_bench.costs.added import Cost
@@ -84,6 +85,7 @@ class EWC(Method[EWCOptions]):
     name = "ewc"
     family = "penalties"
     splits = True
+    offloads = True
     source = "Kirkpatrick 2017, arXiv 1612.00796"
     keeps = "statistics"
 
@@ -105,7 +107,7 @@ class EWC(Method[EWCOptions]):
         for key in unused[options.mode]:
             if key in given:
                 yield f"{key}: mode: {options.mode} has no use for it; leave it out"
-        if stage.train.shard:
+        if stage.train.splitting:
             yield from unsplit(
                 (f"mode: {options.mode}", options.mode != "online", "online"),
                 (f"anchors: {options.anchors}", options.remembered != 1, "no anchors"),
@@ -145,13 +147,13 @@ class EWC(Method[EWCOptions]):
         anchor = shapes.dtype_bytes * shapes.numel
         said = Cost(remarks=(f"lambda {options.strength:g} times {options.normalised}",))
         if options.remembered is None:
-            memory = Memory(held_each=fisher + anchor)
+            memory = Memory(held_each=fisher + anchor, movable_each=fisher + anchor)
             tensors = Cost(memory, disk=Disk(state=fisher, state_each=fisher))
         else:
             count = options.remembered
             tensors = kept(count * fisher, saved=True) + kept(count * anchor)
             held = tensors.memory.held
-            tensors = replace(tensors, memory=replace(tensors.memory, split=held))
+            tensors = replace(tensors, memory=replace(tensors.memory, split=held, movable=held))
         if options.mode == "trace":
             return tensors + said
         if options.estimator == "batch":
@@ -160,14 +162,14 @@ class EWC(Method[EWCOptions]):
             scoring = fisher_pass(shapes, "elements", options.fisher_examples)
             small = score_memory(shapes, "elements", lambda name: True)
             held = 2 * fisher  # the old one and the new
-            scoring = replace(scoring, held=held + small, split=held)
+            scoring = replace(scoring, held=held + small, split=held, movable=fisher)
         scores = 0 if shapes.backbone else score_bytes(shapes, "elements", lambda name: True)
         disk = Disk(selection=scores)
         return tensors + Cost(work=Work(passes=(scoring,)), disk=disk) + said
 
     def prepare(self, stage: Stage) -> None:
         """theta* is where the stage before ended, which is where this one begins."""
-        from cl_bench.training.sharding import split_as
+        from cl_bench.training.sharding import copied, split_as
 
         self._stage = stage  # its mixture is known only later
         parameters = dict(stage.model.named_parameters())
@@ -180,16 +182,17 @@ class EWC(Method[EWCOptions]):
                 )
         for k, fisher in self._past.items():
             self._past[k] = {
-                name: split_as(value.to(stage.device), parameters[name])
+                name: split_as(value.to(stage.kept_on), parameters[name])
                 for name, value in fisher.items()
             }
             there = parameters if k in (0, stage.index - 1) else stage.weights(k)
             self._anchors[k] = {
-                name: there[name].detach().to(parameters[name], copy=True) for name in fisher
+                name: copied(there[name].to(parameters[name].dtype), stage.kept_on)
+                for name in fisher
             }
         if self.options.mode == "trace" and not self._past:
             # Nothing pulls in the first stage, but its gradients are summed.
-            self._past[0] = _zeros(stage.model)
+            self._past[0] = _zeros(stage.model, stage.kept_on)
 
     def before_step(self, step: Step) -> None:
         """grad += lambda F (theta - theta*), of every stage that pulls."""
@@ -222,7 +225,7 @@ class EWC(Method[EWCOptions]):
             for name, value in new.items():
                 value.div_(count)
                 if options.mode == "online" and name in self._past.get(newest, {}):
-                    value.add_(self._past[newest][name], alpha=options.gamma)
+                    value.add_(self._past[newest][name].to(value.device), alpha=options.gamma)
             self._past[newest := stage.index] = new
             if options.remembered is not None:
                 self._past = dict(list(self._past.items())[-options.remembered :])
@@ -253,13 +256,16 @@ class EWC(Method[EWCOptions]):
             self._past[int(k)][name] = value
 
 
-def _zeros(model: Any) -> dict[str, Tensor]:
+def _zeros(model: Any, device: torch.device) -> dict[str, Tensor]:
     """A Fisher of 0 for all that may be trained, in the masters' dtype."""
     import torch
 
     return {
         name: torch.zeros_like(
-            p, dtype=torch.promote_types(p.dtype, torch.float32), requires_grad=False
+            p,
+            dtype=torch.promote_types(p.dtype, torch.float32),
+            requires_grad=False,
+            device=device,
         )
         for name, p in model.named_parameters()
         if p.requires_grad
@@ -272,9 +278,10 @@ def _add_squares(fisher: Mapping[str, Tensor], step: Step, updates: int) -> None
 
     for name, gradient in step.grads.items():
         own = fisher[name]
+        gradient = gradient.to(own.device)
         if gradient.shape == own.shape:
             own.addcmul_(gradient, gradient, value=1 / updates)
         else:  # a part of the parameter is trained
             every = torch.arange(own.numel(), device=own.device).view_as(own)
-            place = step.compact(name, every).flatten()
+            place = step.compact(name, every).flatten().to(own.device)
             own.view(-1).index_add_(0, place, gradient.flatten().square() / updates)

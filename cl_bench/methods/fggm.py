@@ -110,12 +110,17 @@ class FGGM(Method[FGGMOptions]):
             yield "refresh: score: random has no running average; leave one of them out"
         if options.mask == "soft" and options.score == "lowest":
             yield "mask: soft: score: lowest has no share of a step; give mask: hard"
-        if stage.train.shard:
+        if stage.train.splitting:
             yield from unsplit(
                 ("aggregation: none", options.aggregation == "none", "input or output"),
                 ("mask: soft", options.mask == "soft", "hard"),
                 (f"refresh: {options.refresh}", options.refresh is not None, "no refresh"),
                 ("estimator: batch", options.estimator == "batch", "per_sample"),
+            )
+        if options.partial and "optimiser" in stage.train.offload:
+            yield (
+                "mask: soft and refresh take shares of steps on the card, and offload has the "
+                "optimiser in main memory: give mask: hard and no refresh, or no offload"
             )
         if options.embeddings == "rows" and options.aggregation != "input":
             yield f"embeddings: rows: aggregation: {options.aggregation} has no rows; give input"

@@ -76,7 +76,7 @@ class LoRA(Method[AdapterOptions]):
         options = self.options
         if not isinstance(options, LoRAOptions):
             return
-        if stage.train.shard:
+        if stage.train.splitting:
             yield from unsplit(
                 ("incremental: true", options.incremental, "false"),
                 ("use_dora: true", options.use_dora, "false"),

@@ -13,6 +13,7 @@ from cl_bench.methods.base import Method, Options, Stage, Step
 from cl_bench.models.layouts import Layout, is_conv1d, layouts, patterns, readable
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from cl_bench.costs.added import Cost
@@ -69,6 +70,7 @@ class MIGU(Method[MIGUOptions]):
         """Magnitudes summed over all updates, and over every other one."""
         self._hooks: list[Any] = []
         self._all_reduce: Callable[[Tensor], None] | None = None
+        self._device: torch.device | None = None
         self._layouts: dict[str, Layout] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._seen: set[str] = set()
@@ -137,6 +139,7 @@ class MIGU(Method[MIGUOptions]):
         if stage.first and not self.options.mask_first_task:
             return
         self._all_reduce, self._seen_in = stage.all_reduce, [{}, {}]
+        self._device = stage.device
         self._layouts = layouts(stage.model)
         names = {id(parameter): name for name, parameter in stage.model.named_parameters()}
         head: Any = stage.model.get_output_embeddings()  # type: ignore[operator]
@@ -168,9 +171,9 @@ class MIGU(Method[MIGUOptions]):
 
         shape = self._layouts[name].score_shape(tuple(weight.shape), "rows")
         self._shapes[name] = tuple(weight.shape)
-        self._magnitude[name] = torch.zeros(shape, dtype=torch.float32, device=weight.device)
+        self._magnitude[name] = torch.zeros(shape, dtype=torch.float32, device=self._device)
         for total in self._seen_in:
-            total[name] = torch.zeros(shape, dtype=torch.float64, device=weight.device)
+            total[name] = torch.zeros(shape, dtype=torch.float64, device=self._device)
         return self._magnitude[name]
 
     def _unreached(self, model: Any) -> list[str]:

@@ -264,5 +264,9 @@ class Checked(Protocol):
     def skeleton(self) -> Any:
         """The model on the meta device."""
 
+    @property
+    def device(self) -> str | None:
+        """The kind of device that the run computes on; None where nothing is run."""
+
     def note(self, line: str) -> None:
         """Say a warning, now and in the report."""

@@ -114,6 +114,13 @@ class Stage:
         self.scratch.mkdir(parents=True, exist_ok=True)
         return self.scratch.resolve()
 
+    @property
+    def kept_on(self) -> torch.device:
+        """Where a method keeps tensors that are as large as weights: `train.offload` says."""
+        import torch
+
+        return torch.device("cpu") if "method" in self.train.offload else self.device
+
     def generator(self, purpose: str) -> torch.Generator:
         """A CPU generator of the method's own, fixed by (seed, stage, purpose)."""
         import torch

@@ -16,13 +16,15 @@ from cl_bench.errors import UserError
 from cl_bench.methods.base import Method, overrides
 
 if TYPE_CHECKING:
-    from cl_bench.methods.spec import Checked, RunSpec
+    from cl_bench.methods.spec import Checked, RunSpec, StageSpec
 
 ONCE = {
     "plan": "decide which parameters are trained",
     "phases": "define training phases",
 }
 """Hooks that one method of a composition may answer."""
+WITHOUT_OWN_MEMORY = ("cpu",)
+"""Kinds of devices whose memory is the main memory."""
 
 
 def composition_fault(classes: Sequence[type[Method]]) -> str | None:
@@ -87,17 +89,52 @@ def faults_of_stages(runs: Sequence[RunSpec]) -> Iterator[str]:
                     f"methods: {run.label}: stage {stage.index}: compose: {' and '.join(both)} "
                     f"both {ONCE['phases']}; only one part may"
                 )
-            if stage.train.shard:
-                for part in stage.parts:
-                    if not _splits(part.method):
-                        yield (
-                            f"methods: {run.label}: stage {stage.index}: {part.method.name} needs "
-                            "whole weights, and train.shard splits them over the processes: give "
-                            f"shard: false; with it work {', '.join(_that_split())}"
-                        )
+            where = f"methods: {run.label}: stage {stage.index}: "
+            yield from (where + fault for fault in _apart_faults(stage))
             for part in stage.parts:
                 for fault in part.method(part.options).refuses(stage):
                     yield f"methods: {run.label}: stage {stage.index}: {part.method.name}: {fault}"
+
+
+def _apart_faults(stage: StageSpec) -> Iterator[str]:
+    """Methods for which weights, gradients or their own tensors cannot be where `train:` says."""
+    train, offload = stage.train, stage.train.offload
+    for method in (part.method for part in stage.parts):
+        known = f"with it work {', '.join(_that_split())}"
+        if train.shard and not _splits(method):
+            yield (
+                f"{method.name} needs whole weights, and train.shard splits them over the "
+                f"processes: give shard: false; {known}"
+            )
+        for part in ("optimiser", "weights") if not _splits(method) else ():
+            if part in offload:
+                yield (
+                    f"{method.name} needs weights and gradients on the card, and train.offload "
+                    f"has {part} in main memory: leave it out; {known}"
+                )
+    if "method" in offload and train.splitting:
+        yield (
+            "train.offload: [method] moves whole tensors, and split ones (train.shard, offload: "
+            "[weights]) stay on the card: leave one of them out"
+        )
+    if "method" in offload and not any(part.method.offloads for part in stage.parts):
+        names = " + ".join(part.method.name for part in stage.parts)
+        able = ", ".join(name for name, cls in _shipped() if cls.offloads)
+        yield (
+            f"train.offload: [method] would do nothing: {names} keeps no tensors that it moves "
+            f"({able} does): leave it out"
+        )
+
+
+def offload_faults(found: Checked) -> Iterator[str]:
+    """`train.offload` where the run computes in main memory; `plan` does not know where it will."""
+    if found.device in WITHOUT_OWN_MEMORY:
+        for run in found.runs:
+            if any(stage.train.offload for stage in run.stages):
+                yield (
+                    f"train.offload: {run.label}: this run computes on the CPU, whose memory is "
+                    "the main memory, so it would do nothing: leave it out, or run on a card"
+                )
 
 
 def _splits(method: type[Method]) -> bool:
@@ -106,20 +143,24 @@ def _splits(method: type[Method]) -> bool:
 
 
 def _that_split() -> Iterator[str]:
+    return (name for name, method in _shipped() if _splits(method))
+
+
+def _shipped() -> Iterator[tuple[str, type[Method]]]:
     from cl_bench.methods.registry import METHODS, method_class
 
-    return (name for name in METHODS if _splits(method_class(name)))
+    return ((name, method_class(name)) for name in METHODS)
 
 
 def shard_faults(found: Checked) -> Iterator[str]:
     """What cannot be done with split weights, beside what methods say themselves."""
-    runs = [run for run in found.runs if any(stage.train.shard for stage in run.stages)]
+    runs = [run for run in found.runs if any(stage.train.splitting for stage in run.stages)]
     if not runs:
         return
     if found.config.eval.within_stage is not None:
         yield (
-            "eval.within_stage: a model whose weights are split (train.shard) is scored after its "
-            "stages only: give within_stage: null, or shard: false"
+            "eval.within_stage: a model whose weights are split (train.shard, offload: [weights]) "
+            "is scored after its stages only: give within_stage: null, or leave them out"
         )
     if found.skeleton is None:
         return
@@ -129,7 +170,8 @@ def shard_faults(found: Checked) -> Iterator[str]:
     if names := unsplittable(found.skeleton):
         yield (
             f"train.shard: {', '.join(patterns(names))} are in layers that are not split over "
-            "processes (linear layers and embeddings are): give shard: false"
+            "processes (linear layers and embeddings are): give shard: false and no offload: "
+            "[weights]"
         )
 
 

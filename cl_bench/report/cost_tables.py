@@ -55,6 +55,7 @@ def cost_lines(
     yield ""
     stages = [stage for runs in costs.values() for stage in runs[0]]
     yield from _memory_notes(stages, cards)
+    yield from _main_memory(costs)
     if processes > 1:
         yield from _process_notes(stages, processes, shapes)
     yield from _remarks(costs)
@@ -136,6 +137,21 @@ def _memory_notes(stages: Sequence[StageCost], cards: Sequence[float]) -> Iterat
         )
     if any(one.cost.memory > one.cost.in_training for one in stages):
         yield "total: where a scoring pass holds more than training does, that."
+
+
+def _main_memory(costs: Costs) -> Iterator[str]:
+    """What `train.offload` has elsewhere, by method."""
+    for label, runs in costs.items():
+        main = max((stage.cost.main for stage in runs[0]), key=lambda one: one.all)
+        parts = {
+            "weights": main.weights,
+            "gradients": main.gradients,
+            "masters and moments": main.masters,
+            "the method's": main.method,
+        }
+        if main.all:
+            listed = ", ".join(f"{what} {_gb(size)}" for what, size in parts.items() if size)
+            yield f"{label}: {_gb(main.all)} GB more in main memory (train.offload): {listed}."
 
 
 def _process_notes(stages: Sequence[StageCost], processes: int, shapes: Shapes) -> Iterator[str]:

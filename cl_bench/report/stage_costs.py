@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cl_bench.costs.activations import MicroBatch, activation_bytes, largest_micro_batch
+from cl_bench.costs.offload import held_total
 from cl_bench.costs.shapes import Shapes
-from cl_bench.costs.split import split_total
 from cl_bench.costs.total import Total
 from cl_bench.costs.trained import everything
 from cl_bench.experiment.workload import Workload, Workloads, stage_total
@@ -71,10 +71,8 @@ def stage_costs(
     return [
         _stage_cost(
             stage,
-            split_total(
-                stage_total(run, position, shapes, workloads),
-                shapes,
-                processes if stage.train.shard else 1,
+            held_total(
+                stage_total(run, position, shapes, workloads), shapes, stage.train, processes
             ),
             shapes,
             workloads.of(stage.sets, stage.train),
@@ -99,7 +97,7 @@ def _stage_cost(
         if not stage.train.gradient_checkpointing:
             kept = activation_bytes(shapes, cost, batch)
     work = _work(stage, cost, shapes, load, earlier)
-    return StageCost(cost, batch, kept, recomputed, work, stage.train.shard)
+    return StageCost(cost, batch, kept, recomputed, work, stage.train.splitting)
 
 
 def _work(

@@ -47,7 +47,7 @@ class Held:
         parts = [compact.narrow(self.dim, a, b - a).contiguous() for a, b in self.spans]
         out = torch.empty_like(parts[self.rank])
         dist.reduce_scatter(out, parts, group=group_of(self.whole.parameter))
-        to.add_(out)
+        to.add_(out.to(to.device))
 
 
 def held_of(slot: Slot) -> Held:

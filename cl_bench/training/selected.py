@@ -32,7 +32,8 @@ class Slot:
     """The selected entries of one parameter.
 
     `part` is full, rows, columns or elements. `index`: rows and columns int64 [n]; elements the
-    flat positions [k], int32 where the parameter has fewer than 2**31 entries (half the bytes).
+    flat positions [k], int32 where the parameter has fewer than 2**31 entries (half the bytes). It
+    is on the device that computes; masters, and the parameter, may be in main memory.
     """
 
     name: str
@@ -62,24 +63,33 @@ class Slot:
         """Puts `values` (compact shape) into the parameter, rounded to its dtype."""
         data, index = self.parameter.data, self.index
         if index is None:
-            if data.data_ptr() != values.data_ptr():
+            if not same_memory(data, values):
                 data.copy_(values)
-        elif self.part == "rows":
+            return
+        index = index.to(data.device)
+        values = values.to(data.dtype).to(data.device)  # rounded first: fewer bytes are sent
+        if self.part == "rows":
             rows = data if data.dim() == 2 else data.view(-1, data.shape[-1])
-            rows.index_copy_(0, index, values.to(data.dtype))
+            rows.index_copy_(0, index, values)
         elif self.part == "columns" and data.dim() == 2:
-            data.index_copy_(1, index, values.to(data.dtype))
+            data.index_copy_(1, index, values)
         elif self.part == "columns":
             matrices = data.view(-1, *data.shape[-2:]).transpose(0, 1)
-            matrices[:, index // data.shape[-1], index % data.shape[-1]] = values.to(data.dtype)
+            matrices[:, index // data.shape[-1], index % data.shape[-1]] = values
         else:
-            data.view(-1).index_copy_(0, index.long(), values.to(data.dtype))
+            data.view(-1).index_copy_(0, index.long(), values)
+
+
+def same_memory(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors begin at the same place."""
+    return one.device == other.device and one.data_ptr() == other.data_ptr()
 
 
 def gather(dense: Tensor, part: str, index: Tensor | None) -> Tensor:
     """The entries of `dense` that `part` and `index` select, in the compact shape."""
     if index is None:
         return dense
+    index = index.to(dense.device)
     if part == "elements":
         return dense.reshape(-1).index_select(0, index)
     if dense.dim() > 2:
@@ -91,8 +101,12 @@ def gather(dense: Tensor, part: str, index: Tensor | None) -> Tensor:
     return dense.index_select(0 if part == "rows" else 1, index)
 
 
-def build_slots(model: nn.Module, plan: UpdatePlan) -> list[Slot]:
+def build_slots(
+    model: nn.Module, plan: UpdatePlan, device: torch.device | None = None
+) -> list[Slot]:
     """One slot per trained parameter, in `named_parameters` order; empty selections are frozen.
+
+    `device`: that computes, where parameters are in main memory.
 
     Raises UserError naming every selection that does not fit its parameter.
     """
@@ -111,7 +125,7 @@ def build_slots(model: nn.Module, plan: UpdatePlan) -> list[Slot]:
         if fault:
             faults.append(f"update plan: {name} {list(parameter.shape)}: {fault}")
             continue
-        slot = _slot(name, parameter, selection)
+        slot = _slot(name, parameter, selection, device or parameter.device)
         if slot.numel:
             slots.append(slot)
     if faults:
@@ -124,8 +138,7 @@ def _nearest(name: str, parameters: Mapping[str, nn.Parameter]) -> str:
     return " or ".join(difflib.get_close_matches(name, parameters, n=3, cutoff=0.0))
 
 
-def _slot(name: str, parameter: nn.Parameter, selection: Selection) -> Slot:
-    device = parameter.device
+def _slot(name: str, parameter: nn.Parameter, selection: Selection, device: torch.device) -> Slot:
     if isinstance(selection, Rows | Columns):
         index = selection.index.to(device=device, dtype=torch.int64)
         if isinstance(selection, Rows):

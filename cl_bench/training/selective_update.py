@@ -26,12 +26,13 @@ from torch import Tensor, nn
 from cl_bench.models.layouts import is_conv1d
 from cl_bench.training.cpu import matmul
 from cl_bench.training.cpu.attention import cpu_attention
+from cl_bench.training.elsewhere import reduce_on
 from cl_bench.training.held import held_of
 from cl_bench.training.hooks import only_in_training
 from cl_bench.training.linear import SelectiveEmbedding, SelectiveLinear
 from cl_bench.training.optimiser import FlatAdamW
 from cl_bench.training.patching import as_declared, is_replaced, replace
-from cl_bench.training.selected import Slot, build_slots
+from cl_bench.training.selected import Slot, build_slots, same_memory
 from cl_bench.training.sharding import group_of, is_split, parts_of, refuse_own_gradients
 from cl_bench.training.update_plan import UpdatePlan
 
@@ -43,6 +44,10 @@ class SelectiveUpdate:
     `torch.no_grad` or not: they are no autograd leaves). After writing masters call `write_back`.
     Parameters that the plan freezes, or of which it selects nothing, have no entry. Every backward
     pass through a patched layer adds to `grads`, that of `torch.autograd.grad` too.
+
+    `device` computes; `state` is where `grads`, `masters` and moments are (both default to that of
+    the weights). Where it is another one, gradients go there layer by layer, in every backward
+    pass, and the update is made there.
     """
 
     def __init__(
@@ -52,14 +57,19 @@ class SelectiveUpdate:
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        device: torch.device | None = None,
+        state: torch.device | None = None,
     ) -> None:
         self.model = model
+        self._device, self._state = device, state
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
-        self._slots = {slot.name: slot for slot in build_slots(model, plan)}
+        self._slots = {slot.name: slot for slot in build_slots(model, plan, device)}
         self._held = {
             name: held_of(slot) for name, slot in self._slots.items() if is_split(slot.parameter)
         }
         self._flats: dict[str, FlatAdamW] = {}
+        self._computed_on: dict[str, torch.device] = {}
+        """By flat buffer: where its gradients come from."""
         self._leaves: dict[str, nn.Parameter] = {}
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         self.masters: Mapping[str, Tensor] = {}
@@ -76,20 +86,21 @@ class SelectiveUpdate:
         groups: dict[tuple[torch.dtype, torch.device, bool], list[Slot]] = {}
         for slot in self._own_slots():
             split = slot.name in self._held
-            groups.setdefault((slot.dtype, slot.parameter.device, split), []).append(slot)
+            groups.setdefault((slot.dtype, self._state_device(slot), split), []).append(slot)
         masters, grads = {}, {}
         for (dtype, device, split), slots in groups.items():
             flat = FlatAdamW.empty(sum(slot.numel for slot in slots), dtype, device)
             key = f"{dtype}/{device}".removeprefix("torch.") + ("/split" if split else "")
             self._flats[key] = flat
+            self._computed_on[key] = self._compute_device(slots[0])
             start = 0
             for slot in slots:
                 span = slice(start, start := start + slot.numel)
                 masters[slot.name] = flat.masters[span].view(slot.shape)
                 grads[slot.name] = flat.grads[span].view(slot.shape)
                 masters[slot.name].copy_(slot.gather(slot.parameter.data))
-                if split:
-                    self._leaves[slot.name] = self._leaf_of_all(slot.name, grads[slot.name])
+                if split or device != self._compute_device(slot):
+                    self._leaves[slot.name] = self._leaf_elsewhere(slot.name, grads[slot.name])
                     continue
                 if slot.part == "full" and slot.parameter.dtype == dtype:
                     # One copy: the weight is its own master until `close`.
@@ -99,6 +110,12 @@ class SelectiveUpdate:
                 self._leaves[slot.name] = leaf
         self.masters, self.grads = masters, grads
 
+    def _compute_device(self, slot: Slot) -> torch.device:
+        return self._device or slot.parameter.device
+
+    def _state_device(self, slot: Slot) -> torch.device:
+        return self._state or self._compute_device(slot)
+
     def _own_slots(self) -> list[Slot]:
         """Of what this process holds."""
         return [
@@ -106,18 +123,23 @@ class SelectiveUpdate:
             for name, slot in self._slots.items()
         ]
 
-    def _leaf_of_all(self, name: str, sink: Tensor) -> nn.Parameter:
-        """The leaf of a split parameter: of all processes' entries, without memory of its own.
+    def _leaf_elsewhere(self, name: str, sink: Tensor) -> nn.Parameter:
+        """The leaf of a parameter whose gradient is kept elsewhere, without memory of its own.
 
-        Its gradient is summed over the processes, and `sink` gets the part that belongs here.
+        Of a split one it is of all processes' entries: they are summed over the processes, and
+        `sink` gets the part that belongs here.
         """
-        slot, held = self._slots[name], self._held[name]
-        leaf = nn.Parameter(sink.new_zeros(()).expand(slot.shape))
+        slot, held = self._slots[name], self._held.get(name)
+        zero = sink.new_zeros((), device=self._compute_device(slot))
+        leaf = nn.Parameter(zero.expand(slot.shape))
 
         def hand_over(leaf: Tensor) -> None:
             gradient, leaf.grad = leaf.grad, None
             assert gradient is not None
-            held.add_sum(gradient, sink)
+            if held is None:
+                sink.add_(gradient.to(sink.device))
+            else:
+                held.add_sum(gradient, sink)
 
         register = leaf.register_post_accumulate_grad_hook
         self._hooks.append(register(hand_over))  # type: ignore[no-untyped-call]
@@ -179,11 +201,12 @@ class SelectiveUpdate:
         return partial(_embedding, module, leaf, index, part)
 
     def compact(self, name: str, dense: Tensor) -> Tensor:
-        """The selected entries of `dense`, a tensor of parameter `name`'s shape.
+        """The selected entries of `dense`, a tensor of parameter `name`'s shape on any device.
 
-        Of a parameter that is split over processes those that are here.
+        Of a parameter that is split over processes those that are here. They are where `grads` is.
         """
-        return (self._held.get(name) or self._slots[name]).compact(dense)
+        slot = self._slots[name]
+        return (self._held.get(name) or slot).compact(dense).to(self._state_device(slot))
 
     def after_backward(self) -> None:
         """Raises RunError where a split weight has a gradient that came to no leaf of ours."""
@@ -197,7 +220,7 @@ class SelectiveUpdate:
         """
         for key, flat in self._flats.items():
             if not key.endswith("/split"):
-                reduce(flat.grads)
+                reduce_on(self._computed_on[key], flat.grads, reduce)
 
     @torch.no_grad()
     def clip(self, max_norm: float | None) -> float:
@@ -219,6 +242,7 @@ class SelectiveUpdate:
         """Over all processes, of which each holds other entries."""
         square: Tensor = _norm(gradients).square()
         held = next(iter(self._held.values()))
+        square = square.to(self._compute_device(held.whole))
         dist.all_reduce(square, group=group_of(held.whole.parameter))
         return square.sqrt()
 
@@ -278,9 +302,9 @@ class SelectiveUpdate:
         """Bytes held now: `weights` of the model, `gradients`, `optimiser` (with the indices)."""
         flats = self._flats.values()
         indices = [slot.index for slot in self._own_slots() if slot.index is not None]
-        own = {master.data_ptr() for master in self.masters.values()}
-        weights = list(parts_of(self.model.parameters()))
-        shared = sum(p.nbytes for p in weights if p.data_ptr() in own)
+        slots = [(slot, self.masters[slot.name]) for slot in self._own_slots()]
+        shared = sum(m.nbytes for slot, m in slots if same_memory(slot.parameter, m))
+        weights = parts_of(self.model.parameters())
         return {
             "weights": sum(p.nbytes for p in weights),
             "gradients": sum(flat.grads.nbytes for flat in flats),
@@ -314,7 +338,7 @@ class SelectiveUpdate:
         for name, slot in self._slots.items():
             if name in self._held:
                 continue
-            if slot.parameter.data_ptr() == self.masters[name].data_ptr():
+            if same_memory(slot.parameter, self.masters[name]):
                 slot.parameter.data = self.masters[name].clone()
         self._hooks, self._restore, self._requires_grad = [], {}, {}
 
@@ -363,5 +387,5 @@ def _embedding(module: Any, leaf: Tensor, index: Tensor | None, part: str, input
 
 def _collect(parameter: Tensor, slot: Slot, sink: Tensor) -> None:
     if parameter.grad is not None:
-        sink.add_(slot.gather(parameter.grad))
+        sink.add_(slot.gather(parameter.grad).to(sink.device))
         parameter.grad = None

@@ -12,13 +12,15 @@ others repeats one that counts nothing (`idle.py`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
 from cl_bench.errors import RunError
@@ -37,22 +39,41 @@ def unsplittable(model: nn.Module) -> list[str]:
     return [n for n, p in model.named_parameters() if p.dim() > 1 and id(p) not in known]
 
 
-def shard_model(model: Any, device: torch.device, world: int) -> None:
+def shard_model(model: Any, device: torch.device, world: int, main_memory: bool = False) -> None:
     """Split the weights of `model`, a whole one on any device, over `world` processes.
 
     Afterwards its matrices are `DTensor`s on `device`, rows of which each process holds; those of
-    PEFT's adapters stay whole.
+    PEFT's adapters stay whole. With `main_memory` the rows are there, and `device` has a layer only
+    while it is computed; vectors and adapters stay on `device`.
     """
     try_last_mlp(model)
     mesh = init_device_mesh(device.type, (world,))
+    policy = CPUOffloadPolicy(pin_memory=device.type != "cpu") if main_memory else OffloadPolicy()
     adapted = hasattr(model, "peft_config")
     kept = {p for p in model.parameters() if p.dim() < 2 or (adapted and p.requires_grad)}
     for parameter in kept:
         parameter.data = parameter.data.to(device)
     root = model.get_base_model() if adapted else model
     for layer in _units(root):
-        fully_shard(layer, mesh=mesh, ignored_params=kept)
-    fully_shard(root, mesh=mesh, ignored_params=kept, reshard_after_forward=True)
+        fully_shard(layer, mesh=mesh, ignored_params=kept, offload_policy=policy)
+    fully_shard(
+        root, mesh=mesh, ignored_params=kept, reshard_after_forward=True, offload_policy=policy
+    )
+
+
+@contextmanager
+def connected(device: torch.device) -> Iterator[None]:
+    """While open one process alone, which no launcher connected, is a group: FSDP2 asks for one."""
+    if dist.is_initialized():
+        yield
+        return
+    backend = dist.get_default_backend_for_device(device)
+    store = dist.HashStore()  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def _units(model: Any) -> list[nn.Module]:
@@ -78,7 +99,36 @@ def own_part(tensor: Tensor) -> Tensor:
 
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor, gathered where it is split: every process must ask."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return on_mesh(tensor).full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def on_mesh(tensor: DTensor) -> DTensor:
+    """The same on the device that computes, where the rows may be in main memory."""
+    local, mesh = tensor.to_local(), tensor.device_mesh
+    if local.device.type == mesh.device_type:
+        return tensor
+    return DTensor.from_local(
+        local.to(mesh.device_type),
+        mesh,
+        tensor.placements,
+        run_check=False,
+        shape=tensor.shape,
+        stride=tensor.stride(),
+    )
+
+
+def computes_on(tensor: Tensor) -> torch.device:
+    """The device of a tensor; of split rows, which may be in main memory, the one that computes."""
+    if isinstance(tensor, DTensor):
+        return torch.device(tensor.device_mesh.device_type)
+    return tensor.device
+
+
+def copied(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy on `device`; of a split tensor on the device that computes, split as it is."""
+    if isinstance(tensor, DTensor):
+        return joined(tensor.to_local().detach().clone(), tensor)
+    return tensor.detach().to(device, copy=True)
 
 
 def parts_of(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -98,12 +148,11 @@ def split_as(tensor: Tensor, like: Tensor) -> Tensor:
         return tensor
     mesh = like.device_mesh
     start, stop = rows_of(len(tensor), mesh.get_local_rank(), mesh.size())
-    local = tensor[start:stop].to(like.to_local().device, copy=True)
-    return joined(local, like)
+    return joined(tensor[start:stop].to(computes_on(like), copy=True), like)
 
 
-def joined(local: Tensor, like: Tensor) -> Tensor:
-    """The split tensor of which each process gives its rows."""
+def joined(local: Tensor, like: Tensor) -> DTensor:
+    """The split tensor of which each process gives its rows, on the device that computes."""
     assert isinstance(like, DTensor)
     stride = torch.empty(like.shape, device="meta").stride()
     return DTensor.from_local(

@@ -68,9 +68,9 @@ def split(bench: Bench, world: int, name: str, *arguments: str) -> None:
         SelectiveUpdate.__init__ = measured
         shard = sharding.shard_model
 
-        def counted(model, device, count):
+        def counted(model, device, count, fetched):
             total = sum(p.numel() for p in model.parameters())
-            shard(model, device, count)
+            shard(model, device, count, fetched)
             own = sum(p.numel() for p in sharding.parts_of(model.parameters()))
             held.append((total, own))
 

@@ -80,6 +80,7 @@ OTHERWISE: dict[str, Any] = {
     "train.betas": [0.5, 0.9],
     "train.gradient_checkpointing": True,
     "train.shard": True,
+    "train.offload": ["method"],
     "eval.trace.after": "last",
     "eval.trace.cells": "all",
     "eval.trace.limit": 3,
