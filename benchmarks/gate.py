@@ -1,13 +1,15 @@
 """How often `cl-bench gate` errs and what it finds, on records of real documents.
 
     python benchmarks/gate.py RECORDS.json [--task general_piqa] [--new "noise 30"] [--draws 1000]
-        [--kept CELLS.json]
+        [--kept CELLS.json] [--real "noise 120"]
 
 RECORDS.json is what `benchmarks/gate_records.py` writes. In every draw the two sides of each
 document are swapped or not, at random, and documents come in a random order: nothing dropped.
-Drops are planted by turning right answers of NEW wrong, each with the same chance. The gate decides
-as it does for model folders, with looks after every tenth of the documents. Tables in per cent.
-What is kept in CELLS.json is not drawn again: ended at any time, it goes on there.
+Drops are planted in NEW by turning answers wrong that are right on both sides, each with the same
+chance. Where NEW itself has dropped (`--real`), documents are drawn with replacement instead, and
+the margin is the one beyond which the gate says that it sees such a drop. The gate decides as it
+does for model folders, with looks after every tenth of the documents. Tables in per cent. What is
+kept in CELLS.json is not drawn again: ended at any time, it goes on there.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil, sqrt
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import brentq
 from scipy.special import ndtri
 
 from cl_bench.gate.changes import Measured
@@ -63,9 +67,8 @@ def draw(pairs: Pairs, drop: float, generator: np.random.Generator) -> Pairs:
     found = generator.permutation(pairs)
     swapped = generator.random(len(found)) < 0.5
     found[swapped] = found[swapped][:, ::-1]
-    if drop:
-        right = pairs.mean()
-        found[generator.random(len(found)) < drop / right, 1] = 0
+    both = found.all(axis=1)
+    found[both & (generator.random(len(found)) < drop / pairs.all(axis=1).mean()), 1] = 0
     return found
 
 
@@ -84,7 +87,7 @@ def gates(pairs: Pairs, parts: int, margin: float, drops: Sequence[float], draws
     generator = np.random.default_rng(1)
     verdicts, taken = [], []
     for _ in range(draws):
-        whole = draw(pairs, 0.0, generator)
+        whole = generator.permutation(pairs)
         dealt = {
             f"part {i}": draw(whole[i::parts], drop, generator) for i, drop in enumerate(drops)
         }
@@ -96,6 +99,32 @@ def gates(pairs: Pairs, parts: int, margin: float, drops: Sequence[float], draws
         verdicts.count("pass") / draws,
         float(np.mean(taken)),
     )
+
+
+def real(pairs: Pairs, draws: int) -> tuple[float, Outcome]:
+    """The margin beyond which the gate says it sees the drop that there is, and what it finds."""
+    drop = float(pairs[:, 0].mean() - pairs[:, 1].mean())
+    changes = pairs @ (-1, 1)
+    now = Measured.of(
+        {"all": RightOrWrong(int((changes < 0).sum()), int((changes > 0).sum()), len(pairs))}
+    )
+    one = Drawn({"all": pairs}, LOOKS)
+    boundaries = watched(one.rounds)["all"].boundaries
+
+    def short(margin: float) -> float:
+        sees, _ = reach(now, boundaries, LOOKS - 1, margin, ALPHA)
+        assert sees is not None
+        return sees - drop
+
+    margin = float(brentq(short, 0.0, drop, xtol=1e-5))
+    generator = np.random.default_rng(1)
+    findings = [
+        judge(Drawn({"all": generator.choice(pairs, len(pairs))}, LOOKS), margin)[0]
+        for _ in range(draws)
+    ]
+    verdicts = [each.verdict for each in findings]
+    taken = float(np.mean([each.n for each in findings])) / len(pairs)
+    return margin, Outcome(verdicts.count("fail") / draws, verdicts.count("pass") / draws, taken)
 
 
 def announced(pairs: Pairs, parts: int, margin: float, looks: int) -> float:
@@ -154,6 +183,22 @@ def points(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
+def paired(records: Mapping[str, Any], task: str, new: str) -> Pairs:
+    """The documents that both have."""
+    sides = [records[name][task] for name in ("base", new)]
+    keys = [(leaf, i) for leaf in sides[0] for i in sides[0][leaf] if i in sides[1].get(leaf, {})]
+    return np.array([[side[leaf][i] for side in sides] for leaf, i in keys], dtype=np.int64)
+
+
+def said(new: str, pairs: Pairs) -> str:
+    """How the two sides differ."""
+    turned = (pairs[:, 0] != pairs[:, 1]).mean()
+    before, after = (points(value) for value in pairs.mean(axis=0))
+    return (
+        f"{len(pairs)} documents: base {before}, {new} {after}; {points(turned)} % of them change."
+    )
+
+
 def main() -> None:
     """The tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -163,16 +208,11 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--margin", type=float, nargs="*", default=[3.0, 4.0, 5.0])
     parser.add_argument("--kept", type=Path)
+    parser.add_argument("--real", nargs="*", default=[], help="of NEW with a drop of its own")
     given = parser.parse_args()
     records = json.loads(given.file.read_text())
-    old, new = (records[name][given.task] for name in ("base", given.new))
-    keys = [(leaf, i) for leaf in old for i in old[leaf] if i in new.get(leaf, {})]
-    pairs = np.array([[old[leaf][i], new[leaf][i]] for leaf, i in keys], dtype=np.int64)
-    turned = (pairs[:, 0] != pairs[:, 1]).mean()
-    print(
-        f"{len(pairs)} documents of {given.task}: base {points(pairs[:, 0].mean())}, {given.new} "
-        f"{points(pairs[:, 1].mean())}; {points(turned)} % of them change; {given.draws} draws\n"
-    )
+    pairs = paired(records, given.task, given.new)
+    print(said(given.new, pairs), f"{given.draws} draws\n")
     kept = Kept(given.kept, pairs, f"{given.task}, {given.new}", given.draws)
     columns = ["capabilities", "margin", "planted", "fail", "pass", "documents"]
     rows = []
@@ -209,6 +249,13 @@ def main() -> None:
         *(f"gate {margin:g}: fail / pass" for margin in given.margin),
     ]
     print("\n".join(table([Column(title) for title in titles], rows)))
+    for name in given.real:
+        pairs = paired(records, given.task, name)
+        margin, found = real(pairs, given.draws)
+        print(
+            f"\n{said(name, pairs)} Margin {100 * margin:.2f}: fail {points(found.fails)}, pass "
+            f"{points(found.passes)}, documents {points(found.documents)}"
+        )
 
 
 if __name__ == "__main__":

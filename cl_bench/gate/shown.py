@@ -73,6 +73,10 @@ def _undecided(gated: Gated) -> Iterator[str]:
     for each in gated.findings:
         if each.verdict == "undecided":
             more = f", of which {each.n} were scored" if each.n < each.of else ""
+            if each.name == POOLED and more:
+                more = (
+                    f", of which {each.n} were looked at together before a capability was decided"
+                )
             yield (
                 f"{each.name}: {each.of} documents{more}; if nothing dropped, all of them pass "
                 f"margins from {_points(each.shows)} points on."

@@ -114,8 +114,9 @@ def judge(
 ) -> list[Finding]:
     """Look until all is decided, there are no more documents, or `stop()` says so after a round.
 
-    `margin`: the drop that is tolerated, 0-1. A capability that is decided is asked no more once
-    their mean is decided too, which needs the same share of all of them.
+    `margin`: the drop that is tolerated, 0-1. A capability that is decided is asked no more. Their
+    mean is looked at as long as all of them are asked, since it needs the same share of each, and a
+    capability that stopped early did so for its extreme scores.
     """
     rounds = documents.rounds
     names, states = list(rounds[0]), watched(rounds)
@@ -128,8 +129,7 @@ def judge(
             states[POOLED].look(turn, Measured.together(now), margin)
         verdicts = _verdicts(states)
         tell(turn, {name: verdict for name, (verdict, _, _) in verdicts.items()})
-        open_ = [name for name, (verdict, _, _) in verdicts.items() if verdict == "undecided"]
-        wanted = names if POOLED in open_ else [name for name in names if name in open_]
+        wanted = [name for name in names if verdicts[name][0] == "undecided"]
         if not wanted or stop():
             break
     return _findings(states, rounds, margin)
@@ -143,18 +143,37 @@ def overall(findings: Sequence[Finding]) -> Verdict:
     return "pass" if verdicts == {"pass"} else "undecided"
 
 
-def _verdicts(states: Mapping[str, Watched]) -> dict[str, tuple[Verdict, float, float]]:
-    """With the corrected p of pass and of fail."""
+Judged = tuple[Verdict, float, float]
+"""A verdict, with the corrected p of pass and of fail."""
+
+
+def _verdicts(states: Mapping[str, Watched]) -> dict[str, Judged]:
     pairs = [state.p_values for state in states.values()]
     passes, fails = (holm([pair[side] for pair in pairs]) for side in (0, 1))
-    found: dict[str, tuple[Verdict, float, float]] = {}
+    found: dict[str, Judged] = {}
     for name, p_pass, p_fail in zip(states, passes, fails, strict=True):
         assert p_pass is not None and p_fail is not None
         verdict: Verdict = "undecided"
         if min(p_pass, p_fail) < ALPHA:
             verdict = "fail" if p_fail < ALPHA else "pass"
         found[name] = verdict, p_pass, p_fail
+    if POOLED in found and found[POOLED][0] == "undecided":
+        found[POOLED] = _implied(found[POOLED], [found[name] for name in found if name != POOLED])
     return found
+
+
+def _implied(pooled: Judged, capabilities: Sequence[Judged]) -> Judged:
+    """The mean where all capabilities pass, or all fail: it has dropped by less, or more, as they.
+
+    It is wrong only where one of them is, so that no error is added.
+    """
+    _, p_pass, p_fail = pooled
+    verdicts = {verdict for verdict, _, _ in capabilities}
+    if verdicts == {"pass"}:
+        return "pass", max(own for _, own, _ in capabilities), p_fail
+    if verdicts == {"fail"}:
+        return "fail", p_pass, max(own for _, _, own in capabilities)
+    return pooled
 
 
 def _findings(

@@ -84,14 +84,38 @@ def test_what_is_seen_is_seen_four_times_in_five() -> None:
     assert shares([0.0], 1000, shows, 600)["pass"] == pytest.approx(0.8, abs=0.06)
 
 
-def test_it_stops_once_all_is_decided() -> None:
-    """What is decided is asked no more, once the mean of all is decided too."""
+def test_what_is_decided_is_asked_no_more() -> None:
+    """The mean of all keeps its last look at equal parts of them."""
     generator = np.random.default_rng(1)
     some = drawn([0.0, 0.3], 800, generator)
     findings = {each.name: each for each in judge(some, 0.035)}
     assert [findings[name].verdict for name in ("c0", "c1", POOLED)] == ["pass", "fail", "fail"]
     assert findings["c1"].n < findings["c0"].n == len({look for _, look in some.asked}) * 160
+    assert findings[POOLED].n == 2 * findings["c1"].n
+    assert some.asked.count(("c1", 1)) == 0, "it failed at the first look"
     assert overall(list(findings.values())) == "fail"
+
+
+def test_the_mean_follows_where_all_capabilities_agree() -> None:
+    """One passes at the first look, where the mean is undecided and left; the other later."""
+    late = np.zeros(800)
+    late[:160:10] = -1
+    found = {each.name: each for each in judge(Changes({"a": np.zeros(800), "b": late}), 0.06)}
+    assert {each.verdict for each in found.values()} == {"pass"}
+    assert found["a"].n == 160 and found["b"].n > 160 and found[POOLED].n == 320
+    assert found[POOLED].p_pass == max(found[name].p_pass for name in "ab")
+
+
+def test_the_mean_can_be_decided_where_no_capability_is() -> None:
+    """Each of six has too few documents to be told from the margin."""
+    changes = np.repeat([-1, 1, 0], [28, 12, 360])
+    found = judge(Changes({f"c{i}": changes for i in range(6)}, looks=1), 0.02)
+    verdicts = {each.name: each.verdict for each in found}
+    assert verdicts.pop(POOLED) == "fail" and set(verdicts.values()) == {"undecided"}
+
+
+def test_a_look_that_says_enough_stops() -> None:
+    generator = np.random.default_rng(1)
     turns = []
     few = drawn([0.04], 400, generator)
     (only,) = judge(few, 0.04, lambda: len(few.asked) == 2, lambda turn, _: turns.append(turn))
