@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cl_bench.checks.asked_data import shot_faults
 from cl_bench.checks.gold_answers import sample
 from cl_bench.config.schema import TrainConfig
-from cl_bench.data.chat import Chat, chat_of
+from cl_bench.data.chat import TURNS, Chat, chat_of
+from cl_bench.data.learned_turns import answers_before
+from cl_bench.data.tokens import encode_examples
 
 if TYPE_CHECKING:
     from cl_bench.checks.found import Preflight
+    from cl_bench.data.examples import Example
 
 CUTS = ("max_prompt_tokens", "max_answer_tokens", "truncation")
 """Keys of `train:` that decide what is left of a prompt and of an answer, in scoring too."""
@@ -48,12 +51,46 @@ def _of_chat(found: Preflight, chat: Chat) -> Iterator[str]:
     if not chat.frame.end.strip():
         yield "the chat template ends an answer with no token of its own: EOS ends it in training"
     for name, task in found.suite.stage_tasks.items():
+        yield from _of_turns(found, name, task)
         differing = _rendered_otherwise(found, chat, name, task)
         if differing:
             yield (
                 f"{name}: {differing} training conversations are rendered otherwise by the chat "
                 "template when they are whole (it changes answers, or what stands before them): "
                 "they are trained as they are asked, with the answer behind"
+            )
+
+
+def _of_turns(found: Preflight, name: str, task: Any) -> Iterator[str]:
+    """How many answers in the midst of conversations are learned, and why some are not."""
+    examples = next((own for key, own in found.examples.items() if key[0] == name), ())
+    documents: Any = task.training_docs() if task.has_training_docs() else None
+    if not examples or TURNS not in getattr(documents, "column_names", ()):
+        return
+    roles = ([turn["role"] for turn in documents[one.doc_id][TURNS]] for one in examples)
+    there = sum(len(answers_before(own)) for own in roles)
+    learned = sum(len(one.learned) for one in examples)
+    if there:
+        found.say(f"{name}: {learned:,} earlier answers of its conversations are learned too")
+    if learned < there:
+        yield (
+            f"{name}: {there - learned:,} of {there:,} earlier answers are not learned: the chat "
+            "template renders them otherwise once other turns follow"
+        )
+    yield from _cut_turns(found, name, [one for one in sample(examples, name) if one.learned])
+
+
+def _cut_turns(found: Preflight, name: str, examples: Sequence[Example]) -> Iterator[str]:
+    """What limits of tokens take of conversations."""
+    some = examples[:LOOKED_AT]
+    there = sum(len(one.learned) for one in some)
+    stages = (stage for run in found.runs for stage in run.stages if name in stage.tasks)
+    for room in dict.fromkeys(stage.train.max_prompt_tokens for stage in stages) if some else ():
+        encoded = encode_examples(some, found.tokenizer, room, room, "left")
+        if cut := sum(one.lost_turns for one in encoded):
+            yield (
+                f"{name}: conversations of more than max_prompt_tokens ({room}) lose their oldest "
+                f"turns: in a sample {cut} of {there} earlier answers are cut and not learned"
             )
 
 

@@ -108,7 +108,8 @@ def collate(
 ) -> Batch:
     """Padded tensors `input_ids`, `attention_mask`, `labels`: int64 [B, T].
 
-    Labels are the tokens of the answer and its EOS, -100 elsewhere, not shifted. Pads have
+    Labels are the tokens of the answer and its EOS, and of what is learned before (`earlier`), -100
+    elsewhere, not shifted. Pads have
     attention 0 whatever `pad_id` is. T is the longest length rounded up to `multiple_of`.
     `answer_tokens` counts the labels that a shifted loss sees (all but a label at position 0 of
     the sequence).
@@ -123,7 +124,9 @@ def collate(
         stop = start + len(item.input_ids)
         ids[row, start:stop] = torch.tensor(item.input_ids, dtype=torch.int64)
         mask[row, start:stop] = 1
-        labels[row, start + item.prompt_length : stop] = ids[row, start + item.prompt_length : stop]
+        for first, last in (*item.earlier, (item.prompt_length, len(item.input_ids))):
+            learned = slice(start + first, start + last)
+            labels[row, learned] = ids[row, learned]
     return Batch(
         input_ids=ids,
         attention_mask=mask,

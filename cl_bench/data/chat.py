@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import takewhile
 from typing import Any
 
 from cl_bench.errors import UserError
 
 TURNS = "turns"
 """Of a document: its turns, the answer the last of them."""
-QUESTION, ANSWER = "QUESTION", "ANSWER"
+QUESTION, ANSWER, MORE = "QUESTION", "ANSWER", "MORE"
 """Words of a conversation whose rendering is looked at."""
 
 
@@ -32,6 +33,14 @@ class Frame:
     """Between question and answer."""
     end: str
     """After the answer, up to the token that ends the turn: learned, and where generation stops."""
+    again: str = ""
+    """Between an answer and the user's next turn; "" where the template has no more turns."""
+
+    @property
+    def opening(self) -> str:
+        """What stands before the user's text whatever the turn."""
+        ends = zip(reversed(self.head), reversed(self.again), strict=False)
+        return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], ends))[::-1]
 
 
 @dataclass(frozen=True)
@@ -58,8 +67,10 @@ class Chat:
         )
         return text
 
-    def render_all(self, history: Sequence[Mapping[str, str]]) -> str:
-        """As `render`, of a row's own turns, of which none is left out.
+    def render_all(
+        self, history: Sequence[Mapping[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """A row's own turns, of which none is left out, up to where an answer begins; else whole.
 
         Raises ValueError where the template does not take them.
         """
@@ -69,7 +80,7 @@ class Chat:
         try:
             return str(
                 self.tokenizer.apply_chat_template(
-                    turns, tokenize=False, add_generation_prompt=True
+                    turns, tokenize=False, add_generation_prompt=add_generation_prompt
                 )
             )
         except jinja2.exceptions.TemplateError as error:
@@ -103,7 +114,7 @@ class Chat:
         head, found, tail = asked.partition(QUESTION)
         if not found or QUESTION in tail:
             raise UserError(f"{WHERE}: the template does not show the user's text once")
-        return Frame(head, tail, self._end())
+        return Frame(head, tail, self._end(), self._again())
 
     def ask(self, question: str) -> str:
         """A question without worked examples, up to where its answer begins."""
@@ -114,8 +125,25 @@ class Chat:
         """The turns that every conversation begins with."""
         return [] if self.system is None else [{"role": "system", "content": self.system}]
 
+    def asked(self, turns: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+        """Turns of a row up to its answer, which is the last; its own system's turn goes first."""
+        own = list(turns[:-1])
+        return own if own[0]["role"] == "system" else [*self.first, *own]
+
     def _turns(self, question: str) -> list[dict[str, str]]:
         return [*self.first, {"role": "user", "content": question}]
+
+    def _again(self) -> str:
+        """What stands between an answer and another question; "" where that cannot be seen."""
+        import jinja2
+
+        turns = [*self._turns(QUESTION), {"role": "assistant", "content": ANSWER}]
+        turns.append({"role": "user", "content": MORE})
+        try:
+            text = self.render_all(turns)
+        except (ValueError, jinja2.exceptions.TemplateError):
+            return ""
+        return text.partition(ANSWER)[2].partition(MORE)[0] if ANSWER in text else ""
 
     def _end(self) -> str:
         """What ends an answer: of the template's generation marks, else up to a special token."""
@@ -125,10 +153,15 @@ class Chat:
             raise UserError(f"{WHERE}: the template does not show the assistant's text")
         return self._marked(turns) or self._to_special(after)
 
-    def _marked(self, turns: list[dict[str, str]]) -> str | None:
-        """What the template's own marks (`generation`) count to the answer behind its text."""
+    @cached_property
+    def marks(self) -> bool:
+        """Whether the template says itself what the assistant's part is (`generation`)."""
         template = str(self.tokenizer.get_chat_template())
-        if "generation %}" not in template.replace("-%}", " %}") or not self.tokenizer.is_fast:
+        return "generation %}" in template.replace("-%}", " %}") and bool(self.tokenizer.is_fast)
+
+    def _marked(self, turns: list[dict[str, str]]) -> str | None:
+        """What the template's own marks count to the answer behind its text."""
+        if not self.marks:
             return None
         encoded = self._rendered(
             turns, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
@@ -219,8 +252,7 @@ def _context(plain: Any, chat: Chat, doc: Any, *given: Any, **named: Any) -> Any
     A document that is a conversation (a stage from files) has its turns rendered as they are.
     """
     if isinstance(doc, Mapping) and TURNS in doc:
-        own = doc[TURNS][:-1]
-        return chat.render_all(own if own[0]["role"] == "system" else [*chat.first, *own])
+        return chat.render_all(chat.asked(doc[TURNS]))
     asked: Mapping[str, Any] = {
         "apply_chat_template": True,
         "chat_template": chat.render,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from cl_bench.data.chat import Chat, Frame, chat_of, frame_of
+from cl_bench.data.chat import TURNS, Chat, Frame, chat_of, frame_of
 from cl_bench.data.json_text import json_type
+from cl_bench.data.learned_turns import Span, learned_before
 from cl_bench.data.rows import first_faults
 from cl_bench.errors import UserError
 from cl_bench.seeds import derive_seed, shuffled
@@ -31,6 +33,8 @@ class Example:
     kind: Kind
     frame: Frame | None = None
     """What stands around question and answer, which `prompt` holds then; None: nothing."""
+    learned: tuple[Span, ...] = ()
+    """Characters of `prompt` that are learned as the answer is: the assistant's earlier turns."""
 
 
 class _BadDocumentError(ValueError):
@@ -184,7 +188,10 @@ def example_of(task: Any, doc: Any, doc_id: int) -> Example:
     prompt = own_prompt(task, doc)
     kind: Kind = "generate" if task.config.output_type == "generate_until" else "choice"
     answer = answer_text(task, doc, gold_text(task, doc))
-    return Example(prompt, answer, doc_id, task.task_name, kind, frame_of(task))
+    chat = chat_of(task)
+    turns = doc.get(TURNS) if chat is not None and isinstance(doc, Mapping) else None
+    learned = () if chat is None or turns is None else learned_before(chat, turns, prompt)
+    return Example(prompt, answer, doc_id, task.task_name, kind, frame_of(task), learned)
 
 
 def in_form(example: Example, chat: Chat | None) -> Example:

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cl_bench.data.special_tokens import added_tokens
-from cl_bench.data.truncation import Truncation, instruction_and_cue, truncate_prompt
-from cl_bench.errors import UserError
+from cl_bench.data.cutting import Prompt, within
+from cl_bench.data.encoding import encode, eos_token, own_prefix, prefix_token
+from cl_bench.data.learned_turns import Span, token_spans
+from cl_bench.data.truncation import Truncation, truncate_prompt
 
 if TYPE_CHECKING:
     from cl_bench.data.chat import Frame
@@ -21,16 +22,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """Token ids of a prompt within its budget, and how many tokens were cut."""
-
-    ids: list[int]
-    truncated: int
-
-
-@dataclass(frozen=True)
 class Encoded:
-    """A training example as tokens: labels are `input_ids[prompt_length:]`."""
+    """A training example as tokens: labels are `input_ids[prompt_length:]`, and `earlier`."""
 
     input_ids: list[int]
     prompt_length: int
@@ -38,6 +31,10 @@ class Encoded:
     """Index into the examples that were encoded."""
     truncated_prompt_tokens: int
     truncated_answer_tokens: int
+    earlier: tuple[Span, ...] = ()
+    """Tokens of the prompt that are labels too: what a model said earlier in a conversation."""
+    lost_turns: int = 0
+    """Such turns that were cut with the beginning of the prompt, wholly or in part."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -45,7 +42,8 @@ class Encoded:
     @property
     def answer_tokens(self) -> int:
         """Labels that a shifted loss sees: the first token of a sequence has no prediction."""
-        return len(self.input_ids) - max(self.prompt_length, 1)
+        before = sum(stop - max(start, 1) for start, stop in self.earlier)
+        return before + len(self.input_ids) - max(self.prompt_length, 1)
 
 
 def encode_prompts(
@@ -64,17 +62,17 @@ def encode_prompts(
     `max_prompt_tokens`, then BOS in front if there is room; EOS stands in for a missing BOS.
     """
     if truncation == "trace":
-        whole = _encode(tokenizer, prompts, special=False)
+        whole = encode(tokenizer, prompts, special=False)
         cut = [truncate_prompt(ids, max_prompt_tokens, "trace") for ids in whole]
         with_bos = [_bos_if_room(tokenizer, ids, max_prompt_tokens) for ids in cut]
         return [
             Prompt(ids, len(full) - len(kept))
             for ids, full, kept in zip(with_bos, whole, cut, strict=True)
         ]
-    texts = _own_prefix(tokenizer, prompts)
-    encoded = _encode(tokenizer, texts, special=frame is None)
+    texts = own_prefix(tokenizer, prompts)
+    encoded = encode(tokenizer, texts, special=frame is None)
     return [
-        _within(tokenizer, text, ids, max_prompt_tokens, truncation, frame)
+        within(tokenizer, text, ids, max_prompt_tokens, truncation, frame)
         for text, ids in zip(texts, encoded, strict=True)
     ]
 
@@ -92,21 +90,21 @@ def encode_pairs(
     continuation, both are encoded as one text, and the continuation is what comes after as many
     tokens as the context alone has. `trace` is `left` here: TRACE scores no choices.
     """
-    given = _own_prefix(tokenizer, [context for context, _ in pairs])
+    given = own_prefix(tokenizer, [context for context, _ in pairs])
     moved = [_move_spaces(text, rest) for text, (_, rest) in zip(given, pairs, strict=True)]
-    contexts = _encode(tokenizer, [context for context, _ in moved])
-    wholes = _encode(tokenizer, [context + continuation for context, continuation in moved])
-    alone = _encode(tokenizer, [text for context, text in pairs if not context], special=False)
+    contexts = encode(tokenizer, [context for context, _ in moved])
+    wholes = encode(tokenizer, [context + continuation for context, continuation in moved])
+    alone = encode(tokenizer, [text for context, text in pairs if not context], special=False)
     without_context = iter(alone)
     mode: Truncation = "left" if truncation == "trace" else truncation
     encoded = []
     for (text, _), (context, _), ids, whole in zip(pairs, moved, contexts, wholes, strict=True):
         if text:
-            prompt = _within(tokenizer, context, ids, max_prompt_tokens, mode, frame)
+            prompt = within(tokenizer, context, ids, max_prompt_tokens, mode, frame)
             encoded.append((prompt, whole[len(ids) :]))
         else:
             continuation = next(without_context)
-            prefix = _prefix_token(tokenizer)
+            prefix = prefix_token(tokenizer)
             repeated = continuation[:1] == [prefix]
             encoded.append((Prompt([prefix], 0), continuation[1:] if repeated else continuation))
     return encoded
@@ -120,15 +118,15 @@ def encode_answers(
     With `prompts` (of a chat template) as they come in the whole conversation, which for some
     tokenizers begins a word otherwise, unless a token would hold the end of a prompt too.
     """
-    apart = _encode(tokenizer, answers, special=False)
+    apart = encode(tokenizer, answers, special=False)
     if prompts is None:
         return apart
-    starts = _encode(tokenizer, prompts, special=False)
+    starts = encode(tokenizer, prompts, special=False)
     wholes = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
     return [
         whole[len(start) :] if whole[: len(start)] == start else alone
         for start, whole, alone in zip(
-            starts, _encode(tokenizer, wholes, special=False), apart, strict=True
+            starts, encode(tokenizer, wholes, special=False), apart, strict=True
         )
     ]
 
@@ -148,6 +146,7 @@ def encode_examples(
     followed by EOS, which the budget does not count. Thus a sequence has at most
     `max_prompt_tokens + max_answer_tokens + 1` tokens (TRACE's collator, `trace`: without the 1).
     Where a chat template ends an answer's turn in its own way, that stands in place of the EOS.
+    Earlier answers of a conversation (`Example.learned`) are learned unless they are cut.
 
     Raises UserError when the tokenizer has no EOS token.
     """
@@ -158,8 +157,20 @@ def encode_examples(
         own = {i: example for i, example in enumerate(examples) if example.frame == frame}
         parts = _parts(own, tokenizer, max_prompt_tokens, truncation, frame)
         end = _end_of(tokenizer, frame)
-        encoded |= {i: _joined(i, *part, max_answer_tokens, end) for i, part in parts.items()}
+        for i, (prompt, answer) in parts.items():
+            turns = _earlier(tokenizer, examples[i])
+            encoded[i] = _joined(i, prompt, answer, max_answer_tokens, end, turns)
     return [encoded[i] for i in range(len(examples))]
+
+
+def _earlier(tokenizer: Any, example: Example) -> list[Span]:
+    """Tokens of the whole prompt that are learned."""
+    if not example.learned:
+        return []
+    (text,) = own_prefix(tokenizer, [example.prompt])
+    moved = len(text) - len(example.prompt)
+    spans = [(start + moved, stop + moved) for start, stop in example.learned]
+    return token_spans(tokenizer, text, spans)
 
 
 def _parts(
@@ -184,8 +195,8 @@ def _parts(
 
 def _end_of(tokenizer: Any, frame: Frame | None) -> list[int]:
     """What ends an answer: the template's own end of a turn, else EOS."""
-    own = [] if frame is None else _encode(tokenizer, [frame.end], special=False)[0]
-    return own or [_eos_token(tokenizer)]
+    own = [] if frame is None else encode(tokenizer, [frame.end], special=False)[0]
+    return own or [eos_token(tokenizer)]
 
 
 def _all_as_trace(
@@ -195,22 +206,33 @@ def _all_as_trace(
     texts = {i: each for i, each in enumerate(examples) if each.kind == "generate"}
     choices = {i: each for i, each in enumerate(examples) if each.kind == "choice"}
     answers = encode_answers(tokenizer, [each.answer for each in texts.values()])
-    joint = _encode(tokenizer, [each.prompt + each.answer for each in texts.values()], False)
+    joint = encode(tokenizer, [each.prompt + each.answer for each in texts.values()], False)
     room = max_prompt + max_answer
     encoded = {
         i: _as_trace(i, ids, len(answer), room, tokenizer)
         for i, ids, answer in zip(texts, joint, answers, strict=True)
     }
     parts = _parts(choices, tokenizer, max_prompt, "trace", None)
-    end = [_eos_token(tokenizer)]
+    end = [eos_token(tokenizer)]
     encoded |= {i: _joined(i, *part, max_answer, end) for i, part in parts.items()}
     return [encoded[i] for i in range(len(examples))]
 
 
-def _joined(index: int, prompt: Prompt, answer: list[int], limit: int, end: list[int]) -> Encoded:
+def _joined(
+    index: int,
+    prompt: Prompt,
+    answer: list[int],
+    limit: int,
+    end: list[int],
+    turns: Sequence[Span] = (),
+) -> Encoded:
     cut = max(0, len(answer) - limit)
     kept = answer[:limit] if cut else [*answer, *end]
-    return Encoded(prompt.ids + kept, len(prompt.ids), index, prompt.truncated, cut)
+    earlier = prompt.places(turns)
+    return Encoded(
+        *(prompt.ids + kept, len(prompt.ids), index, prompt.truncated, cut),
+        *(tuple(earlier), len(turns) - len(earlier)),
+    )
 
 
 def _as_trace(index: int, joint: list[int], answer: int, room: int, tokenizer: Any) -> Encoded:
@@ -221,7 +243,7 @@ def _as_trace(index: int, joint: list[int], answer: int, room: int, tokenizer: A
     """
     kept = truncate_prompt(joint, room, "trace")
     cut = len(joint) - len(kept)
-    ids = [*kept, _eos_token(tokenizer)] if len(kept) < room else kept
+    ids = [*kept, eos_token(tokenizer)] if len(kept) < room else kept
     ids = _bos_if_room(tokenizer, ids, room)
     labels = min(answer + 1, room, len(ids))
     from_prompt = min(cut, max(0, len(joint) - answer))
@@ -241,116 +263,11 @@ def pad_id(tokenizer: Any) -> int:
     return 0
 
 
-def _eos_token(tokenizer: Any) -> int:
-    """The id that ends an answer. Raises UserError when the tokenizer has none."""
-    if tokenizer.eos_token_id is None:
-        raise UserError("the model's tokenizer has no EOS token: an answer could not be ended")
-    return int(tokenizer.eos_token_id)
-
-
-def _prefix_token(tokenizer: Any) -> int:
-    """What a text is conditioned on when nothing precedes it: BOS, else EOS."""
-    return int(_eos_token(tokenizer) if tokenizer.bos_token_id is None else tokenizer.bos_token_id)
-
-
 def _bos_if_room(tokenizer: Any, ids: list[int], limit: int) -> list[int]:
     """TRACE's collator: BOS (else EOS) in front of a sequence shorter than `limit`."""
-    return [_prefix_token(tokenizer), *ids] if len(ids) < limit else ids
+    return [prefix_token(tokenizer), *ids] if len(ids) < limit else ids
 
 
 def _move_spaces(context: str, continuation: str) -> tuple[str, str]:
     kept = context.rstrip()
     return kept, context[len(kept) :] + continuation
-
-
-def _encode(tokenizer: Any, texts: Sequence[str], special: bool = True) -> list[list[int]]:
-    """Ids of each text, with special tokens as `HFLM.tok_encode` adds them, or without any."""
-    if not texts:
-        return []
-    groups: dict[bool, list[str]] = {}
-    for text in dict.fromkeys(texts):
-        groups.setdefault(special and _gets_special_tokens(tokenizer, text), []).append(text)
-    encoded: dict[str, list[int]] = {}
-    for add, group in groups.items():
-        ids = tokenizer(group, add_special_tokens=add, return_attention_mask=False, verbose=False)
-        rows = ids["input_ids"]
-        if add and (added := added_tokens(tokenizer)).after:
-            rows = [added.without_end(row) for row in rows]
-        encoded.update(zip(group, rows, strict=True))
-    return [encoded[text] for text in texts]
-
-
-def _own_prefix(tokenizer: Any, texts: Sequence[str]) -> list[str]:
-    """Texts whose own BOS stands behind spaces begin with it: one BOS is enough."""
-    added, prefix = added_tokens(tokenizer), tokenizer.decode([_prefix_token(tokenizer)])
-    return [added.own_prefix(text, prefix) for text in texts]
-
-
-def _gets_special_tokens(tokenizer: Any, text: str) -> bool:
-    prefix: str = tokenizer.decode([_prefix_token(tokenizer)])
-    return not text.startswith(prefix)
-
-
-def _within(
-    tokenizer: Any,
-    text: str,
-    ids: list[int],
-    limit: int,
-    truncation: Truncation,
-    frame: Frame | None = None,
-) -> Prompt:
-    if not ids:
-        return Prompt([_prefix_token(tokenizer)], 0)
-    if len(ids) <= limit:
-        return Prompt(ids, 0)
-    if frame is not None:
-        return Prompt(
-            _cut_question(tokenizer, text, ids, limit, truncation, frame), len(ids) - limit
-        )
-    special = _gets_special_tokens(tokenizer, text)
-    head, cue = 0, 0
-    if truncation != "left":
-        head, cue = _tokens_outside(tokenizer, text, ids, instruction_and_cue(text), special)
-    return Prompt(truncate_prompt(ids, limit, truncation, head=head, cue=cue), len(ids) - limit)
-
-
-def _cut_question(
-    tokenizer: Any, text: str, ids: list[int], limit: int, truncation: Truncation, frame: Frame
-) -> list[int]:
-    """What a template puts around a question stays where it fits; the question is cut."""
-    begin = len(frame.head) if text.startswith(frame.head) else 0
-    end = len(text) - (len(frame.tail) if text.endswith(frame.tail) else 0)
-    head, tail = _tokens_outside(tokenizer, text, ids, (begin, end), special=False)
-    if head + tail >= limit:
-        return truncate_prompt(ids, limit, "left")
-    instruction, cue = (0, 0)
-    if truncation == "keep_instruction":
-        first, last = (begin + at for at in instruction_and_cue(text[begin:end]))
-        outside = _tokens_outside(tokenizer, text, ids, (first, last), special=False)
-        instruction, cue = max(0, outside[0] - head), max(0, outside[1] - tail)
-    question = ids[head : len(ids) - tail]
-    kept = truncate_prompt(question, limit - head - tail, truncation, head=instruction, cue=cue)
-    return [*ids[:head], *kept, *ids[len(ids) - tail :]]
-
-
-def _tokens_outside(
-    tokenizer: Any, text: str, ids: list[int], between: tuple[int, int], special: bool
-) -> tuple[int, int]:
-    """How many tokens hold what stands before and after a part of a text, given in characters.
-
-    Those across its borders are counted; a tokenizer without offsets is asked for the two texts
-    apart, which may be off by a token.
-    """
-    end, begin = between
-    if not tokenizer.is_fast:
-        return (
-            len(_encode(tokenizer, [text[:end]], special)[0]) if end else 0,
-            len(_encode(tokenizer, [text[begin:]], special=False)[0]) if text[begin:] else 0,
-        )
-    offsets = tokenizer(
-        text, add_special_tokens=special, return_offsets_mapping=True, verbose=False
-    )["offset_mapping"]
-    real = [(i, start, stop) for i, (start, stop) in enumerate(offsets) if stop > start]
-    head: int = next((i for i, start, _ in real if start >= end), len(ids)) if end else 0
-    first: int = next((i for i, _, stop in real if stop > begin), len(ids))
-    return head, len(ids) - first

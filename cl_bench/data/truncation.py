@@ -28,10 +28,18 @@ def truncate_prompt(
     if limit < 1:
         raise ValueError(f"a prompt needs at least 1 token, got a limit of {limit}")
     ids = list(prompt_ids)
-    if len(ids) <= limit:
-        return ids
-    keep = head if mode == "keep_instruction" and _is_instruction(len(ids), limit, head, cue) else 0
-    return ids[:keep] + ids[len(ids) - (limit - keep) :]
+    start, stop = cut_of(len(ids), limit, mode, head=head, cue=cue)
+    return ids[:start] + ids[stop:]
+
+
+def cut_of(
+    length: int, limit: int, mode: Truncation, *, head: int = 0, cue: int = 0
+) -> tuple[int, int]:
+    """Which tokens `truncate_prompt` takes out of so many: the first, and the first that stays."""
+    if length <= limit:
+        return 0, 0
+    keep = head if mode == "keep_instruction" and _is_instruction(length, limit, head, cue) else 0
+    return keep, length - (limit - keep)
 
 
 def _is_instruction(length: int, limit: int, head: int, cue: int) -> bool:

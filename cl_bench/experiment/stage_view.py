@@ -69,10 +69,15 @@ def stage_view(
 
 
 def lost_ends(stage: Stage, encode: Callable[[Sequence[Example]], Any]) -> dict[str, Any]:
-    """Answers that were cut, and so trained without their end; nothing where there are none."""
-    lost = sum(one.truncated_answer_tokens > 0 for one in encode(stage.examples))
-    if not lost:
-        return {}
-    limit = stage.train.max_answer_tokens
-    found = {"answers": lost, "of": len(stage.examples), "max_answer_tokens": limit}
-    return {"answers_without_end": found}
+    """Answers that were cut, and so trained without their end, and answers in the midst of
+    conversations that were cut away; nothing where there are none."""
+    encoded, train = encode(stage.examples), stage.train
+    found: dict[str, Any] = {}
+    if lost := sum(one.truncated_answer_tokens > 0 for one in encoded):
+        limit = {"max_answer_tokens": train.max_answer_tokens}
+        found["answers_without_end"] = {"answers": lost, "of": len(encoded), **limit}
+    if lost := sum(one.lost_turns for one in encoded):
+        of = sum(len(one.learned) for one in stage.examples)
+        limit = {"max_prompt_tokens": train.max_prompt_tokens}
+        found["earlier_answers_cut"] = {"answers": lost, "of": of, **limit}
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -12,8 +13,8 @@ from cl_bench.config.schema import ExperimentConfig, ModelConfig, TrainConfig
 from cl_bench.costs.model_shapes import model_file
 from cl_bench.costs.shapes import Shapes
 from cl_bench.costs.total import Total
-from cl_bench.data.own_files.task import StageData, own_task, training_pairs
-from cl_bench.data.rows import Row, TraceRow, read_rows
+from cl_bench.data.own_files.task import StageData, earlier_answers, own_task, training_pairs
+from cl_bench.data.rows import TraceRow, read_rows
 from cl_bench.data.sources import resolve_data_root, trace_file
 from cl_bench.errors import UserError
 from cl_bench.methods.spec import RunSpec, TrainingSet
@@ -26,7 +27,7 @@ _SAMPLE = 64  # rows whose tokens are counted, spread evenly over the file
 class Workload:
     """Training examples of a stage, and tokens of an example: a mean, or the most there can be.
 
-    `answers`: of those tokens the ones of the answer, with its end.
+    `answers`: of those tokens the ones that are learned, with what ends each answer.
     """
 
     examples: int
@@ -49,8 +50,9 @@ class Workloads:
     ) -> None:
         self._own = own or {}
         self._root = resolve_data_root(config.data_root)
+        self._chat = config.model.chat_template != "off"
         self._count = token_counter(config.model)
-        self._rows: dict[str, Sequence[Row] | None] = {}
+        self._rows: dict[str, Sequence[_Row] | None] = {}
         self._means: dict[tuple[str, int, int], tuple[float, float]] = {}
 
     def of(self, sets: Sequence[TrainingSet], train: TrainConfig) -> Workload | None:
@@ -79,34 +81,48 @@ class Workloads:
         if key not in self._means:
             sample = rows[:: -(-len(rows) // _SAMPLE)]
             found = [_tokens(row, self._count, train) for row in sample]
-            self._means[key] = fmean(map(sum, found)), fmean(answer for _, answer in found)
+            self._means[key] = fmean(whole for whole, _ in found), fmean(own for _, own in found)
         tokens, answers = self._means[key]
         return Workload(examples, tokens, True, answers)
 
-    def _rows_of(self, task: str) -> Sequence[Row] | None:
+    def _rows_of(self, task: str) -> Sequence[_Row] | None:
         if task in self._own and task not in self._rows:
-            self._rows[task] = _own_rows(task, self._own[task])
+            self._rows[task] = _own_rows(task, self._own[task], self._chat)
         if task not in self._rows:
             trace = TASKS.get(task)
             path = trace_file(self._root / "trace" / trace.trace_name, "train") if trace else None
             there = path is not None and path.is_file()
             found = read_rows(path, TraceRow) if path and there else []
-            self._rows[task] = [Row(row.prompt, row.answer) for row in found]
+            self._rows[task] = [_Row(row.prompt, row.answer) for row in found]
         return self._rows[task] or None
 
 
-def _own_rows(task: str, data: StageData) -> Sequence[Row] | None:
+@dataclass(frozen=True)
+class _Row:
+    prompt: str
+    answer: str
+    earlier: Sequence[str] = ()
+    """Answers in the prompt that are learned too."""
+
+
+def _own_rows(task: str, data: StageData, chat: bool) -> Sequence[_Row] | None:
     """None where something is wrong with them: the checks say it, with all else."""
     try:
-        return [Row(*pair) for pair in training_pairs(own_task(task, data, scored=False))]
+        made = own_task(task, data, scored=False)
     except UserError:
         return None
+    turns = earlier_answers(made) if chat else repeat(())
+    return [_Row(*pair, own) for pair, own in zip(training_pairs(made), turns, strict=False)]
 
 
-def _tokens(row: Row, count: Callable[[str], int], train: TrainConfig) -> tuple[int, int]:
-    """Tokens of a training example: its prompt within its limit; its answer likewise, and EOS."""
+def _tokens(row: _Row, count: Callable[[str], int], train: TrainConfig) -> tuple[int, int]:
+    """Tokens of a training example, and those that are learned, with what ends each answer.
+
+    The prompt is within its limit, and the answer within its own.
+    """
+    prompt = min(count(row.prompt), train.max_prompt_tokens)
     answer = min(count(row.answer) + 1, train.max_answer_tokens + 1)
-    return min(count(row.prompt), train.max_prompt_tokens), answer
+    return prompt + answer, answer + min(prompt, sum(count(text) + 1 for text in row.earlier))
 
 
 def stage_total(run: RunSpec, position: int, shapes: Shapes, workloads: Workloads) -> Total:

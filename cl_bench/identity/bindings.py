@@ -229,5 +229,7 @@ def training_rows(seed: int) -> str:
 
 
 def examples_checksum(items: Sequence[Example]) -> str:
-    """Of prompts and answers."""
-    return sha256_of([[item.prompt, item.answer] for item in items])
+    """Of prompts and answers, and of what of a prompt is learned."""
+    return sha256_of(
+        [[item.prompt, item.answer, *([item.learned] if item.learned else [])] for item in items]
+    )

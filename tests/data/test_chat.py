@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 import pytest
 from lm_eval.models.huggingface import HFLM
 
+from cl_bench.data.batches import IGNORE, collate
 from cl_bench.data.chat import Chat, Frame, ask_in, opened_chat
 from cl_bench.data.examples import Example, example_of, in_form
+from cl_bench.data.learned_turns import learned_before
 from cl_bench.data.loading import load_tasks
-from cl_bench.data.tokens import encode_examples, encode_prompts
-from tests.helpers.templates import CHATML, LLAMA2, MARKED, chatting
+from cl_bench.data.tokens import Encoded, encode_examples, encode_prompts
+from cl_bench.data.truncation import Truncation
+from tests.helpers.templates import CHATML, LLAMA2, MARKED, REASONING, chatting
 from tests.helpers.tiny import tiny_model
 
 FRAMES = {
@@ -21,10 +25,14 @@ FRAMES = {
             "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n",
             "<|im_end|>\n<|im_start|>assistant\n",
             "<|im_end|>",
+            "<|im_end|>\n<|im_start|>user\n",
         ),
     ),
-    "llama2": (LLAMA2, True, None, Frame("<s>[INST] ", " [/INST]", "</s>")),
-    "marked": (MARKED, True, None, Frame("[user]\n", "[assistant]\n", "\n<|im_end|>")),
+    "llama2": (LLAMA2, True, None, Frame("<s>[INST] ", " [/INST]", "</s>", "</s><s>[INST] ")),
+    "marked": (
+        *(MARKED, True, None),
+        Frame("[user]\n", "[assistant]\n", "\n<|im_end|>", "\n<|im_end|>[user]\n"),
+    ),
 }
 
 
@@ -154,6 +162,99 @@ def test_conversations_keep_their_turns() -> None:
         assert asked == chat.tokenizer.apply_chat_template(
             begin, tokenize=False, add_generation_prompt=True
         )
+
+
+def conversation(*answers: str, system: str | None = None) -> list[dict[str, str]]:
+    """Questions of the user with these answers."""
+    first = [] if system is None else [{"role": "system", "content": system}]
+    pairs = (
+        [{"role": "user", "content": f"q{i}?"}, {"role": "assistant", "content": answer}]
+        for i, answer in enumerate(answers)
+    )
+    return [*first, *(turn for pair in pairs for turn in pair)]
+
+
+def trained(
+    chat: Chat, turns: list[dict[str, str]], most: int = 1000, mode: Truncation = "left"
+) -> Encoded:
+    """A row with these turns, as tokens."""
+    prompt = chat.render_all(chat.asked(turns))
+    learned = learned_before(chat, turns, prompt)
+    answer = turns[-1]["content"]
+    example = Example(prompt, answer, 0, "t", "generate", chat.frame, learned)
+    return encode_examples([example], chat.tokenizer, most, 1000, mode)[0]
+
+
+def labels(chat: Chat, item: Encoded) -> list[str]:
+    """The stretches of tokens that are learned, as text; from the tensors that training sees."""
+    batch = collate([item], 0)
+    (row,) = batch["labels"].tolist()
+    assert batch["answer_tokens"] == item.answer_tokens == sum(one != IGNORE for one in row)
+    assert all(one in (IGNORE, item.input_ids[i]) for i, one in enumerate(row))
+    runs = groupby(row, key=lambda one: one != IGNORE)
+    return [chat.tokenizer.decode(list(run)) for kept, run in runs if kept]
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_every_answer_of_a_conversation_is_learned(name: str) -> None:
+    """With the tokens of `apply_chat_template`, and its mask where the template has marks."""
+    template, bos, system, frame = FRAMES[name]
+    chat = opened(template, bos, system)
+    turns = conversation("one", "two three", "four")
+    item = trained(chat, turns)
+    blank = " " if name == "llama2" else ""  # its template puts one in front
+    said = [blank + "one", blank + "two three", "four"]
+    assert labels(chat, item) == [text + frame.end for text in said]
+    whole = chat.tokenizer.apply_chat_template(
+        chat.first + turns,
+        return_dict=True,
+        return_assistant_tokens_mask=name == "marked",
+    )
+    assert item.input_ids.count(1) == (3 if name == "llama2" else 0), "one BOS a turn is its form"
+    if name == "llama2":
+        return
+    assert item.input_ids == whole["input_ids"][: len(item)]
+    if name == "marked":
+        (row,) = collate([item], 0)["labels"].tolist()
+        assert [int(one != IGNORE) for one in row] == whole["assistant_masks"][: len(item)]
+
+
+def test_a_turn_that_is_rendered_otherwise_later_is_not_learned() -> None:
+    chat = opened(REASONING)
+    item = trained(chat, conversation("<think>a</think>one", "two", "<think>b</think>three"))
+    assert labels(chat, item) == ["two<|im_end|>", "<think>b</think>three<|im_end|>"]
+    spaced = trained(opened(LLAMA2, True), conversation(" one ", "two"))
+    assert labels(chat, spaced) == [" one</s>", "two</s>"]
+
+
+def test_an_answer_to_nobody_is_no_answer() -> None:
+    turns = [{"role": "assistant", "content": "Hello."}, *conversation("one", "two")]
+    chat = opened(CHATML)
+    assert labels(chat, trained(chat, turns)) == ["one<|im_end|>", "two<|im_end|>"]
+
+
+@pytest.mark.parametrize("system", [None, "Its own."])
+@pytest.mark.parametrize("mode", ["left", "keep_instruction"])
+@pytest.mark.parametrize("name", ["chatml", "marked"])
+def test_a_long_conversation_loses_its_oldest_turns(name: str, mode: Any, system: Any) -> None:
+    """Whole ones, in training and in scoring alike; what stands before the first stays."""
+    template, bos, first, frame = FRAMES[name]
+    chat = opened(template, bos, first)
+    turns = conversation("a" * 40, "b" * 40, "c" * 40, "d", system=system)
+    head = chat.render_all(chat.asked(turns)).partition("q0?")[0]
+    whole = len(trained(chat, turns).input_ids) - len(frame.end) - 1
+    for most, kept in ((whole - 10, "bcd"), (whole - 90, "cd")):
+        item = trained(chat, turns, most, mode)
+        asked = chat.render_all(chat.asked(turns))
+        (prompt,) = encode_prompts(chat.tokenizer, [asked], most, mode, chat.frame)
+        assert prompt.ids == item.input_ids[: item.prompt_length] and len(prompt.ids) <= most
+        assert [text[0] for text in labels(chat, item)] == list(kept)
+        assert item.lost_turns == 4 - len(kept) and item.truncated_prompt_tokens
+        text = chat.tokenizer.decode(prompt.ids)
+        assert text.startswith(f"{head}q{4 - len(kept)}?")
+    last = trained(chat, [*turns[:-2], {"role": "user", "content": "x" * 300}, turns[-1]], 120)
+    text = chat.tokenizer.decode(last.input_ids)
+    assert text.startswith(f"{head}xxx") and last.prompt_length == 120 and last.lost_turns == 3
 
 
 def test_what_cannot_be_asked_is_refused() -> None:

@@ -152,3 +152,40 @@ def test_conversations_that_a_template_refuses_are_named(talking: Bench) -> None
 def test_a_template_that_is_not_used_is_said(talking: Bench) -> None:
     talking.write_config(model={"path": "./model", "dtype": "float32"})
     assert "has a chat template, which is not used" in talking.must("plan", "tiny.yaml")
+
+
+def test_all_answers_of_conversations_are_learned(talking: Bench) -> None:
+    """`plan` says how many, what is cut of them and what another template drops; a run counts."""
+    bench = talking
+    texts = ("a", "one", "b", "two", "c", "three")
+    roles = ("user", "assistant")
+    turns = [{"role": roles[i % 2], "content": text} for i, text in enumerate(texts)]
+    rows = [{"messages": turns[:2] + turns[2 * i :]} for i in (1, 2)] * 2
+    for name in ("train", "test"):
+        (bench.root / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    bench.write_config(
+        model={"path": "./model", "dtype": "float32", "chat_template": "auto"},
+        methods=["sft"],
+        stages=[{"data": "train.jsonl", "test": "test.jsonl"}],
+        train={"lr": 1e-3, "batch_size": 4, "max_prompt_tokens": 128, "max_answer_tokens": 8},
+        eval={"general": {"tasks": ["piqa"], "limit": 2}},
+    )
+    out = bench.must("plan", "tiny.yaml")
+    assert "train: 6 earlier answers of its conversations are learned too" in out
+    assert "4 of 4 scored prompts are trained on too" in out
+    cut = bench.must("plan", "tiny.yaml", "-o", "train.max_prompt_tokens=64")
+    assert "lose their oldest turns: in a sample 2 of 6 earlier answers are cut" in cut
+    bench.must("run", "tiny.yaml")
+    stage = bench.results / "sft/seed-1/stage-1-train"
+    (step,) = [json.loads(line) for line in (stage / "train.jsonl").read_text().splitlines()]
+    learned = [text for row in rows for text in (t["content"] for t in row["messages"][1::2])]
+    assert step["answer_tokens"] == sum(len(text) + 1 for text in learned)
+    assert "earlier_answers_cut" not in (stage / "notes.json").read_text()
+    shutil.rmtree(bench.results)
+    bench.must("run", "tiny.yaml", "-o", "train.max_prompt_tokens=64")
+    notes = json.loads((stage / "notes.json").read_text())
+    assert notes["earlier_answers_cut"] == {
+        "answers": 2,
+        "of": 6,
+        "max_prompt_tokens": 64,
+    }

@@ -24,6 +24,13 @@ MARKED = (
     "{% if add_generation_prompt %}[assistant]\n{% endif %}"
 )
 """Says itself which part is the assistant's: the line end before the special token too."""
+REASONING = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{% if m['role'] == 'assistant' and not loop.last %}{{ m['content'].split('</think>')[-1] }}"
+    "{% else %}{{ m['content'] }}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Drops what a model thought once the conversation goes on."""
 
 
 def chatting(template: str, bos: bool = False) -> PreTrainedTokenizerFast:

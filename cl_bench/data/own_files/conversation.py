@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Literal
+
+from cl_bench.data.learned_turns import answers_before
 
 Role = Literal["system", "user", "assistant"]
 NAMES: Mapping[str, str] = {"system": "System", "user": "User", "assistant": "Assistant"}
@@ -21,9 +24,16 @@ class Turn:
     content: str
 
 
+Question = tuple[tuple[Role, str], ...]
+"""Role and text of every turn of a prompt, blanks made alike."""
+
+
 @dataclass(frozen=True)
 class Conversation:
-    """Turns in their order; the last is the assistant's, and is what is learned."""
+    """Turns in their order; the last is the assistant's, which is asked for.
+
+    In a chat template the assistant's earlier turns are learned too (`data/learned_turns.py`).
+    """
 
     turns: tuple[Turn, ...]
 
@@ -33,9 +43,16 @@ class Conversation:
         return self.turns[-1].content
 
     @property
-    def question(self) -> tuple[tuple[str, str], ...]:
+    def question(self) -> Question:
         """The turns before it; equal for prompts that differ in their blanks alone."""
-        return tuple((turn.role, " ".join(turn.content.split())) for turn in self.turns[:-1])
+        return self.questions[-1]
+
+    @cached_property
+    def questions(self) -> tuple[Question, ...]:
+        """The turns before each turn of the assistant that answers the user; the last is all."""
+        said = tuple((turn.role, " ".join(turn.content.split())) for turn in self.turns)
+        roles = [role for role, _ in said]
+        return (*(said[:i] for i in answers_before(roles)), said[:-1])
 
     def document(self) -> dict[str, Any]:
         """A row of the task's data set: `turns`, as a chat template takes them."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from cl_bench.data.own_files.conversation import Conversation
+from cl_bench.data.own_files.conversation import Conversation, Question
 from cl_bench.errors import UserError
 
 HOLDOUT_SEED = 0
@@ -19,22 +19,23 @@ def split_off(
     """Indices of the rows that are trained on and of those that are scored, both ascending.
 
     `holdout`: a part of the rows (0 to 1) or a number of them. Rows with equal prompts stay on one
-    side. Which prompts are held out is decided by a checksum of each, so it does not depend on the
-    order of the file, and rows that are added later move few of the others. Raises UserError where
+    side, with those whose conversations go on from that prompt. Which prompts are held out is
+    decided by a checksum of each, so it does not depend on the order of the file, and rows that are
+    added later move few of the others. Raises UserError where
     one side would have no rows.
     """
     wanted = holdout if isinstance(holdout, int) else round(holdout * len(rows))
-    groups = prompts(rows)
+    groups = _together(rows)
     if wanted < 1:
         raise UserError(f"{where}: holdout: {holdout} of {len(rows)} rows is none")
     if wanted >= len(rows):
         raise UserError(f"{where}: holdout: {holdout} is all of its {len(rows)} rows")
     held: list[int] = []
-    for same in sorted(groups.values(), key=lambda same: _order(rows[same[0]])):
+    for same in sorted(groups, key=lambda same: min(_order(rows[i]) for i in same)):
         if len(held) + len(same) <= wanted:
             held += same
     if not held:
-        fewest = min(map(len, groups.values()))
+        fewest = min(map(len, groups))
         raise UserError(
             f"{where}: holdout: {holdout} is {wanted} rows, and every prompt stands in {fewest} "
             "rows or more, which stay together: hold out more, or name a file with test:"
@@ -43,12 +44,33 @@ def split_off(
     return [i for i in range(len(rows)) if i not in apart], sorted(held)
 
 
-def prompts(rows: Sequence[Conversation]) -> dict[object, list[int]]:
+def prompts(rows: Sequence[Conversation]) -> dict[Question, list[int]]:
     """The rows of every prompt."""
-    found: dict[object, list[int]] = {}
+    found: dict[Question, list[int]] = {}
     for i, row in enumerate(rows):
         found.setdefault(row.question, []).append(i)
     return found
+
+
+def _together(rows: Sequence[Conversation]) -> list[list[int]]:
+    """Rows that must be on one side: of one prompt, or with it in the midst of a conversation."""
+    groups = prompts(rows)
+    side = dict(zip(groups, groups, strict=True))
+
+    def first(question: Question) -> Question:
+        while side[question] != question:
+            side[question] = side[side[question]]  # shorter for those that come after
+            question = side[question]
+        return question
+
+    for row in rows:
+        for question in row.questions:
+            if question in side:
+                side[first(row.question)] = first(question)
+    found: dict[Question, list[int]] = {}
+    for question, same in groups.items():
+        found.setdefault(first(question), []).extend(same)
+    return list(found.values())
 
 
 def again(rows: Sequence[Conversation]) -> int:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cl_bench.data.hub import dataset_of
+from cl_bench.data.learned_turns import answers_before
 from cl_bench.data.own_files.conversation import (
     NEXT_TURN,
     Conversation,
@@ -19,7 +20,7 @@ from cl_bench.data.own_files.conversation import (
     pair_prompt,
 )
 from cl_bench.data.own_files.forms import Form, forms_of, known_forms, read_row
-from cl_bench.data.own_files.holdout import again, prompts, split_off
+from cl_bench.data.own_files.holdout import again, split_off
 from cl_bench.data.own_files.metrics import labels_in, metrics_for, scored_answer
 from cl_bench.data.own_files.reading import Row, Source, read_source
 from cl_bench.data.rows import first_faults, ranges
@@ -83,7 +84,7 @@ def own_task(name: str, given: StageData, scored: bool) -> OwnTask:
     names = given.metrics or metrics_for([row.answer for row in train])
     config = _config(name, read.form, train, tests, names)
     fact = _fact(name, given, read, len(train), len(tests), where, names[0])
-    learned = frozenset(hash(row.question) for row in train)
+    learned = frozenset(hash(question) for row in train for question in row.questions)
     asked = tuple(hash(row.question) for row in tests)
     return OwnTask(config, fact, _oddities(name, train, tests), learned, asked)
 
@@ -93,6 +94,14 @@ def training_pairs(made: OwnTask) -> list[tuple[str, str]]:
     config = made.config
     documents = config["custom_dataset"]()["train"]
     return [(config["doc_to_text"](doc), config["doc_to_target"](doc)) for doc in documents]
+
+
+def earlier_answers(made: OwnTask) -> list[list[str]]:
+    """Of every row that is trained on, what is learned beside its answer in a chat template."""
+    turns = [doc["turns"] for doc in made.config["custom_dataset"]()["train"]]
+    return [
+        [own[i]["content"] for i in answers_before([turn["role"] for turn in own])] for own in turns
+    ]
 
 
 def _attempt(given: str, form: Form | None) -> tuple[_Read | None, list[str]]:
@@ -233,7 +242,7 @@ def _oddities(name: str, train: Sequence[Conversation], tests: Sequence[Conversa
     found = []
     if times := again(train):
         found.append(f"{name}: {times:,} of {len(train):,} training rows repeat an earlier prompt")
-    learned = prompts(train)
+    learned = {question for row in train for question in row.questions}
     if both := sum(row.question in learned for row in tests):
         found.append(f"{name}: {both:,} of {len(tests):,} scored prompts are trained on too")
     return found

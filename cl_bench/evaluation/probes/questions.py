@@ -33,8 +33,9 @@ def stage_questions(
     """Of a stage task whose answers are generated, with the tokens of training.
 
     The gold answer is what `encode_examples` makes of prompt and answer, EOS included, so that
-    its negative log-likelihood is the training loss on a held-out document. A label stands
-    without EOS after the prompt that scoring sees: whether the answer would end there is format.
+    its negative log-likelihood is the training loss on a held-out document; of a conversation, that
+    of its last answer. A label stands without EOS after the prompt that scoring sees: whether the
+    answer would end there is format.
     """
     gold = _trained_pairs(task, samples, tokenizer, train)
     if not labels:

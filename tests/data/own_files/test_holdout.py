@@ -41,6 +41,29 @@ def test_no_prompt_is_on_both_sides_and_no_row_is_lost(
     assert not sides[0] & sides[1]
 
 
+def spoken(texts: str) -> Conversation:
+    """A letter for each turn, of the user and the assistant by turns."""
+    roles = ("user", "assistant")
+    return Conversation(tuple(Turn(roles[i % 2], text) for i, text in enumerate(texts)))
+
+
+texts_of = st.text("ab", min_size=2, max_size=6).filter(lambda text: len(text) % 2 == 0)
+
+
+@given(st.lists(texts_of, min_size=2, max_size=20), st.integers(1, 19))
+def test_no_scored_prompt_stands_in_a_conversation_that_is_trained_on(
+    texts: list[str], holdout: int
+) -> None:
+    """Its question followed by an answer would be learned there."""
+    try:
+        kept, held = split_off([spoken(text) for text in texts], holdout, "rows.jsonl")
+    except UserError:
+        return
+    for i in held:
+        asked = texts[i][:-1]
+        assert not any(texts[j].startswith(asked) for j in kept)
+
+
 @given(st.permutations([row(str(i)) for i in range(12)]), st.integers(1, 11))
 def test_the_order_of_the_rows_does_not_matter(rows: list[Conversation], holdout: int) -> None:
     plain = sorted(rows, key=lambda one: one.question)
