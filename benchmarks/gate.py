@@ -54,8 +54,11 @@ class Drawn:
             for look in range(1, self.looks + 1)
         ]
 
-    def measured(self, capability: str, look: int) -> Measured:
+    def measured(self, capabilities: Sequence[str], look: int) -> dict[str, Measured]:
         """The first of them."""
+        return {name: self._measured(name, look) for name in capabilities}
+
+    def _measured(self, capability: str, look: int) -> Measured:
         n = self.rounds[look][capability][capability]
         changes = self.pairs[capability][:n] @ (-1, 1)
         counts = int((changes < 0).sum()), int((changes > 0).sum())

@@ -39,7 +39,9 @@ def gate(
     as_json: bool = typer.Option(False, "--json", help="Print JSON, with all lost documents."),
     junit: Path | None = typer.Option(None, help="Write this JUnit file."),
     markdown: Path | None = typer.Option(None, help="Write this Markdown, for a pull request."),
-    results: Path = typer.Option(Path("results"), help="Folder that experiments are kept in."),
+    results: Path = typer.Option(
+        Path("results"), help="Folder that experiments, and scores of models, are kept in."
+    ),
 ) -> None:
     """May it ship: did NEW drop by more than a margin? Exit 0 pass, 1 fail, 3 undecided."""
     from cl_bench.errors import UserError
@@ -74,7 +76,7 @@ def gate(
     if models:
         found = _of_models(
             against, new, margin, task, budget, limit, dtype, engine, engine_args, data_root,
-            task_path, chat_template,
+            task_path, chat_template, results,
         )  # fmt: skip
     else:
         from cl_bench.gate.stored import gate_stages
@@ -98,6 +100,7 @@ def _of_models(
     data_root: Path | None,
     task_paths: list[str],
     chat_template: str | None,
+    results: Path,
 ) -> Gated:
     from cl_bench.config.budgets import TRACE_GENERAL
     from cl_bench.config.file import template_text
@@ -124,7 +127,7 @@ def _of_models(
         chat_template=template_text(chat_template or "off", Path.cwd()),
     )
     with Reporter() as reporter:
-        return gate_folders(asked, margin / 100, seconds, reporter)
+        return gate_folders(asked, margin / 100, seconds, results, reporter)
 
 
 def _show(found: Gated, json: bool, junit: Path | None, markdown: Path | None) -> None:

@@ -133,12 +133,3 @@ def _plain(stratum: Stratum) -> Stratum:
     if isinstance(stratum, Graded) and not any(stratum.values):
         return RightOrWrong(0, 0, stratum.n)
     return stratum
-
-
-def least_margin(sizes: Mapping[str, int], critical: float) -> float:
-    """The smallest margin that right or wrong documents can show, even if not one of them changes.
-
-    `sizes`: documents by member. The score test's z is then sqrt(margin / (1 - margin) / shares).
-    """
-    shares = fsum(1 / len(sizes) ** 2 / n for n in sizes.values())
-    return critical**2 * shares / (1 + critical**2 * shares)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import ceil
@@ -13,21 +12,22 @@ from typing import Any
 
 from cl_bench.config.budgets import documents_of
 from cl_bench.config.schema import ExperimentConfig
-from cl_bench.errors import RunError, UserError
+from cl_bench.errors import UserError
 from cl_bench.evaluation.chat_form import chat_of_folder
 from cl_bench.evaluation.engines.choice import Engine
-from cl_bench.evaluation.engines.opened import Subject
 from cl_bench.evaluation.headline import headline_faults, headline_of
 from cl_bench.evaluation.sampling import stratified_documents
 from cl_bench.evaluation.suite import load_suite
-from cl_bench.evaluation.units import Answer, Unit, answering
+from cl_bench.evaluation.units import Unit
 from cl_bench.gate.changes import Measured
 from cl_bench.gate.gated import Gated, Lost, check_margin
+from cl_bench.gate.sides import Scores, Side, Sides
 from cl_bench.gate.stored import OTHER_TOKENIZERS
 from cl_bench.gate.verdicts import Sizes, Verdict, judge
 from cl_bench.methods.spec import Experiment
 from cl_bench.metrics.score_kinds import lies_between
-from cl_bench.models.load import load_model, resolve_model_path
+from cl_bench.models.any_folder import any_tokenizer
+from cl_bench.models.load import usable_device
 from cl_bench.progress import Reporter
 from cl_bench.scores.paired_changes import strata_of
 
@@ -35,7 +35,8 @@ LOOKS = 10
 """At most; more would save little (docs/gate.md)."""
 FEWEST = 50
 """Documents of the first look, or all there are: the test's approximation needs some."""
-Answering = Callable[[Unit], Answer]
+Answering = Callable[[Sequence[Unit], int], Sequence[Mapping[str, Scores]]]
+"""What OLD and NEW score in the units of a look, by their names."""
 Benchmarks = Mapping[str, Mapping[str, Any]]
 """Leaf tasks by capability."""
 
@@ -63,9 +64,7 @@ class ScoredDocuments:
     benchmarks: Benchmarks
     limit: int | None
     """Of each; None: as many as the budget `standard` of `eval.general` has."""
-    answers: Sequence[Answering]
-    """Of OLD and NEW."""
-    reporter: Reporter
+    answers: Answering
     scores: dict[str, dict[str, dict[int, tuple[float, float]]]] = field(default_factory=dict)
     """Before and after, by capability, leaf and document."""
 
@@ -109,63 +108,70 @@ class ScoredDocuments:
             for name, leaves in self.benchmarks.items()
         }
 
-    def measured(self, capability: str, look: int) -> Measured:
-        """All up to this look; those that are new are scored now, by OLD and then by NEW."""
-        leaves, known = self.benchmarks[capability], self.scores.setdefault(capability, {})
+    def measured(self, capabilities: Sequence[str], look: int) -> dict[str, Measured]:
+        """All up to this look; those that are new are scored now, by one model after the other."""
+        units = [unit for name in capabilities if (unit := self._new(name, look)) is not None]
+        before, after = self.answers(units, look)
+        for unit in units:
+            known = self.scores[unit.name]
+            for leaf, ids in unit.documents.items():
+                sides = (before[unit.name][leaf], after[unit.name][leaf])
+                known.setdefault(leaf, {}).update({i: (sides[0][i], sides[1][i]) for i in ids})
+        return {name: self._measured(name) for name in capabilities}
+
+    def _new(self, capability: str, look: int) -> Unit | None:
+        """Documents that were not there at the look before."""
+        known = self.scores.setdefault(capability, {})
         new = {
             leaf: [i for i in ids if i not in known.get(leaf, {})]
             for leaf, ids in self.batches[look][capability].items()
         }
         new = {leaf: ids for leaf, ids in new.items() if ids}
-        if new:
-            unit = Unit("general", capability, {leaf: leaves[leaf] for leaf in new}, new)
-            self.reporter.task(capability, look + 1, 2 * unit.size)
-            before, after = (self._scores(answer(unit), capability) for answer in self.answers)
-            for leaf in new:
-                pairs = {i: (before[leaf][i], after[leaf][i]) for i in new[leaf]}
-                known.setdefault(leaf, {}).update(pairs)
+        leaves = {leaf: self.benchmarks[capability][leaf] for leaf in new}
+        return Unit("general", capability, leaves, new) if new else None
+
+    def _measured(self, capability: str) -> Measured:
         sides = {
             leaf: ([b for b, _ in own.values()], [a for _, a in own.values()])
-            for leaf, own in known.items()
+            for leaf, own in self.scores[capability].items()
         }
         return Measured.of(strata_of(sides, self.graded[capability]))
 
-    @staticmethod
-    def _scores(answer: Answer, capability: str) -> dict[str, dict[int, float]]:
-        for result in answer.results.values():
-            if result.not_measured is not None:
-                raise RunError(f"{capability}: not measured: {result.not_measured}")
-        return {
-            leaf: {record["doc_id"]: record["score"] for record in result.records}
-            for leaf, result in answer.results.items()
-        }
 
-
-def gate_folders(asked: Asked, margin: float, budget: float | None, reporter: Reporter) -> Gated:
+def gate_folders(
+    asked: Asked, margin: float, budget: float | None, results: Path, reporter: Reporter
+) -> Gated:
     """Score what is needed, for at most `budget` seconds after the first look.
+
+    What is scored is kept below `results`: the same gate goes on there (`sides.py`).
 
     Raises UserError for models or tasks that cannot be had, a metric of all documents together, and
     a margin that so many documents could never show.
     """
     benchmarks = _benchmarks(asked)
     _check_form(asked, reporter.line)
-    documents = ScoredDocuments(benchmarks, asked.limit, (), reporter)
+    device = usable_device(None)
+    sides = Sides(
+        [
+            Side(path, asked.dtype, asked.engine, results, reporter)
+            for path in (asked.old, asked.new)
+        ],
+        device,
+    )
+    documents = ScoredDocuments(benchmarks, asked.limit, sides.scores)
     check_margin(documents.rounds, documents.graded, margin)
-    with ExitStack() as stack:
-        subjects = [_subject(path, asked.dtype, reporter) for path in (asked.old, asked.new)]
-        documents.answers = [
-            stack.enter_context(_answers(subject, asked.engine, reporter)) for subject in subjects
-        ]
-        reporter.tasks(LOOKS, 2 * sum(sum(s.values()) for s in documents.rounds[-1].values()))
+    reporter.tasks(LOOKS, 2 * sum(sum(s.values()) for s in documents.rounds[-1].values()))
+    try:
         found = judge(documents, margin, _Clock(budget), _told(reporter))
-        notes = _notes(subjects)
+    finally:
+        sides.release()
     lost: dict[str, list[Lost]] = {}
     gained: dict[str, int] = {}
     for name, leaves in documents.scores.items():
         pairs = [(leaf, i, *pair) for leaf, own in leaves.items() for i, pair in own.items()]
         lost[name] = [Lost((leaf, i), b, a) for leaf, i, b, a in pairs if a < b]
         gained[name] = sum(a > b for _, _, b, a in pairs)
-    return Gated(asked.old, asked.new, margin, found, lost, gained, notes)
+    return Gated(asked.old, asked.new, margin, found, lost, gained, _notes(asked))
 
 
 def _benchmarks(asked: Asked) -> Benchmarks:
@@ -209,23 +215,8 @@ def _check_form(asked: Asked, say: Callable[[str], None]) -> None:
         )
 
 
-def _subject(path: str, dtype: str, reporter: Reporter) -> Subject:
-    import torch
-
-    reporter.line(f"loading {path}")
-    source = resolve_model_path(path, reporter.line)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Subject(*load_model(source, dtype, device), Path(source))
-
-
-@contextmanager
-def _answers(subject: Subject, engine: Engine, reporter: Reporter) -> Iterator[Answering]:
-    with answering(engine, subject, reporter.scored, None, reporter.once) as answer:
-        yield answer
-
-
-def _notes(subjects: Sequence[Subject]) -> list[str]:
-    ours, theirs = (subject.tokenizer.get_vocab() for subject in subjects)
+def _notes(asked: Asked) -> list[str]:
+    ours, theirs = (any_tokenizer(path).get_vocab() for path in (asked.old, asked.new))
     return [OTHER_TOKENIZERS] if ours != theirs else []
 
 

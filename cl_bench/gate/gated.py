@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cl_bench.errors import UserError
-from cl_bench.gate.changes import least_margin
 from cl_bench.gate.verdicts import ALPHA, Finding, Sizes, Verdict, overall, watched
+from cl_bench.scores.paired_changes import least_margin
 
 Key = tuple[str, int]
 """Leaf task and document."""

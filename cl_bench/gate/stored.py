@@ -33,9 +33,9 @@ class StoredDocuments:
             }
         ]
 
-    def measured(self, capability: str, look: int) -> Measured:
+    def measured(self, capabilities: Sequence[str], look: int) -> dict[str, Measured]:
         """As `cl-bench diff` compares them."""
-        return Measured.of(self.diffs[capability].strata)
+        return {name: Measured.of(self.diffs[name].strata) for name in capabilities}
 
 
 def gate_stages(old: Place, new: Place, tasks: Sequence[str], margin: float) -> Gated:

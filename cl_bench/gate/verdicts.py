@@ -32,8 +32,8 @@ class Documents(Protocol):
     def rounds(self) -> Sequence[Mapping[str, Sizes]]:
         """By capability the documents of every look; the last has all that may be taken."""
 
-    def measured(self, capability: str, look: int) -> Measured:
-        """The first documents, as many as that look has; whoever has not scored them does now."""
+    def measured(self, capabilities: Sequence[str], look: int) -> Mapping[str, Measured]:
+        """Of each the first documents, as many as that look has; what is not scored is now."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ def judge(
     names, states = list(rounds[0]), watched(rounds)
     wanted = names
     for turn in range(len(rounds)):
-        for name in wanted:
-            states[name].look(turn, documents.measured(name, turn), margin)
+        for name, measured in documents.measured(wanted, turn).items():
+            states[name].look(turn, measured, margin)
         if len(wanted) == len(names) > 1:
             now = {name: one for name in names if (one := states[name].now) is not None}
             states[POOLED].look(turn, Measured.together(now), margin)

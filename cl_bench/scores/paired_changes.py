@@ -271,3 +271,12 @@ def _detectable(parts: Sequence[Part]) -> float:
     found = spread(parts, 0.0)
     assert found is not None
     return minimum_detectable_difference(found[0], 0.0)
+
+
+def least_margin(sizes: Mapping[str, int], critical: float) -> float:
+    """The smallest margin that right or wrong documents can show, even if not one of them changes.
+
+    `sizes`: documents by member. The score test's z is then sqrt(margin / (1 - margin) / shares).
+    """
+    shares = fsum(1 / len(sizes) ** 2 / n for n in sizes.values())
+    return critical**2 * shares / (1 + critical**2 * shares)

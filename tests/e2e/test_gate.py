@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 import torch
 
 import cl_bench
+from cl_bench.gate import sides
+from cl_bench.gate.sides import Side
 from tests.e2e.conftest import Bench
 from tests.helpers.invented_runs import Invented
 from tests.helpers.rendered import must_render
@@ -136,6 +140,57 @@ def test_model_folders_are_scored_until_it_is_decided(models: Bench) -> None:
         (each,) = [one for one in found["findings"] if one["name"] == name]
         lost = len(found["lost"][name])
         assert each["drop"] == pytest.approx((lost - found["gained"][name]) / each["n"])
+
+
+def test_an_interrupted_gate_goes_on(models: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same looks; and where memory has room for one model, they are loaded by turns."""
+    tasks = ("--task", "piqa", "--task", "mini_boolq", "--data-root", "data", "--dtype", "float32")
+    command = ("gate", "other", "--against", "old", *tasks, "--margin", "6", "--json")
+    loaded, answered = [], []
+    load, answer = sides.load_model, Side.scores
+
+    def loading(path: str, *given: Any) -> Any:
+        loaded.append(Path(path).name)
+        return load(path, *given)
+
+    def answering(side: Side, unit: Any, look: int) -> Any:
+        if len(answered) == 5:
+            raise KeyboardInterrupt
+        answered.append((side.path, unit.name, look))
+        return answer(side, unit, look)
+
+    monkeypatch.setattr(sides, "load_model", loading)
+    code, whole, _ = models.run(*command)
+    assert code in (0, 1, 3) and loaded == ["old", "other"]
+    assert models.run(*command)[:2] == (code, whole) and loaded == ["old", "other"]
+    shutil.rmtree(models.root / "results/gates")
+    monkeypatch.setattr(Side, "scores", answering)
+    assert models.run(*command)[0] == 130
+    first = list(answered)
+    answered.clear()
+    monkeypatch.setattr(Side, "scores", answer)
+    monkeypatch.setattr(sides, "free_bytes", lambda device: 0)
+    loaded.clear()
+    assert models.run(*command)[:2] == (code, whole)
+    looks = len(list((models.root / "results/gates").glob("old-*/look-*")))
+    assert first[:4] == [(m, t, 0) for m in ("old", "other") for t in ("piqa", "mini_boolq")]
+    assert loaded == ["other", "old"] * ((looks - 1) // 2), "each look begins with what is there"
+
+
+def test_what_a_model_answered_is_bound_to_it(models: Bench) -> None:
+    tasks = ("--task", "piqa", "--data-root", "data", "--dtype", "float32", "--margin", "15")
+    command = ("gate", "same", "--against", "old", *tasks)
+    models.must(*command)
+    (kept,) = (models.root / "results/gates").glob("same-*/look-1/predictions/general_piqa.jsonl")
+    before = kept.read_text()
+    kept.write_text(before.replace("1.0", "0.0"))
+    models.must(*command)
+    assert kept.read_text() == before, "a file that was changed is scored again"
+    with torch.no_grad():
+        model = tiny_model(vocab_size=260, seed=3)
+    model.save_pretrained(models.root / "same")
+    models.run(*command)
+    assert len(list((models.root / "results/gates").glob("same-*"))) == 2
 
 
 def test_model_folders_are_asked_in_one_chat_template(bench: Bench) -> None:

@@ -9,8 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm, skew, ttest_1samp
 
-from cl_bench.gate.changes import Measured, least_margin
-from cl_bench.scores.paired_changes import Graded, RightOrWrong, compare_changes
+from cl_bench.gate.changes import Measured
+from cl_bench.scores.paired_changes import (
+    Graded,
+    RightOrWrong,
+    compare_changes,
+    least_margin,
+)
 from tests.helpers.likeliest import likeliest_variance
 
 

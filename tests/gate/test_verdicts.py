@@ -28,8 +28,11 @@ class Changes:
             for look in range(1, self.looks + 1)
         ]
 
-    def measured(self, capability: str, look: int) -> Measured:
-        self.asked.append((capability, look))
+    def measured(self, capabilities: Sequence[str], look: int) -> dict[str, Measured]:
+        self.asked += [(name, look) for name in capabilities]
+        return {name: self.one(name, look) for name in capabilities}
+
+    def one(self, capability: str, look: int) -> Measured:
         n = self.rounds[look][capability][capability]
         own = self.values[capability][:n]
         counts = int((own < 0).sum()), int((own > 0).sum())
@@ -61,7 +64,7 @@ def test_errors_are_kept_for_graded_scores_too() -> None:
 
     @dataclass
     class GradedChanges(Changes):
-        def measured(self, capability: str, look: int) -> Measured:
+        def one(self, capability: str, look: int) -> Measured:
             n = self.rounds[look][capability][capability]
             sides = {capability: ([1.0] * n, list(1 + self.values[capability][:n]))}
             return Measured.of(strata_of(sides, graded=True))
