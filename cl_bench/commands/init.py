@@ -38,7 +38,7 @@ def init(
     if target.exists():
         raise UserError(f"{target}: is there already: name another file with --out")
     wanted = Wanted(files, model, target, called, look_around(tflops, data_root), data_root)
-    text, facts = first_config(wanted)
+    text, facts, gate = first_config(wanted)
     try:
         with target.open("x", encoding="utf-8") as file:  # nothing that came in the meantime
             file.write(text)
@@ -47,3 +47,5 @@ def init(
     for line in facts:
         print(line)
     print(f"{target}: written; next: cl-bench plan {target}, cl-bench run {target}")
+    print(f"may it ship? {gate}")
+    print(f"the model as others load it: cl-bench export {called}/sft FOLDER")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
+from scipy.special import ndtri
 
 from cl_bench.checks.first_steps import GENERATED, Machine
 from cl_bench.config.budgets import Budget
@@ -29,6 +30,7 @@ from cl_bench.experiment.workload import Workloads, token_counter
 from cl_bench.models.load import model_path_fault
 from cl_bench.report.stage_costs import stage_costs
 from cl_bench.resources import absolute, expanded
+from cl_bench.scores.paired_changes import LEVEL, least_margin
 
 EPOCHS = 3
 FEW_GENERATED = 24
@@ -74,13 +76,29 @@ def named(files: Sequence[str]) -> str:
     return "-".join(name for name in names if name)[:60].strip(".-_") or "mine"
 
 
-def first_config(wanted: Wanted) -> tuple[str, list[str]]:
-    """The text of the config, and what was recognised. Raises UserError with every fault."""
+def gate_command(settings: Mapping[str, Any]) -> str:
+    """That holds the last stage against the base model.
+
+    The margin is twice what so many documents could show if none of them changed.
+    """
+    general = GeneralEval.model_validate(settings["eval"]["general"])
+    sizes = [general.documents_of(name) or FULL[name] for name in general.tasks]
+    critical = float(ndtri(1 - LEVEL))
+    margin = ceil(200 * least_margin({"": min(sizes)}, critical))
+    stage = f"{settings['name']}/sft/stage-{len(settings['stages'])}"
+    return f"cl-bench gate {stage} --against {settings['name']}/base --margin {margin}"
+
+
+def first_config(wanted: Wanted) -> tuple[str, list[str], str]:
+    """The text of the config, what was recognised, and the command that gates what comes of it.
+
+    Raises UserError with every fault.
+    """
     stages, made = _stages(wanted)
     shapes = model_shapes(ModelConfig(path=wanted.model)).shapes
     settings = _settings(wanted, stages, made, 1.0e9 if shapes is None else float(shapes.numel))
     facts = [line for one in made for line in (one.fact, *one.oddities)]
-    return _text(wanted, settings, made), facts
+    return _text(wanted, settings, made), facts, gate_command(settings)
 
 
 def _stages(wanted: Wanted) -> tuple[list[dict[str, Any]], list[OwnTask]]:
@@ -150,16 +168,19 @@ def _settings(
             **({"chat_template": "auto"} if _has_template(wanted.model) else {}),
         },
         "seeds": [42],
-        "methods": [
-            "sft",
-            {"name": "fggm", "alpha": 0.7},
-            {"name": "replay", "ratio": 0.1},
-            {"name": "lora", "lr": lr * OF_ADAPTERS, "target_modules": "all-linear"},
-        ],
+        "methods": ["sft", {"name": "fggm", "alpha": 0.7}],
         "stages": [dict(stage) | {"epochs": EPOCHS} for stage in stages],
         "train": {"lr": lr, "batch_size": batch, **_lengths(wanted.model, made)},
         "eval": {"general": general},
     }
+
+
+def _others(lr: float) -> list[dict[str, Any]]:
+    """Methods that are written as comments: each takes as long as those that run."""
+    return [
+        {"name": "replay", "ratio": 0.1},
+        {"name": "lora", "lr": lr * OF_ADAPTERS, "target_modules": "all-linear"},
+    ]
 
 
 def _lengths(model: str, made: Sequence[OwnTask]) -> dict[str, int]:
@@ -204,7 +225,8 @@ def _times(wanted: Wanted, settings: Mapping[str, Any]) -> _Times | None:
         {k: _located(v) if k in ("data", "test") else v for k, v in stage.items()}
         for stage in settings["stages"]
     ]
-    config = ExperimentConfig.model_validate({**settings, "stages": stages})
+    methods = [*settings["methods"], *_others(settings["train"]["lr"])]
+    config = ExperimentConfig.model_validate({**settings, "methods": methods, "stages": stages})
     experiment = resolve(config)
     shapes = model_shapes(config.model).shapes
     if shapes is None:
@@ -222,7 +244,7 @@ def _times(wanted: Wanted, settings: Mapping[str, Any]) -> _Times | None:
         * scoring_tokens(GeneralEval(tasks=list(wanted.machine.general), budget=name), FULL)
         for name in get_args(Budget)
     }
-    return _Times(training, scoring, 1 + sum(len(run.stages) for run in experiment.runs))
+    return _Times(training, scoring, 1 + len(settings["methods"]) * len(stages))
 
 
 def _located(given: str) -> str:
@@ -243,6 +265,8 @@ def _head(
     yield "# docs/config.md what every key means. Paths are relative to this file. Next:"
     yield f"#   cl-bench plan {wanted.out}    (memory, disk, and what would be refused)"
     yield f"#   cl-bench run {wanted.out}"
+    yield f"#   {gate_command(settings)}    (may it ship?)"
+    yield f"#   cl-bench export {settings['name']}/sft FOLDER    (the model as others load it)"
     yield f"name: {_plain(settings['name'])}"
     model = settings["model"]
     asked = "  # in its own form of questions; off: plain text" if "chat_template" in model else ""
@@ -251,10 +275,12 @@ def _head(
         yield f"data_root: {_plain(_beside(str(wanted.data_root), wanted))}"
     yield "seeds: [42]          # a second seed tells chance from effect, and doubles the time"
     yield "methods:             # a run each; the base model is always scored too"
-    for entry, said in zip(settings["methods"], _METHODS, strict=True):
+    chosen, others = settings["methods"], _others(settings["train"]["lr"])
+    for entry, said in zip([*chosen, *others], _METHODS, strict=True):
         label = entry if isinstance(entry, str) else entry["name"]
         spent = f"; training some {_duration(times.training[label])}" if times else ""
-        yield f"  - {_inline(entry)}  # {said}{spent}"
+        yield f"  {'# ' if entry in others else ''}- {_inline(entry)}  # {said}{spent}"
+    yield "  # (Without their first #, `run` adds these two to what is there, now or later.)"
     yield "stages:              # in this order; each goes on from the one before"
     for stage, task in zip(settings["stages"], made, strict=True):
         own = {k: _beside(v, wanted) if k in ("data", "test") else v for k, v in stage.items()}

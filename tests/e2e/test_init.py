@@ -59,10 +59,14 @@ def test_what_is_written_runs(bench: Bench) -> None:
         "max_answer_tokens": 224,
     }
     text = (bench.root / "configs/mine.yaml").read_text()
-    assert "General is scored 9 times" in text and "training some" in text
+    assert "General is scored 5 times" in text and text.count("training some") == 4
+    assert found["methods"] == ["sft", {"name": "fggm", "alpha": 0.7}]
+    assert "# - {name: replay, ratio: 0.1}" in text
     bench.must("run", "configs/mine.yaml", "--method", "sft")
     run = bench.root / "results/jan-piqa/sft/seed-42"
     assert list(scores_of(run / "stage-2-own_piqa")["trace"]) == ["jan", "own_piqa"]
+    (gate,) = re.findall(r"^#   cl-bench (gate .*?)    ", text, re.MULTILINE)
+    assert "jan-piqa/sft/stage-2 --against jan-piqa/base --margin 3" in gate
     code, _, err = bench.run("init", *files, "--model", "model", "--out", "configs/mine.yaml")
     assert code == 2 and "is there already" in err
 
@@ -71,7 +75,8 @@ def test_times_come_from_the_machine_and_benchmarks_from_what_is_here(bench: Ben
     rows(bench.root / "a.jsonl", 20)
     model = ("--model", "Qwen/Qwen2-1.5B")
     found = written(bench, "a.jsonl", *model)
-    assert found["methods"][3]["lr"] == pytest.approx(1e-4) and found["train"]["lr"] == 1e-5
+    assert found["train"]["lr"] == 1e-5
+    assert "# - {name: lora, lr: 1.0e-04, " in (bench.root / "a.yaml").read_text()
     assert found["stages"][0]["holdout"] == 0.2 and "max_prompt_tokens" not in found["train"]
     times = []
     for rate in ("1", "100"):
@@ -82,7 +87,9 @@ def test_times_come_from_the_machine_and_benchmarks_from_what_is_here(bench: Ben
     seconds = [float(t) * {"s": 1, "min": 60, "h": 3600}[unit] for t, unit in times]
     assert seconds[0] > 20 * seconds[1] > 0
     bench.must("init", "a.jsonl", *model, "--name", "nothing", "--data-root", "nowhere")
-    general = yaml.safe_load((bench.root / "nothing.yaml").read_text())["eval"]["general"]
+    text = (bench.root / "nothing.yaml").read_text()
+    assert "nothing/sft/stage-1 --against nothing/base --margin 21" in text
+    general = yaml.safe_load(text)["eval"]["general"]
     assert general["tasks"][0] == "mini_mmlu" and general["limit"] == 24
 
 
