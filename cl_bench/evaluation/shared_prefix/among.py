@@ -19,7 +19,7 @@ from torch import Tensor
 from cl_bench.evaluation.crew import Crew, Part, call, together
 from cl_bench.evaluation.probes import kl
 from cl_bench.evaluation.shared_prefix.dealing import deal, prompts_dealt
-from cl_bench.evaluation.shared_prefix.fused.opened import generating
+from cl_bench.evaluation.shared_prefix.fused.opened import generating, reading
 from cl_bench.evaluation.shared_prefix.generation import generate_tokens
 from cl_bench.evaluation.shared_prefix.loglikelihoods import Answers, score_continuations
 from cl_bench.evaluation.shared_prefix.packed_model import PackedModel, evaluating
@@ -128,7 +128,7 @@ def divergences(lm: SharedPrefixLM, file: Path) -> dict[int, kl.Divergence]:
 
 
 def _score(lm: SharedPrefixLM, crew: Crew, pairs: Pairs, limits: PassLimits) -> None:
-    with evaluating(lm.model):
+    with evaluating(lm.model), reading(lm.packed):
         score(lm.packed, crew, pairs, limits)
 
 

@@ -42,15 +42,7 @@ class PackedLinear:
     @classmethod
     def joined(cls, layers: Sequence[nn.Linear]) -> PackedLinear:
         """Layers of the same input, whose outputs stand side by side."""
-        if len(layers) == 1:
-            return cls(layers[0].weight, layers[0].bias)
-        biases: list[Tensor] = [
-            each.weight.new_zeros(each.out_features) if each.bias is None else each.bias
-            for each in layers
-        ]
-        some = any(each.bias is not None for each in layers)
-        weight = torch.cat([each.weight.detach() for each in layers])
-        return cls(weight, torch.cat(biases) if some else None)
+        return cls(*side_by_side(layers))
 
     def __call__(self, input: Tensor) -> Tensor:
         """The argument is named as nn.Linear names it."""
@@ -58,6 +50,19 @@ class PackedLinear:
             input, self._weight, self._bias, "none", [], ""
         )
         return out
+
+
+def side_by_side(layers: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of linear layers of the same input as one; of a single layer its own."""
+    if len(layers) == 1:
+        return layers[0].weight.detach(), layers[0].bias
+    biases: list[Tensor] = [
+        each.weight.new_zeros(each.out_features) if each.bias is None else each.bias
+        for each in layers
+    ]
+    some = any(each.bias is not None for each in layers)
+    weight = torch.cat([each.weight.detach() for each in layers])
+    return weight, torch.cat(biases) if some else None
 
 
 def _use_large_pages(packed: Tensor) -> None:

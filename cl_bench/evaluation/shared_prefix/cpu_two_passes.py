@@ -8,33 +8,32 @@ from typing import TypeVar
 
 import torch
 
-from cl_bench.evaluation.shared_prefix.cpu_twins import side_by_side, twin_of
-from cl_bench.evaluation.shared_prefix.packed_model import Counters, PackedModel
+from cl_bench.evaluation.shared_prefix.cpu_twins import side_by_side
+from cl_bench.evaluation.shared_prefix.readers import Reader
 
 Pass = TypeVar("Pass")
 Answer = TypeVar("Answer")
 
 
 def in_streams(
-    model: PackedModel,
+    reader: Reader,
     passes: Sequence[Pass],
-    work: Callable[[PackedModel, Pass], Answer],
+    work: Callable[[Reader, Pass], Answer],
     take: Callable[[Answer], None],
 ) -> None:
-    """`take(work(model, each))` for all passes.
+    """`take(work(reader, each))` for all passes.
 
     `take` is called in their order, in this thread; `work` perhaps in two others.
     """
     # An odd one would leave half of the threads without work.
     paired = len(passes) // 2 * 2
-    twin = twin_of(model.model) if paired else None
+    twin = reader.twin() if paired else None
     if twin is None:
         paired = 0
     else:
-        other = PackedModel(twin, Counters())
-        idle: SimpleQueue[PackedModel] = SimpleQueue()
-        idle.put(model)
-        idle.put(other)
+        idle: SimpleQueue[Reader] = SimpleQueue()
+        idle.put(reader)
+        idle.put(twin)
 
         def answer(each: Pass) -> Answer:
             mine = idle.get()
@@ -47,6 +46,6 @@ def in_streams(
         with side_by_side() as run:
             for found in run(answer, passes[:paired]):
                 take(found)
-        model.counters.add(other.counters)
+        reader.counters.add(twin.counters)
     for each in passes[paired:]:
-        take(work(model, each))
+        take(work(reader, each))

@@ -42,7 +42,7 @@ def deal(packs: Sequence[Pack], world: int, per_leaf: float = 0.0) -> list[list[
 
         def after(rank: int, block: _Block = block) -> float:
             new = [i for i in block.trunks if i not in given[rank]]
-            return load[rank] + block.cost + sum(_tokens(packs[i]) for i in new)
+            return load[rank] + block.cost + sum(packs[i].tokens for i in new)
 
         rank = min(range(world), key=after)
         load[rank] = after(rank)
@@ -52,7 +52,7 @@ def deal(packs: Sequence[Pack], world: int, per_leaf: float = 0.0) -> list[list[
 
 def _blocks(packs: Sequence[Pack], world: int, per_leaf: float) -> list[_Block]:
     needs = _needs(packs)
-    costs = [_tokens(pack) + per_leaf * _leaves(pack) for pack in packs]
+    costs = [pack.tokens + per_leaf * _leaves(pack) for pack in packs]
     ending = [i for i, pack in enumerate(packs) if not pack.trunk]
     most = sum(costs[i] for i in ending) / (world * SHARES)
     blocks: list[_Block] = []
@@ -75,12 +75,8 @@ def _needs(packs: Sequence[Pack]) -> list[tuple[int, ...]]:
             stack.pop()
         found.append(tuple(index for index, _ in stack))
         if pack.trunk:
-            stack.append((i, pack.past + _tokens(pack)))
+            stack.append((i, pack.past + pack.tokens))
     return found
-
-
-def _tokens(pack: Pack) -> int:
-    return sum(tree.size for row in pack.rows for tree in row)
 
 
 def _leaves(pack: Pack) -> int:

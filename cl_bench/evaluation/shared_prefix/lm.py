@@ -15,7 +15,7 @@ from cl_bench.data.special_tokens import added_tokens
 from cl_bench.errors import UserError
 from cl_bench.evaluation.finite import NotFinite
 from cl_bench.evaluation.shared_prefix import among
-from cl_bench.evaluation.shared_prefix.fused.opened import generating
+from cl_bench.evaluation.shared_prefix.fused.opened import generating, reading
 from cl_bench.evaluation.shared_prefix.packed_model import Counters, PackedModel, evaluating
 from cl_bench.evaluation.shared_prefix.packing import PassLimits
 from cl_bench.evaluation.shared_prefix.sharing_trial import free_bytes, why_not_shared
@@ -69,7 +69,8 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
     ) -> None:
         """`max_length`: the model's window, by default what `positions.window` finds.
 
-        `token_budget`: tokens of a forward pass, by default 1024 on a CPU and 16384 elsewhere.
+        `token_budget`: tokens of a forward pass, by default 1024 on a CPU, 2048 in half precision,
+        and 16384 elsewhere.
         `encode_prompts`: token ids of the prompts of generation requests, by default as `HFLM`.
         """
         super().__init__()
@@ -83,8 +84,9 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
         self.counters = Counters()
         self.packed = PackedModel(model, self.counters)
         on_cpu = self.packed.device.type == "cpu"
-        # On a CPU 1024 tokens already fill the matrix products, and small passes need less padding.
-        batch = token_budget or (1024 if on_cpu else 16384)
+        # On a CPU 1024 tokens already fill the matrix products in float32, 2048 those of matrix
+        # units in bfloat16; small passes need less padding.
+        batch = token_budget or ((1024 if model.dtype.itemsize > 2 else 2048) if on_cpu else 16384)
         self.limits = PassLimits(batch=batch, row=min(batch, max(512, batch // 4)))
         self.sequences = 128 if on_cpu else 256
         self.plain_batch = 1 if length_rule(model.config) else PLAIN_BATCH
@@ -257,8 +259,11 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
             self.counters.prompt_tokens += sum(len(pairs[i][0]) for i in ours)
             report = self._reporter("log-likelihoods", len(ours))
             asked = [pairs[i] for i in ours]
-            mine = among.score(self.packed, self.crew, asked, self._limits(asked), report)
-            scores = _put(scores, ours, mine)
+            if ours:
+                with reading(self.packed):
+                    limits = self._limits(asked)
+                    mine = among.score(self.packed, self.crew, asked, limits, report)
+                scores = _put(scores, ours, mine)
             return _put(scores, plain, self._plain("_loglikelihood_tokens", requests, plain))
 
     def _limits(self, pairs: Sequence[Pair]) -> PassLimits:

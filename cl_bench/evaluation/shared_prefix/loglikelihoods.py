@@ -12,19 +12,19 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from transformers import DynamicCache
 
 from cl_bench.evaluation.finite import ask_again
 from cl_bench.evaluation.shared_prefix.cpu_two_passes import in_streams
-from cl_bench.evaluation.shared_prefix.packed_model import PackedModel, crop
+from cl_bench.evaluation.shared_prefix.fused.reading import StoreReader
+from cl_bench.evaluation.shared_prefix.packed_model import PackedModel
 from cl_bench.evaluation.shared_prefix.packing import (
     Array,
     Pack,
     PackLayout,
     PassLimits,
-    lay_out,
     packs_of,
 )
+from cl_bench.evaluation.shared_prefix.readers import ModelReader, Reader
 from cl_bench.evaluation.shared_prefix.tree import Segment, build_forest, preorder
 
 Answers = tuple[Array, np.ndarray, np.ndarray]
@@ -122,27 +122,29 @@ def _run(
     take: Callable[[int, Answers], None],
 ) -> None:
     """Compute the chosen passes in order, with one trunk; `take` gets the answers of each."""
-    trunk = DynamicCache()
+    reader = reader_for(model, packs)
 
-    def answer(model: PackedModel, i: int) -> tuple[int, Answers]:
-        layout = lay_out(packs[i])
+    def answer(reader: Reader, i: int) -> tuple[int, Answers]:
+        layout = reader.lay_out(packs[i])
         keep, targets, requests = _questions(layout, asked)
         positions, row = np.unique(keep, return_inverse=True)
-        cache = None if stands_alone(packs[i]) else trunk
-        return i, (requests, *_answers(model.run(layout, positions, cache), row, targets))
+        logits = reader.run(packs[i], layout, positions)
+        return i, (requests, *_answers(model, logits, row, targets))
 
-    for alone, group in groupby(chosen, lambda i: stands_alone(packs[i])):
+    for alone, group in groupby(chosen, lambda i: packs[i].stands_alone):
         if alone:
-            in_streams(model, list(group), answer, lambda found: take(*found))
+            in_streams(reader, list(group), answer, lambda found: take(*found))
             continue
         for i in group:
-            crop(trunk, packs[i].past)
-            take(*answer(model, i))
+            take(*answer(reader, i))
 
 
-def stands_alone(pack: Pack) -> bool:
-    """Whether a pass neither reads the trunk nor adds to it."""
-    return not pack.trunk and pack.past == 0
+def reader_for(model: PackedModel, packs: Sequence[Pack]) -> Reader:
+    """Fused layers, else the model's own."""
+    if model.fused is None:
+        return ModelReader(model)
+    longest = max((pack.past + pack.tokens for pack in packs), default=0)
+    return StoreReader(model.fused, longest, model.counters)
 
 
 def _assign(
@@ -184,7 +186,9 @@ def _questions(
     )
 
 
-def _answers(logits: torch.Tensor, row: Array, targets: Array) -> tuple[np.ndarray, np.ndarray]:
+def _answers(
+    model: PackedModel, logits: torch.Tensor, row: Array, targets: Array
+) -> tuple[np.ndarray, np.ndarray]:
     """Log-probability of each target and whether it is the argmax, from logits [positions, V]."""
     rows = torch.from_numpy(row).to(logits.device)
     wanted = torch.from_numpy(targets).to(logits.device)
@@ -197,5 +201,5 @@ def _answers(logits: torch.Tensor, row: Array, targets: Array) -> tuple[np.ndarr
         # The function HFLM uses: on a CPU its rounding is 5e-5 nats a token off the true value,
         # so a more exact one would differ from HFLM by more than 1e-4 over a sentence.
         values[asked] = torch.log_softmax(part.float(), dim=-1)[place, wanted[asked]]
-        best[asked] = part.argmax(dim=-1)[place] == wanted[asked]
+        best[asked] = model.largest(part)[place] == wanted[asked]
     return values.cpu().numpy(), best.cpu().numpy()

@@ -81,7 +81,9 @@ class PackedModel:
         self.device = model.get_input_embeddings().weight.device
         self.attention = SlotAttention(model)
         self.fused: FusedLayers | None = None
-        """Layers that generate in the model's place (fused/opened.py)."""
+        """Layers that compute in the model's place (fused/opened.py)."""
+        self.kept: FusedLayers | None = None
+        """Packed ones for the next generations: packing takes a second."""
         self._lowest = torch.finfo(model.dtype).min
 
     def run(

@@ -72,6 +72,16 @@ class Pack:
     trunk: bool = False
     """Whether the pass extends the trunk (one row, one chain) instead of ending sequences."""
 
+    @property
+    def tokens(self) -> int:
+        """Tokens that it computes, padding not counted."""
+        return sum(tree.size for row in self.rows for tree in row)
+
+    @property
+    def stands_alone(self) -> bool:
+        """Whether it neither reads the trunk nor adds to it."""
+        return not self.trunk and self.past == 0
+
 
 @dataclass
 class _Node:
@@ -205,7 +215,8 @@ class PackLayout:
     positions: Array
     """[B, T], position of each token in its sequence."""
     mask: Mask | None
-    """[B, T, P + T], True where a query may look; None: plain causal attention, P = 0."""
+    """[B, T, P + T], True where a query may look; None: plain causal attention, P = 0, or in one
+    row without padding what the paths of the pieces say."""
     placed: tuple[Placed, ...]
 
 
@@ -255,6 +266,15 @@ def in_one_row(pack: Pack) -> list[Placed]:
             placed.append(Placed(piece.segment, piece.first, 0, columns, path))
             column += len(columns)
     return placed
+
+
+def lay_out_in_one_row(pack: Pack) -> PackLayout:
+    """Arrays of a pass as `in_one_row` has it."""
+    placed = in_one_row(pack)
+    segments = [place.segment for place in placed]
+    ids = np.concatenate([segment.tokens for segment in segments])
+    positions = np.concatenate([np.arange(each.start, each.end) for each in segments])
+    return PackLayout(ids[None], positions[None], None, tuple(placed))
 
 
 def _look(look: Mask, start: int, end: int, above: Placed | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from math import isnan
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from cl_bench.evaluation.shared_prefix.fused import compiled, layers, opened
 from cl_bench.evaluation.shared_prefix.fused.compiled import Heads, kernels_for
 from cl_bench.evaluation.shared_prefix.fused.jobs import decoding_jobs
 from cl_bench.evaluation.shared_prefix.fused.memory import StoreMemory
+from cl_bench.evaluation.shared_prefix.fused.reading import StoreReader
 from cl_bench.evaluation.shared_prefix.fused.store import Extent, Places, Store
 from cl_bench.evaluation.shared_prefix.lm import SharedPrefixLM
 from cl_bench.evaluation.shared_prefix.packed_model import evaluating
@@ -44,6 +46,13 @@ def wide_model(kind=LlamaForCausalLM, config=LlamaConfig, dtype=torch.float32, s
     return model.to(dtype).eval()
 
 
+CLASSES = {
+    "llama": (LlamaForCausalLM, LlamaConfig),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config),
+}
+STEMS = ["a stem that is read once " * 9, "another, " * 25, "x", ""]
+
+
 @pytest.fixture
 def memories(monkeypatch):
     """Stores that were made, the trials' too."""
@@ -56,6 +65,20 @@ def memories(monkeypatch):
 
     monkeypatch.setattr(StoreMemory, "__init__", noted)
     monkeypatch.setattr(opened, "_FOUND", {})
+    return made
+
+
+@pytest.fixture
+def readers(memories, monkeypatch):
+    """Readers of log-likelihoods that were made, twins too."""
+    made = []
+    init = StoreReader.__init__
+
+    def noted(self, *args):
+        init(self, *args)
+        made.append(self)
+
+    monkeypatch.setattr(StoreReader, "__init__", noted)
     return made
 
 
@@ -114,13 +137,9 @@ def test_a_steps_attention_is_that_of_single_queries(dtype, heads):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize(
-    "model",
-    [(LlamaForCausalLM, LlamaConfig), (Qwen2ForCausalLM, Qwen2Config)],
-    ids=["llama", "qwen2"],
-)
-def test_the_trial_compares_with_the_models_own_layers(model, dtype):
-    found = wide_model(*model, dtype=dtype)
+@pytest.mark.parametrize("kind", CLASSES)
+def test_the_trial_compares_with_the_models_own_layers(kind, dtype):
+    found = wide_model(*CLASSES[kind], dtype=dtype)
     with evaluating(found):
         fused = layers.fused_layers(found)
         assert fused is not None
@@ -131,12 +150,11 @@ def test_the_trial_compares_with_the_models_own_layers(model, dtype):
     assert not any("forward" in vars(module) for module in found.modules())
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+@pytest.mark.parametrize("kind", CLASSES)
 @pytest.mark.parametrize("room", [10**9, 60_000], ids=["wide", "narrow"])
 def test_texts_are_those_of_hflm(kind, room, memories, monkeypatch):
     """Shared stems, texts that end at once or late, few sequences at a time."""
-    classes = {"llama": (LlamaForCausalLM, LlamaConfig), "qwen2": (Qwen2ForCausalLM, Qwen2Config)}
-    model, tokenizer = wide_model(*classes[kind]), byte_tokenizer()
+    model, tokenizer = wide_model(*CLASSES[kind]), byte_tokenizer()
     stems = ["a stem that is read once " * 9, "another, " * 25, ""]
     asked = requests(
         "generate_until",
@@ -162,10 +180,67 @@ def test_texts_are_those_of_hflm(kind, room, memories, monkeypatch):
     assert (room < 10**6) == bool(grown)
 
 
+def asked_pairs():
+    """Stems, branches of them, continuations of several lengths, and equal ones."""
+    contexts = [f"{STEMS[n % 4]}{n % 3} is it" for n in range(18)]
+    pairs = [(text, f" {'so ' * (n % 5)}no{n % 2}") for n, text in enumerate(contexts)]
+    return requests("loglikelihood", [*pairs, *pairs[:2], *((text, " y") for text in contexts)])
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+@pytest.mark.parametrize("budget", [64, 2048], ids=["trunks", "whole"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_log_likelihoods_are_those_of_hflm(kind, budget, threads, readers):
+    torch.set_num_threads(threads)  # `one_thread` puts back what was there
+    model, tokenizer = wide_model(*CLASSES[kind]), byte_tokenizer()
+    engine = SharedPrefixLM(model, tokenizer, token_budget=budget)
+    found = engine.loglikelihood(asked_pairs())
+    expected = hflm(model, tokenizer).loglikelihood(asked_pairs(), disable_tqdm=True)
+    assert [s for s, _ in found] == pytest.approx([s for s, _ in expected], abs=1e-4)
+    assert [best for _, best in found] == [best for _, best in expected]
+    assert len(readers) == threads if budget == 64 else len(readers) == 1, "else one pass"
+    assert engine.counters.unshared == 0
+    assert engine.counters.computed_tokens < engine.counters.prompt_tokens / 2
+    assert engine.packed.fused is None
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_log_likelihoods_in_half_precision_are_as_close_to_the_truth_as_the_models_own(
+    readers, monkeypatch
+):
+    model, tokenizer = wide_model(dtype=torch.bfloat16), byte_tokenizer()
+    exact = [s for s, _ in hflm(wide_model(), tokenizer).loglikelihood(asked_pairs())]
+    found = {}
+    for way in ("fused", "own"):
+        if way == "own":
+            monkeypatch.setattr(opened, "fused_layers", lambda *_, **__: None)
+        scores = SharedPrefixLM(model, tokenizer).loglikelihood(asked_pairs())
+        found[way] = sum(abs(s - e) for (s, _), e in zip(scores, exact, strict=True))
+    assert len(readers) == 1
+    assert found["fused"] < 1.5 * found["own"]
+
+
+def test_packed_weights_are_kept_until_a_weight_changes(monkeypatch):
+    model, tokenizer = wide_model(), byte_tokenizer()
+    asked = requests("generate_until", [("a stem", {"until": [], "max_gen_toks": 9})])
+    engine, made = SharedPrefixLM(model, tokenizer), []
+    init = layers.FusedLayer.__init__
+    monkeypatch.setattr(
+        layers.FusedLayer, "__init__", lambda self, *a: (made.append(a), init(self, *a))[1]
+    )
+    texts = [engine.generate_until(asked) for _ in range(2)]
+    assert texts[0] == texts[1] and len(made) == 2, "one for each layer"
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight.neg_()
+    changed = engine.generate_until(asked)
+    assert changed == hflm(model, tokenizer).generate_until(asked, disable_tqdm=True) != texts[0]
+    assert len(made) == 4
+
+
 @pytest.mark.parametrize(
     "fault", ["no compiler", "another activation", "other scale", "patched", "float16"]
 )
-def test_other_models_and_machines_use_slots(fault, memories, monkeypatch):
+def test_other_models_and_machines_use_slots(fault, memories, readers, monkeypatch):
     options = {"hidden_act": "gelu"} if fault == "another activation" else {}
     dtype = torch.float16 if fault == "float16" else torch.float32
     model, tokenizer = wide_model(dtype=dtype, **options), byte_tokenizer()
@@ -188,11 +263,16 @@ def test_other_models_and_machines_use_slots(fault, memories, monkeypatch):
     engine = SharedPrefixLM(model, tokenizer)
     expected = hflm(model, tokenizer).generate_until(asked, disable_tqdm=True)
     assert engine.generate_until(asked) == expected
+    pairs = requests("loglikelihood", [(f"{n} is", " so") for n in range(4)])
+    scores = [s for s, _ in hflm(model, tokenizer).loglikelihood(pairs, disable_tqdm=True)]
+    tolerance = 0.05 if fault == "float16" else 1e-4
+    assert [s for s, _ in engine.loglikelihood(pairs)] == pytest.approx(scores, abs=tolerance)
+    assert not readers
     assert len(memories) == (fault in ("another activation", "other scale"))  # their trials
     compiled.kernels_for.cache_clear()
 
 
-def test_what_is_no_number_stays_in_its_own_text(memories):
+def test_what_is_no_number_stays_in_its_own_text(memories, readers):
     model, tokenizer = wide_model(), byte_tokenizer()
     with torch.no_grad():
         model.get_input_embeddings().weight[tokenizer.encode("x")] = float("nan")
@@ -204,6 +284,10 @@ def test_what_is_no_number_stays_in_its_own_text(memories):
     expected = hflm(model, tokenizer).generate_until(good, disable_tqdm=True)
     assert [text for i, text in enumerate(found) if i != 1] == expected
     assert len(memories) > 1
+    pairs = requests("loglikelihood", [(text, " so") for text in texts])
+    scores = SharedPrefixLM(model, tokenizer).loglikelihood(pairs)
+    assert [isnan(score) for score, _ in scores] == [False, True, False, False]
+    assert readers
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)

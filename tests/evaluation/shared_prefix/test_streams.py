@@ -9,10 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cl_bench.evaluation.shared_prefix import cpu_two_passes as streams
+from cl_bench.evaluation.shared_prefix import readers
 from cl_bench.evaluation.shared_prefix.cpu_two_passes import in_streams
 from cl_bench.evaluation.shared_prefix.lm import SharedPrefixLM
 from cl_bench.evaluation.shared_prefix.packed_model import Counters, PackedModel
+from cl_bench.evaluation.shared_prefix.readers import ModelReader
 from tests.helpers.engine_oracle import requests
 from tests.helpers.tiny import byte_tokenizer, tiny_model
 
@@ -50,7 +51,7 @@ def test_scores_and_counters_are_those_of_one_stream(texts, budget):
 
 
 def test_two_passes_run_at_the_same_time_without_gradients_on_half_of_the_threads(two_threads):
-    model, seen = packed(), []
+    model, seen = ModelReader(packed()), []
     meeting = threading.Barrier(2)
 
     def work(mine, number):
@@ -66,7 +67,7 @@ def test_two_passes_run_at_the_same_time_without_gradients_on_half_of_the_thread
 
 
 def test_an_odd_pass_has_all_threads(two_threads):
-    model, seen = packed(), []
+    model, seen = ModelReader(packed()), []
     in_streams(
         model, range(3), lambda mine, _: (mine is model, torch.get_num_threads()), seen.append
     )
@@ -88,15 +89,15 @@ def test_a_failure_is_raised_here_and_the_threads_come_back(two_threads, where):
         return run
 
     with pytest.raises(ValueError, match="pass 1"):
-        in_streams(packed(), range(100), fails("work"), fails("take"))
+        in_streams(ModelReader(packed()), range(100), fails("work"), fails("take"))
     assert torch.get_num_threads() == 2
     assert done.count("take") == 1
     assert done.count("work") < 100, "what has not begun is left out"
 
 
 def test_one_pass_needs_no_twin(two_threads, monkeypatch):
-    monkeypatch.setattr(streams, "twin_of", lambda _: pytest.fail("copied for nothing"))
+    monkeypatch.setattr(readers, "twin_of", lambda _: pytest.fail("copied for nothing"))
     taken = []
-    in_streams(packed(), [1], lambda _, number: number, taken.append)
-    in_streams(packed(), [], lambda _, number: number, taken.append)
+    in_streams(ModelReader(packed()), [1], lambda _, number: number, taken.append)
+    in_streams(ModelReader(packed()), [], lambda _, number: number, taken.append)
     assert taken == [1]

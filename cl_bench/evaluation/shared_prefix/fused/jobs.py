@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,13 +17,18 @@ WORTH_SHARING = 48
 
 
 def ranges_of(extents: Sequence[Extent]) -> list[Range]:
-    """Places of what extents hold; neighbours are one range."""
+    """Places of what extents hold."""
+    return joined_ranges((extent.start, extent.length) for extent in extents)
+
+
+def joined_ranges(ranges: Iterable[Range]) -> list[Range]:
+    """Ranges in their order without empty ones, neighbours as one."""
     found: list[Range] = []
-    for extent in extents:
-        if found and sum(found[-1]) == extent.start:
-            found[-1] = (found[-1][0], found[-1][1] + extent.length)
-        elif extent.length:
-            found.append((extent.start, extent.length))
+    for start, length in ranges:
+        if found and sum(found[-1]) == start:
+            found[-1] = (found[-1][0], found[-1][1] + length)
+        elif length:
+            found.append((start, length))
     return found
 
 

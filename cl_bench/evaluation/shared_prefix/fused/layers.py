@@ -6,7 +6,8 @@ Names of modules say that a layer may be of it, a trial that it is (fused/opened
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +19,14 @@ from cl_bench.evaluation.shared_prefix.cpu_packed_weights import (
     PackedLinear,
     has_room,
     is_packable,
+    side_by_side,
 )
 from cl_bench.evaluation.shared_prefix.fused.compiled import Heads, Jobs, Kernels, kernels_for
 from cl_bench.evaluation.shared_prefix.fused.store import Store
 from cl_bench.training.patching import is_replaced, replaced
 
+Joined = Callable[[Sequence[nn.Linear]], Callable[[Tensor], Tensor]]
+"""Linear layers of the same input as one product, their outputs side by side."""
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
 
@@ -39,20 +43,27 @@ class Pass:
     """int64 [K]: the tokens whose output is wanted; None: all."""
 
 
+class _Told(threading.local):
+    """What this thread's pass is told: several threads may run passes at once."""
+
+    now: Pass | None = None
+
+
 class FusedLayer:
     """One decoder layer."""
 
-    def __init__(self, layer: Any, kernels: Kernels, number: int, last: bool) -> None:
+    def __init__(
+        self, layer: Any, kernels: Kernels, number: int, last: bool, told: _Told, joined: Joined
+    ) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        self.kernels, self.number, self.last = kernels, number, last
+        self.kernels, self.number, self.last, self.told = kernels, number, last, told
         self.scale = float(attention.scaling)
         self.before = _norm(layer.input_layernorm)
         self.after = _norm(layer.post_attention_layernorm)
-        self.inputs = PackedLinear.joined([attention.q_proj, attention.k_proj, attention.v_proj])
-        self.output = PackedLinear.joined([attention.o_proj])
-        self.gates = PackedLinear.joined([mlp.gate_proj, mlp.up_proj])
-        self.down = PackedLinear.joined([mlp.down_proj])
-        self.current: Pass | None = None
+        self.inputs = joined([attention.q_proj, attention.k_proj, attention.v_proj])
+        self.output = joined([attention.o_proj])
+        self.gates = joined([mlp.gate_proj, mlp.up_proj])
+        self.down = joined([mlp.down_proj])
 
     def __call__(
         self,
@@ -62,8 +73,8 @@ class FusedLayer:
         **__: Any,
     ) -> Tensor:
         """[1, N, C] -> [1, N, C], of the last layer [1, K, C]."""
-        now = self.current
-        assert now is not None, "called inside `over`"
+        now = self.told.now
+        assert now is not None, "called by `run`"
         kernels, x = self.kernels, hidden_states[0]
         store = now.store.layers[self.number]
         cosines, sines = (each[0].contiguous() for each in position_embeddings)
@@ -134,14 +145,19 @@ def _is_common(layer: Any) -> bool:
 
 
 class FusedLayers:
-    """All decoder layers of a model, with copies of their weights."""
+    """All decoder layers of a model."""
 
-    def __init__(self, model: Any, kernels: Kernels) -> None:
+    def __init__(self, model: Any, kernels: Kernels, packed: bool) -> None:
+        """`packed`: with copies of the weights, packed for products of few rows."""
         self.model, self.kernels, self.heads = model, kernels, kernels.heads
+        self.weights = _weights(model)
+        joined: Joined = PackedLinear.joined if packed else TorchLinear
         self.modules = _layers(model)
+        self._told = _Told()
         count = len(self.modules)
         self.layers = [
-            FusedLayer(layer, kernels, i, i + 1 == count) for i, layer in enumerate(self.modules)
+            FusedLayer(layer, kernels, i, i + 1 == count, self._told, joined)
+            for i, layer in enumerate(self.modules)
         ]
 
     def linears(self) -> Iterator[nn.Linear]:
@@ -154,35 +170,42 @@ class FusedLayers:
         return Store(len(self.layers), self.heads, self.model.dtype, tokens)
 
     @contextmanager
-    def over(self, told: Pass) -> Iterator[None]:
-        """The model's layers are these ones inside the block."""
+    def in_place(self) -> Iterator[None]:
+        """The model's layers are these ones inside the block, where only `run` calls it."""
         with ExitStack() as restore:
             for module, layer in zip(self.modules, self.layers, strict=True):
-                layer.current = told
                 restore.enter_context(replaced(module, layer))
-            try:
-                yield
-            finally:
-                for layer in self.layers:
-                    layer.current = None
+            yield
 
     def run(self, tokens: Sequence[int], positions: Sequence[int], told: Pass) -> Tensor:
-        """Logits [K, V] of the tokens kept, in the model's dtype."""
-        with self.over(told):
+        """Logits [K, V] of the tokens kept, in the model's dtype; `in_place`, by any thread."""
+        self._told.now = told
+        try:
             output = self.model(
-                input_ids=torch.tensor([tokens]),
+                input_ids=torch.as_tensor(tokens)[None],
                 # Four dimensions: transformers takes it as it is. Nothing reads it.
                 attention_mask=torch.zeros(1, 1, 1, 1, dtype=self.model.dtype),
-                position_ids=torch.tensor([positions]),
+                position_ids=torch.as_tensor(positions)[None],
                 use_cache=False,
             )
+        finally:
+            self._told.now = None
         logits: Tensor = output.logits[0]
         return logits
 
 
-def fused_layers(model: Any) -> FusedLayers | None:
+def _weights(model: Any) -> list[tuple[int, int]]:
+    """Where the weights of the layers are, and how often torch has changed them."""
+    weights = [weight for layer in _layers(model) for weight in layer.parameters()]
+    return [(weight.data_ptr(), weight._version) for weight in weights]
+
+
+def fused_layers(
+    model: Any, packed: bool = True, before: FusedLayers | None = None
+) -> FusedLayers | None:
     """Fused layers, not yet tried; None where the model, the machine or memory has none.
 
+    `before`: layers made so for the same model, which come back where no weight has changed.
     The model must have torch's own attention and be in evaluation mode.
     """
     if next(model.parameters()).device.type != "cpu" or model.config._attn_implementation != "sdpa":
@@ -191,5 +214,17 @@ def fused_layers(model: Any) -> FusedLayers | None:
     kernels = None if heads is None else kernels_for(heads, model.dtype)
     if kernels is None:
         return None
+    if before is not None and before.weights == _weights(model):
+        return before
     linears = [m for layer in _layers(model) for m in layer.modules() if isinstance(m, nn.Linear)]
-    return FusedLayers(model, kernels) if has_room(linears) else None
+    return FusedLayers(model, kernels, packed) if has_room(linears) else None
+
+
+class TorchLinear:
+    """torch's own product for linear layers, side by side."""
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        self.weight, self.bias = side_by_side(layers)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight, self.bias)

@@ -132,7 +132,8 @@ class StoreMemory:
         kept = None if keep is None else torch.tensor(keep)
         offsets = torch.tensor(places) * self.layers.heads.size
         told = Pass(self.store, offsets, jobs.made(), kept)
-        return self.layers.run(tokens, positions, told)
+        with self.layers.in_place():
+            return self.layers.run(tokens, positions, told)
 
     def start(self, place: Placed, request: int) -> None:
         """See `Memory`."""
