@@ -118,7 +118,7 @@ def answering(
         stack.enter_context(untouched(model))
         lm = stack.enter_context(opened(engine, subject, progress, kept, say))
         model.eval()
-        if say is not None and isinstance(lm, SharedPrefixLM) and (note := lm.sharing_note()):
+        if say is not None and isinstance(lm, SharedPrefixLM) and (note := lm.note()):
             say(note)
         prober = None
         if reference is not None:

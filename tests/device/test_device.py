@@ -19,6 +19,10 @@ import torch
 from cl_bench.cli import run_command
 from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.engines.opened import Subject, opened
+from cl_bench.evaluation.shared_prefix.ahead.block import Block
+from cl_bench.evaluation.shared_prefix.ahead.opened import why_not_ahead
+from cl_bench.evaluation.shared_prefix.kv_slots import SlotCache
+from cl_bench.evaluation.shared_prefix.packed_model import Counters, PackedModel, evaluating
 from cl_bench.importance.fisher import fisher_scores
 from cl_bench.training.loss import answer_loss
 from cl_bench.training.selective_update import SelectiveUpdate
@@ -95,6 +99,21 @@ def test_answers_are_those_of_hflm() -> None:
     assert texts == oracle.generate_until(prompts, disable_tqdm=True)
     expected = oracle.loglikelihood(pairs, disable_tqdm=True)
     assert [s for s, _ in scores] == pytest.approx([s for s, _ in expected], abs=1e-4)
+
+
+def test_steps_ahead_wait_for_nothing() -> None:
+    model = tiny_model().to(DEVICE)
+    with evaluating(model):
+        ids = torch.ones(3, 5, dtype=torch.long, device=DEVICE)
+        slots = SlotCache(model(ids, use_cache=True).past_key_values)
+        slots.reserve(3, 24)
+        block = Block(PackedModel(model, Counters()), slots, 3, 24)
+        with without_waiting():
+            block.step()
+        one = Block(PackedModel(model, Counters()), slots, 3, 24)
+        one._replay = one.step
+        assert block.run([4, 5, 6], [5, 5, 5]) == one.run([4, 5, 6], [5, 5, 5])
+        assert why_not_ahead(model) is None
 
 
 def test_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

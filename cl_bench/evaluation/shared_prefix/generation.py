@@ -9,6 +9,9 @@ from typing import Any
 import torch
 
 from cl_bench.evaluation.finite import ask_again, is_distribution
+from cl_bench.evaluation.shared_prefix.ahead.block import STEPS
+from cl_bench.evaluation.shared_prefix.ahead.memory import AheadMemory
+from cl_bench.evaluation.shared_prefix.drawing import Drawing, tokens_at
 from cl_bench.evaluation.shared_prefix.fused.memory import StoreMemory
 from cl_bench.evaluation.shared_prefix.packed_model import PackedModel
 from cl_bench.evaluation.shared_prefix.packing import Pack, PassLimits, packs_of
@@ -17,8 +20,6 @@ from cl_bench.evaluation.shared_prefix.slot_memory import Memory, Room, SlotMemo
 from cl_bench.evaluation.shared_prefix.stopping import StopRule
 from cl_bench.evaluation.shared_prefix.tree import build_forest
 
-Choose = Callable[[torch.Tensor, Sequence[tuple[int, int]]], torch.Tensor]
-"""Tokens [N] of logits [N, V], given each one's request and place among its new tokens."""
 GUESSES = 7
 """Tokens guessed at once for a text that repeats itself."""
 
@@ -55,23 +56,19 @@ def generate_tokens(
     limits: PassLimits,
     room: Room,
     progress: Callable[[int], None] | None = None,
-    choose: Choose | None = None,
+    drawing: Drawing | None = None,
 ) -> tuple[list[list[int]], set[int]]:
     """New tokens for every prompt (non-empty; `max_new_tokens` at least 1), argmax of fp32 logits.
 
-    With them the prompts whose answer ends where logits are no numbers. `choose` takes other tokens
-    than the argmax: by what it is asked for, never by when. `progress` is called with the number of
-    prompts that are finished.
+    With them the prompts whose answer ends where logits are no numbers. `drawing` takes other
+    tokens than the argmax: by what it is asked for, never by when. `progress` is called with the
+    number of prompts that are finished.
     """
-    answers, bad = _generate(model, tokenizer, prompts, rules, limits, room, progress, choose)
+    answers, bad = _generate(model, tokenizer, prompts, rules, limits, room, progress, drawing)
 
     def alone(i: int) -> list[int] | None:
-        def own(logits: torch.Tensor, places: Sequence[tuple[int, int]]) -> torch.Tensor:
-            assert choose is not None
-            return choose(logits, [(i, place) for _, place in places])
-
-        chooser = None if choose is None else own
-        one = _generate(model, tokenizer, [prompts[i]], [rules[i]], limits, room, None, chooser)
+        own = None if drawing is None else drawing.of(i)
+        one = _generate(model, tokenizer, [prompts[i]], [rules[i]], limits, room, None, own)
         return None if one[1] else one[0][0]
 
     again = ask_again(sorted(bad), alone)
@@ -88,13 +85,12 @@ def _generate(
     limits: PassLimits,
     room: Room,
     progress: Callable[[int], None] | None,
-    choose: Choose | None,
+    drawing: Drawing | None,
 ) -> tuple[list[list[int]], set[int]]:
     new = [rule.max_new_tokens for rule in rules]
     packs = list(packs_of(build_forest(prompts), limits))
-    decoder = Decoder(
-        model, tokenizer, prompts, rules, memory_for(model, packs, prompts, new, room), choose
-    )
+    memory = memory_for(model, packs, prompts, new, room, drawing)
+    decoder = Decoder(model, tokenizer, prompts, rules, memory, drawing)
     packs.reverse()
     while packs or decoder.running:
         while packs and decoder.has_room(packs[-1]):
@@ -111,11 +107,15 @@ def memory_for(
     prompts: Sequence[Sequence[int]],
     new: Sequence[int],
     room: Room,
+    drawing: Drawing | None = None,
 ) -> Memory:
     """A store for fused layers, else slots."""
     if model.fused is not None:
         return StoreMemory(model.fused, packs, new, room, model.counters)
-    return SlotMemory(model, [len(p) + n for p, n in zip(prompts, new, strict=True)], room)
+    longest = [len(p) + n for p, n in zip(prompts, new, strict=True)]
+    if model.ahead:
+        return AheadMemory(model, longest, room, drawing)
+    return SlotMemory(model, longest, room)
 
 
 class Decoder:
@@ -128,9 +128,9 @@ class Decoder:
         prompts: Sequence[Sequence[int]],
         rules: Sequence[StopRule],
         memory: Memory,
-        choose: Choose | None = None,
+        drawing: Drawing | None = None,
     ) -> None:
-        self.choose = choose or (lambda logits, places: model.largest(logits))
+        self.drawing = drawing
         self.model, self.tokenizer, self.memory = model, tokenizer, memory
         self.prompts, self.rules = prompts, rules
         self.longest = [
@@ -149,7 +149,7 @@ class Decoder:
     def prefill(self, pack: Pack) -> None:
         """Run a pass; sequences that end in it get their first token, and go on."""
         ending, logits = self.memory.prefill(pack)
-        picked = self.choose(logits, [(request, 0) for _, request in ending])
+        picked = self._chosen(logits, [(request, 0) for _, request in ending])
         fine = is_distribution(logits, picked).tolist()
         for (place, request), token, sound in zip(ending, picked.tolist(), fine, strict=True):
             if not sound:
@@ -162,10 +162,35 @@ class Decoder:
                 self.running.append(Running(request, text, prompt, self.longest[request]))
         self.memory.end_pass()
 
+    def _chosen(self, logits: torch.Tensor, places: Sequence[tuple[int, int]]) -> torch.Tensor:
+        """Tokens [N] of logits [N, V], given each one's request and place among its new tokens."""
+        if self.drawing is None:
+            return self.model.largest(logits)
+        return tokens_at(logits, self.drawing.points(places), self.drawing.temperature)
+
     def step(self) -> None:
-        """One more token for every running sequence; more for those that guess right."""
+        """More tokens for every running sequence: one, or those guessed right, or some ahead."""
         if not self.running:
             return
+        if isinstance(self.memory, AheadMemory):
+            self._steps_ahead(self.memory)
+        else:
+            self._step()
+        for slot in reversed(range(len(self.running))):
+            running = self.running[slot]
+            if self._ended(running.request, running.text.tokens[running.prompt :]):
+                self._leave(slot)
+
+    def _steps_ahead(self, memory: AheadMemory) -> None:
+        count = min(STEPS, max(each.longest - len(each.text.tokens) for each in self.running))
+        last = [each.text.tokens[-1] for each in self.running]
+        places = [(each.request, len(each.text.tokens) - each.prompt) for each in self.running]
+        chosen, fine = memory.ahead(last, [each.held for each in self.running], places, count)
+        self.model.counters.steps += count
+        for each, first, tokens, sound in zip(self.running, last, chosen, fine, strict=True):
+            self._take(each, [first, *tokens[:-1]], tokens, sound)
+
+    def _step(self) -> None:
         fed = [[each.text.tokens[-1], *each.text.guess(each.guesses)] for each in self.running]
         logits = self.memory.step(fed, [each.held for each in self.running])
         self.model.counters.steps += 1
@@ -174,19 +199,17 @@ class Decoder:
             for each, given in zip(self.running, fed, strict=True)
             for i in range(len(given))
         ]
-        picked = self.choose(logits, places)
+        picked = self._chosen(logits, places)
         fine = is_distribution(logits, picked).tolist()
         chosen, at = picked.tolist(), 0
         for each, given in zip(self.running, fed, strict=True):
             end = at + len(given)
             self._take(each, given, chosen[at:end], fine[at:end])
             at = end
-        for slot in reversed(range(len(self.running))):
-            running = self.running[slot]
-            if self._ended(running.request, running.text.tokens[running.prompt :]):
-                self._leave(slot)
 
-    def _take(self, each: Running, given: list[int], chosen: list[int], fine: list[bool]) -> None:
+    def _take(
+        self, each: Running, given: list[int], chosen: list[int], fine: Sequence[bool | int]
+    ) -> None:
         """Add the tokens chosen after each of `given`, as far as these were guessed right."""
         rule = self.rules[each.request]
         for i, token in enumerate(chosen):
@@ -195,7 +218,7 @@ class Decoder:
                 return
             each.text.append(token)
             self.model.counters.decoded_tokens += 1
-            self.model.counters.guessed_tokens += i > 0
+            self.model.counters.guessed_tokens += i > 0 and not self.model.ahead
             if i + 1 == len(given) or token != given[i + 1]:
                 return
             if rule.ended(self.tokenizer, each.text.tokens[each.prompt :]):

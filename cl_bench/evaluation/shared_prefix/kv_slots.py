@@ -28,6 +28,7 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]
         shape = (0, like.shape[1], 0, like.shape[3])
         self.keys = self.values = like.new_zeros(shape)
         self.held = self.width = 0
+        self.in_order = False
         self.rows = self.columns = torch.zeros(0, dtype=torch.long, device=like.device)
 
     def update(
@@ -41,6 +42,9 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]
         self.values[self.rows, :, self.columns] = value_states.transpose(1, 2)
         if not self.width:
             return self.keys, self.values
+        if self.in_order:
+            n = len(self.rows)
+            return self.keys[:n, :, : self.width], self.values[:n, :, : self.width]
         rows = self.rows[:, 0]
         return self.keys[rows, :, : self.width], self.values[rows, :, : self.width]
 
@@ -127,5 +131,12 @@ class SlotCache:
         """
         for layer in self.layers:
             layer.rows, layer.columns = rows.to(layer.device), columns.to(layer.device)
-            layer.held, layer.width = held, width
+            layer.held, layer.width, layer.in_order = held, width, False
         return self.cache
+
+    def first(self, rows: torch.Tensor, columns: torch.Tensor, width: int) -> Cache:
+        """`at` of the slots 0, 1, ... `rows` [B, 1], without a copy of what they hold."""
+        cache = self.at(rows, columns, width - 1, width)
+        for layer in self.layers:
+            layer.in_order = True
+        return cache

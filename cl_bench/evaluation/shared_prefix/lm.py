@@ -15,6 +15,7 @@ from cl_bench.data.special_tokens import added_tokens
 from cl_bench.errors import UserError
 from cl_bench.evaluation.finite import NotFinite
 from cl_bench.evaluation.shared_prefix import among
+from cl_bench.evaluation.shared_prefix.ahead.opened import is_worthwhile, why_not_ahead
 from cl_bench.evaluation.shared_prefix.fused.opened import generating, reading
 from cl_bench.evaluation.shared_prefix.packed_model import Counters, PackedModel, evaluating
 from cl_bench.evaluation.shared_prefix.packing import PassLimits
@@ -356,12 +357,17 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
             self.reason, self._window = why_not_shared(self.model, self.max_length)
         return self._window
 
-    def sharing_note(self) -> str | None:
-        """What is not shared and what that costs, in a line; None for models that share."""
+    def note(self) -> str | None:
+        """What is not shared, or not decoded ahead, and what that costs; None if all is well."""
         with evaluating(self.model):
             longest = self._shareable()
+            slow = None
+            if longest and is_worthwhile(self.packed.device):
+                slow = why_not_ahead(self.model)
         if self.reason is None:
-            return None
+            if slow is None:
+                return None
+            return f"texts are generated one token at a time, and the host waits for each ({slow})"
         which = f"requests of more than {longest} tokens are" if longest else "every request is"
         return (
             f"prefixes are not shared ({self.reason}): {which} computed whole by lm-eval's HFLM, "

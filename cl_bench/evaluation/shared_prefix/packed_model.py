@@ -84,7 +84,10 @@ class PackedModel:
         """Layers that compute in the model's place (fused/opened.py)."""
         self.kept: FusedLayers | None = None
         """Packed ones for the next generations: packing takes a second."""
-        self._lowest = torch.finfo(model.dtype).min
+        self.ahead = False
+        """Whether generations are decoded ahead (ahead/opened.py)."""
+        self.lowest = torch.finfo(model.dtype).min
+        """What masks positions."""
 
     def run(
         self, layout: PackLayout, keep: Array, cache: DynamicCache | None = None
@@ -167,7 +170,7 @@ class PackedModel:
             mask = torch.zeros(hidden.shape, dtype=self.model.dtype, device=self.device)
             output = self.model(
                 input_ids=ids,
-                attention_mask=mask.masked_fill_(hidden, self._lowest)[:, None],
+                attention_mask=mask.masked_fill_(hidden, self.lowest)[:, None],
                 position_ids=positions,
                 past_key_values=slots.at(rows, positions, width - count, width),
                 use_cache=True,
@@ -181,7 +184,7 @@ class PackedModel:
             return None
         allowed = torch.from_numpy(look).to(self.device)
         mask = torch.zeros(allowed.shape, dtype=self.model.dtype, device=self.device)
-        return mask.masked_fill_(~allowed, self._lowest)[:, None]
+        return mask.masked_fill_(~allowed, self.lowest)[:, None]
 
 
 def crop(cache: DynamicCache, length: int) -> None:

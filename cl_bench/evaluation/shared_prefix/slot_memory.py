@@ -103,13 +103,21 @@ class SlotMemory:
         self.running += 1
 
     def _grow(self) -> None:
-        """Twice as many slots, as far as there is room and use for them: growing copies all."""
+        """More slots, twice as many, as far as there is room and use: growing copies all."""
         assert self.slots is not None, "called when a sequence starts"
         have = self.slots.count
         columns = max(self.slots.columns, *self.longest)
         fit = self.room.cache_bytes // (columns * self.slots.bytes_per_token)
         room = min(self.room.sequences, len(self.longest), fit)
-        self.slots.reserve(max(have + 1, min(room, max(32, 2 * have))), columns)
+        self._reserve(max(have + 1, min(room, self._more(have, room))), columns)
+
+    def _reserve(self, slots: int, columns: int) -> None:
+        assert self.slots is not None, "called when a sequence starts"
+        self.slots.reserve(slots, columns)
+
+    def _more(self, have: int, room: int) -> int:
+        """How many slots to have next, where there is room for `room`."""
+        return max(32, 2 * have)
 
     def end_pass(self) -> None:
         """See `Memory`."""

@@ -13,6 +13,7 @@ from lm_eval.api.instance import Instance
 from cl_bench.data.tokens import encode_prompts
 from cl_bench.errors import RunError
 from cl_bench.evaluation.finite import NotFinite
+from cl_bench.evaluation.shared_prefix.drawing import Drawing, tokens_at
 from cl_bench.evaluation.shared_prefix.fused.opened import generating
 from cl_bench.evaluation.shared_prefix.generation import generate_tokens
 from cl_bench.evaluation.shared_prefix.lm import CACHE_SHARE, SharedPrefixLM
@@ -88,10 +89,6 @@ def _sampled(
     cut = [ids[-room:] for ids in prompts]
     draws = [_Draws(seed) for seed in seeds]
 
-    def choose(logits: torch.Tensor, places: Sequence[tuple[int, int]]) -> torch.Tensor:
-        points = [draws[asked[request]][place] for request, place in places]
-        return tokens_at(logits, torch.tensor(points, dtype=torch.float64), temperature)
-
     tokens: dict[int, list[int]] = {}
     with evaluating(model):
         window = lm._shareable()
@@ -105,7 +102,7 @@ def _sampled(
                     [rule] * len(asked),
                     replace(lm.limits, leaves=max(1, lm.sequences // 4)),
                     Room(lm.sequences, int(free_bytes(lm.packed.device) * CACHE_SHARE)),
-                    choose=choose,
+                    drawing=Drawing(lambda i, place: draws[asked[i]][place], temperature),
                 )
             if bad:
                 raise _no_numbers()
@@ -133,15 +130,6 @@ def _alone(
             raise _no_numbers()
         new.append(int(tokens_at(logits, point, temperature)))
     return new
-
-
-def tokens_at(logits: torch.Tensor, points: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Where the cumulated probabilities of logits [N, V] pass the points [N] in 0-1: int64 [N]."""
-    fine = logits.amax(-1).isfinite()  # else the argmax, which shows that they are no numbers
-    total = (logits.double() / temperature).softmax(-1).cumsum(-1)
-    at = points.to(total).unsqueeze(-1) * total[:, -1:]
-    drawn = torch.searchsorted(total, at, right=True).squeeze(-1)
-    return torch.where(fine, drawn.clamp_(max=logits.shape[-1] - 1), logits.argmax(-1))
 
 
 class _Draws:

@@ -70,15 +70,21 @@ def memories(monkeypatch):
 
 @pytest.fixture
 def readers(memories, monkeypatch):
-    """Readers of log-likelihoods that were made, twins too."""
+    """Readers of log-likelihoods that were made, twins too; `pasts`: the trunks of their passes."""
     made = []
-    init = StoreReader.__init__
+    init, run = StoreReader.__init__, StoreReader.run
 
     def noted(self, *args):
         init(self, *args)
         made.append(self)
+        self.pasts = []
+
+    def noted_run(self, pack, *args):
+        self.pasts.append(pack.past)
+        return run(self, pack, *args)
 
     monkeypatch.setattr(StoreReader, "__init__", noted)
+    monkeypatch.setattr(StoreReader, "run", noted_run)
     return made
 
 
@@ -182,13 +188,13 @@ def test_texts_are_those_of_hflm(kind, room, memories, monkeypatch):
 
 def asked_pairs():
     """Stems, branches of them, continuations of several lengths, and equal ones."""
-    contexts = [f"{STEMS[n % 4]}{n % 3} is it" for n in range(18)]
+    contexts = [f"{STEMS[n % 4]}{n % 9} {'and on ' * 9}is it" for n in range(18)]
     pairs = [(text, f" {'so ' * (n % 5)}no{n % 2}") for n, text in enumerate(contexts)]
     return requests("loglikelihood", [*pairs, *pairs[:2], *((text, " y") for text in contexts)])
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-@pytest.mark.parametrize("budget", [64, 2048], ids=["trunks", "whole"])
+@pytest.mark.parametrize("budget", [64, 8192], ids=["trunks", "whole"])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_log_likelihoods_are_those_of_hflm(kind, budget, threads, readers):
     torch.set_num_threads(threads)  # `one_thread` puts back what was there
@@ -198,7 +204,8 @@ def test_log_likelihoods_are_those_of_hflm(kind, budget, threads, readers):
     expected = hflm(model, tokenizer).loglikelihood(asked_pairs(), disable_tqdm=True)
     assert [s for s, _ in found] == pytest.approx([s for s, _ in expected], abs=1e-4)
     assert [best for _, best in found] == [best for _, best in expected]
-    assert len(readers) == threads if budget == 64 else len(readers) == 1, "else one pass"
+    trunks = max(readers[0].pasts) > 0
+    assert (len(readers), trunks) == ((threads, True) if budget == 64 else (1, False))
     assert engine.counters.unshared == 0
     assert engine.counters.computed_tokens < engine.counters.prompt_tokens / 2
     assert engine.packed.fused is None

@@ -178,6 +178,6 @@ def test_mixed_lengths_are_scored_as_one_by_one_in_a_fresh_model(make: Any) -> N
 
 
 def test_what_is_not_shared_is_said() -> None:
-    note = SharedPrefixLM(longrope(), byte_tokenizer()).sharing_note()
+    note = SharedPrefixLM(longrope(), byte_tokenizer()).note()
     assert note is not None and "more than 24 tokens" in note and "times as long" in note
-    assert SharedPrefixLM(llama(), byte_tokenizer()).sharing_note() is None
+    assert SharedPrefixLM(llama(), byte_tokenizer()).note() is None

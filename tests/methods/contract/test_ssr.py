@@ -11,7 +11,7 @@ import torch
 
 from cl_bench.data.examples import Example
 from cl_bench.errors import RunError
-from cl_bench.evaluation.shared_prefix.texts import tokens_at
+from cl_bench.evaluation.shared_prefix.drawing import tokens_at
 from cl_bench.methods.base import Method, Stage, Step
 from cl_bench.methods.sft import SFT
 from cl_bench.seeds import derive_seed

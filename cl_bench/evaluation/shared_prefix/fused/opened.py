@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from cl_bench.evaluation.shared_prefix.ahead.opened import is_worthwhile, why_not_ahead
 from cl_bench.evaluation.shared_prefix.cpu_packed_weights import packed_linears
 from cl_bench.evaluation.shared_prefix.fused.layers import FusedLayers, fused_layers
 from cl_bench.evaluation.shared_prefix.fused.memory import StoreMemory
@@ -60,10 +61,11 @@ def generating(packed: PackedModel, shared: bool = True) -> Iterator[None]:
         fused = None
     with packed_linears(packed.model, () if fused is None else fused.linears()):
         packed.fused = packed.kept = fused
+        packed.ahead = shared and is_worthwhile(packed.device) and not why_not_ahead(packed.model)
         try:
             yield
         finally:
-            packed.fused = None
+            packed.fused, packed.ahead = None, False
 
 
 def is_right(model: Any, fused: FusedLayers) -> bool:

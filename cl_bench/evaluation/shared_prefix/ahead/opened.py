@@ -1,0 +1,88 @@
+"""Whether a model's tokens are decoded ahead: not on a CPU, and only if a trial finds no fault."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+
+from cl_bench.evaluation.shared_prefix.ahead.block import Block
+from cl_bench.evaluation.shared_prefix.kv_slots import SlotCache
+from cl_bench.evaluation.shared_prefix.packing import PackLayout
+from cl_bench.evaluation.shared_prefix.sharing_trial import (
+    TIMES_NOISE,
+    SharingTrial,
+    apart,
+    branching,
+    middle,
+)
+
+SETS = 3
+DECODED = 2
+_FOUND: dict[Any, str | None] = {}
+
+
+def is_worthwhile(device: torch.device) -> bool:
+    """Whether steps of one shape without a look of the host are faster than the fewest products.
+
+    A CPU does what it is told at once, and computes nothing for nobody.
+    """
+    return device.type != "cpu"
+
+
+def why_not_ahead(model: Any) -> str | None:
+    """Why a model that shares prefixes cannot be decoded ahead; None where it can.
+
+    The model must be in evaluation mode. Tried once in a process for models of one class, config,
+    dtype and device.
+    """
+    kind = (type(model), type(model).forward, model.config.to_json_string(), model.dtype)
+    key = (*kind, model.config._attn_implementation, str(model.device))
+    if key not in _FOUND:
+        try:
+            _FOUND[key] = _try(SharingTrial(model, SETS))
+        except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError) as error:
+            _FOUND[key] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    return _FOUND[key]
+
+
+def _try(trial: SharingTrial) -> str | None:
+    sequences = [tokens for ids in trial.sets for tokens in branching(ids)]
+    ways = trial.plainly(sequences)
+    if not trial.numbers:
+        return None  # whichever way, no answer is a text
+    found = _decoded(trial, sequences)
+    held = found.shape[1]
+    far = torch.stack([apart(found, way[:, -held:]) for way in ways]).amin(dim=0)
+    noise = torch.stack([apart(a, b) for a, b in combinations(ways, 2)]).amax(dim=0)
+    sets = len(trial.sets)
+    allowed = max(TIMES_NOISE * middle(noise.reshape(sets, -1)), trial.floor())
+    difference = middle(far.reshape(sets, -1))
+    if difference <= allowed:
+        return None
+    said = f"log-probabilities differ by {difference:.2g} nats"
+    return f"{said}, where rounding explains {allowed:.2g}"
+
+
+def _decoded(trial: SharingTrial, sequences: list[list[int]]) -> torch.Tensor:
+    """Log-probabilities [sequences, DECODED, targets] after the last tokens of each, fed one by one
+    to one block; the row behind them is nobody's."""
+    ids = np.array(sequences)
+    held = ids.shape[1] - DECODED
+    positions = np.tile(np.arange(held), (len(ids), 1))
+    cache = DynamicCache()
+    trial.packed.run(PackLayout(ids[:, :held], positions, None, ()), np.array([held - 1]), cache)
+    slots = SlotCache(cache)
+    slots.reserve(len(ids) + 1, ids.shape[1] + 1)
+    for row in range(len(ids)):
+        slots.fill(row, cache, row, torch.arange(held))
+    block = Block(trial.packed, slots, len(ids) + 1, slots.columns)
+    found = []
+    for i in range(held, held + DECODED):
+        block.run(ids[:, i].tolist(), [i] * len(ids), 1)
+        assert block.logits is not None, "after a step"
+        found.append(trial.log_p(block.logits[: len(ids)]))
+    return torch.stack(found, dim=1)
