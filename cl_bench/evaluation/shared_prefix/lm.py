@@ -15,7 +15,7 @@ from cl_bench.data.special_tokens import added_tokens
 from cl_bench.errors import UserError
 from cl_bench.evaluation.finite import NotFinite
 from cl_bench.evaluation.shared_prefix import among
-from cl_bench.evaluation.shared_prefix.ahead.opened import is_worthwhile, why_not_ahead
+from cl_bench.evaluation.shared_prefix.ahead.opened import decoding_note
 from cl_bench.evaluation.shared_prefix.fused.opened import generating, reading
 from cl_bench.evaluation.shared_prefix.packed_model import Counters, PackedModel, evaluating
 from cl_bench.evaluation.shared_prefix.packing import PassLimits
@@ -85,9 +85,7 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
         self.counters = Counters()
         self.packed = PackedModel(model, self.counters)
         on_cpu = self.packed.device.type == "cpu"
-        # On a CPU 1024 tokens already fill the matrix products in float32, 2048 those of matrix
-        # units in bfloat16; small passes need less padding.
-        batch = token_budget or ((1024 if model.dtype.itemsize > 2 else 2048) if on_cpu else 16384)
+        batch = token_budget or self.packed.tokens_at_once
         self.limits = PassLimits(batch=batch, row=min(batch, max(512, batch // 4)))
         self.sequences = 128 if on_cpu else 256
         self.plain_batch = 1 if length_rule(model.config) else PLAIN_BATCH
@@ -361,13 +359,9 @@ class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
         """What is not shared, or not decoded ahead, and what that costs; None if all is well."""
         with evaluating(self.model):
             longest = self._shareable()
-            slow = None
-            if longest and is_worthwhile(self.packed.device):
-                slow = why_not_ahead(self.model)
+            slow = decoding_note(self.model) if longest else None
         if self.reason is None:
-            if slow is None:
-                return None
-            return f"texts are generated one token at a time, and the host waits for each ({slow})"
+            return slow
         which = f"requests of more than {longest} tokens are" if longest else "every request is"
         return (
             f"prefixes are not shared ({self.reason}): {which} computed whole by lm-eval's HFLM, "

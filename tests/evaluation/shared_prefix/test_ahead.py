@@ -12,7 +12,6 @@ from torch.utils._pytree import tree_leaves
 
 from cl_bench.config.schema import TrainConfig
 from cl_bench.evaluation.finite import NotFinite, is_distribution
-from cl_bench.evaluation.shared_prefix import lm as engine_module
 from cl_bench.evaluation.shared_prefix.ahead import block as blocks
 from cl_bench.evaluation.shared_prefix.ahead import memory as memories
 from cl_bench.evaluation.shared_prefix.ahead import opened as trials
@@ -33,7 +32,7 @@ ROWS, WIDTH, HELD = 3, 24, 5
 def ahead(monkeypatch):
     """This processor decodes as a card; `runs`: rows, width and steps of every block that ran."""
     monkeypatch.setattr(trials, "_FOUND", {})
-    for module in (opened, engine_module):
+    for module in (opened, trials):
         monkeypatch.setattr(module, "is_worthwhile", lambda device: True)
     runs, run = [], Block.run
 

@@ -49,6 +49,14 @@ def why_not_ahead(model: Any) -> str | None:
     return _FOUND[key]
 
 
+def decoding_note(model: Any) -> str | None:
+    """A line about a model that should be decoded ahead and cannot be."""
+    reason = why_not_ahead(model) if is_worthwhile(model.device) else None
+    if reason is None:
+        return None
+    return f"texts are generated one token at a time, and the host waits for each ({reason})"
+
+
 def _try(trial: SharingTrial) -> str | None:
     sequences = [tokens for ids in trial.sets for tokens in branching(ids)]
     ways = trial.plainly(sequences)
