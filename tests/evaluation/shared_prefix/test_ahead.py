@@ -68,7 +68,7 @@ def test_texts_are_those_of_hflm(kind, sequences, ahead, monkeypatch):
     assert engine.generate_until(asked()) == expected
     assert engine.note() is None and engine.counters.unshared == 0
     assert engine.counters.guessed_tokens == 0
-    assert len({width for _, width, _ in ahead}) > 1
+    assert len({(rows, width) for rows, width, _ in ahead}) > 1
     assert len(ahead) <= engine.counters.decoded_tokens / 4, "looks of the host"
 
 
