@@ -31,7 +31,8 @@ def open_saves(
     places = Places(written, work.processes, work.reporter.line)
     belongs = _belongs(work, run, folder, position) if work.first_process else {}
     reached = places.open(belongs)
-    pace = Pace(every, places.killed)
+    work.stops.killed |= places.killed
+    pace = Pace(every, work.stops.killed)
     saves = Saves(places, belongs, pace, work.stops, work.device)
     return saves, Passes(places, belongs, pace, work.stops, work.device), reached
 

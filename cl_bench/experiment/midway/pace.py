@@ -7,13 +7,12 @@ import time
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-LONG = 5.0
-"""Seconds of work that is worth saving when it ends: a pass, a phase."""
+LONG = 1.0
+"""Seconds of work that is worth saving when it ends (a pass, a phase), if the save is cheap."""
 SHARE = 50
 """Times its own duration that passes between two saves at least: at most 2 % of the time."""
-LONG_AFTER_A_KILL = 1.0
 SHARE_AFTER_A_KILL = 10
-"""The same where a session of this stage was killed: another may be soon, so 9 % of the time."""
+"""The same where a session was killed: the next kill may be as soon, so 9 % of the time."""
 TRIED = 1 << 22
 """Bytes whose checksum tells how fast a save will be, until one has shown it."""
 OF_CHECKSUM = 2
@@ -48,7 +47,7 @@ class Pace:
     """Whether a session before was, without being asked to stop."""
     _last: float = field(default_factory=time.monotonic)
     _took: float = 0.0
-    _saved: bool = False
+    _size: int = -1
 
     @property
     def on(self) -> bool:
@@ -58,7 +57,7 @@ class Pace:
     @property
     def long(self) -> float:
         """Seconds of work that is worth a save when it ends."""
-        return max(LONG_AFTER_A_KILL if self.killed else LONG, self._apart)
+        return max(LONG, self._apart)
 
     @property
     def _apart(self) -> float:
@@ -75,13 +74,16 @@ class Pace:
         return time.monotonic() - self._last > max(every.seconds, self._apart)
 
     def expect(self, size: int) -> None:
-        """So many bytes are to be saved: a short stage must not pay for a long save."""
-        if not self._saved:
-            self._took = size * seconds_a_byte()
+        """So many bytes are to be saved from now on: a short stage must not pay for a long save.
+
+        What a save of as many has taken already counts more than what is expected.
+        """
+        if size != self._size:
+            self._size, self._took = size, size * seconds_a_byte()
 
     def saved(self, seconds: float) -> None:
         """Something was, and took so long."""
-        self._last, self._took, self._saved = time.monotonic(), seconds, True
+        self._last, self._took = time.monotonic(), seconds
 
     def stop(self) -> None:
         """Nothing is saved any more."""

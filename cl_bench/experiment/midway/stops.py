@@ -32,6 +32,8 @@ class Stops:
     asked: bool = False
     speaks: bool = True
     """Whether this process is the one that says so."""
+    killed: bool = False
+    """Whether a session before this one was not asked, but killed, in a stage taken up since."""
     _waiting: int = field(default=0, repr=False)
 
     @contextmanager

@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from cl_bench.experiment.midway import opened as opened_module
 from cl_bench.experiment.midway import pace as module
 from cl_bench.experiment.midway.pace import Every, Pace
 from cl_bench.experiment.midway.places import Places
+from cl_bench.experiment.midway.stops import Stops
 from tests.experiment.midway.sessions import ALONE
 
 BELONGS = {"settings": "these"}
@@ -36,8 +40,16 @@ def test_a_save_costs_a_share_of_the_time(clock: list[float], killed: bool, apar
         assert pace.due() == due
 
 
-def test_short_work_is_saved_after_a_kill_only() -> None:
-    assert Pace(Every(seconds=10)).long == 5 and Pace(Every(seconds=10), killed=True).long == 1
+def test_work_of_a_second_is_saved_where_that_costs_little(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "seconds_a_byte", lambda: 1e-9)
+    for killed in (False, True):
+        pace = Pace(Every(seconds=10), killed)
+        pace.expect(1_000_000)
+        assert pace.long == 1
+        pace.expect(1_000_000_000)
+        assert pace.long == (10 if killed else 50)
 
 
 def test_the_first_save_has_to_be_worth_its_time_too(
@@ -53,6 +65,30 @@ def test_the_first_save_has_to_be_worth_its_time_too(
     pace.expect(1_600_000_000)
     clock[0] += 11.0
     assert pace.due(), "what a save took counts, once one was made"
+    pace.expect(1_700_000_000)
+    assert not pace.due(), "which says nothing of what is larger"
+
+
+def test_later_stages_are_saved_more_often_too_after_a_kill(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = iter([True, False])
+    monkeypatch.setattr(opened_module, "_belongs", lambda *given: BELONGS)
+
+    def is_opened(self: Places, belongs: object) -> int:
+        self.killed = next(found)
+        return 0
+
+    monkeypatch.setattr(Places, "open", is_opened)
+    config = SimpleNamespace(save_every="10 s")
+    work: Any = SimpleNamespace(
+        config=config, processes=ALONE, first_process=True, stops=Stops(), device=None
+    )
+    work.reporter = SimpleNamespace(line=pytest.fail)
+    nothing: Any = None
+    for stage in ("stage-1", "stage-2"):
+        saves, _, _ = opened_module.open_saves(work, nothing, nothing, 0, tmp_path / stage)
+        assert saves.pace.killed
 
 
 def test_updates_and_never(clock: list[float]) -> None:
