@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.errors import RunError, UserError
-from cl_bench.experiment.midway.places import AGAIN, BELONGS, MIDWAY, STOPPED
+from cl_bench.experiment.midway.places import AGAIN, BELONGS, MIDWAY, SPARE, STOPPED
 from cl_bench.experiment.stage_files import (
     DELETED,
     LOGS,
@@ -186,7 +186,7 @@ def _stage(found: Findings, place: StageFolder) -> None:
 def _midway(found: Findings, stage: Path) -> None:
     """What an interrupted training goes on from; damaged, it costs the updates since the start."""
     belongs = stage / MIDWAY / BELONGS
-    found.known.add(stage / MIDWAY / STOPPED)
+    found.known |= {stage / MIDWAY / STOPPED, stage / MIDWAY / SPARE}
     if there(belongs):
         found.known.add(belongs)
         found.ask(lambda: read_sealed(belongs, f"`cl-bench run` does not use it: {AGAIN}"))

@@ -36,16 +36,26 @@ def full(path: Path) -> OSError:
 
 def full_from(update: int, name: str = "engine.safetensors") -> None:
     """In this process, saves of that update and later ones cannot be written."""
-    real = saves.save_tensors
+    real, over = saves.save_tensors, saves.write_over
+
+    def fails(path: Path) -> bool:
+        number = int(path.parent.name.strip(".").removesuffix(".tmp").rpartition("-")[2])
+        return path.name == name and number >= update
 
     def save(path: Path, tensors: Any) -> None:
-        number = int(path.parent.name.strip(".").removesuffix(".tmp").rpartition("-")[2])
-        if path.name == name and number >= update:
+        if fails(path):
             path.write_bytes(b"a part")
             raise full(path)
         real(path, tensors)
 
+    def save_over(old: Path, path: Path, tensors: Any) -> None:
+        if fails(path):
+            old.replace(path)
+            raise full(path)
+        over(old, path, tensors)
+
     saves.save_tensors = save  # type: ignore[assignment]
+    saves.write_over = save_over  # type: ignore[assignment]
 
 
 @pytest.fixture

@@ -51,6 +51,11 @@ def test_told_to_stop(bench: Bench, whole: dict[str, str], name: str) -> None:
     assert midway(bench) == ["update-5"]
     code, said = ended(signalled(9, getattr(signal, name)))
     assert code == 130 and midway(bench) == ["update-9"]
+    (spare,) = bench.results.glob("*/seed-1/stage-1*/midway/.spare")
+    place = spare.stat().st_ino
+    assert ended(signalled(10, getattr(signal, name)))[0] == 130
+    (saved,) = bench.results.glob("*/seed-1/stage-1*/midway/update-10/engine.safetensors")
+    assert saved.stat().st_ino == place, "a save is written over the one before the last"
     assert bench.run("verify", "tiny")[0] == 0
     bench.must(*COMMAND)
     assert fingerprints(bench.results) == whole and midway(bench) == []

@@ -15,8 +15,10 @@ SHARE_AFTER_A_KILL = 10
 """The same where a session was killed: the next kill may be as soon, so 9 % of the time."""
 TRIED = 1 << 22
 """Bytes whose checksum tells how fast a save will be, until one has shown it."""
-OF_CHECKSUM = 2
+OF_CHECKSUM = 1.5
 """Times as long as the checksum alone, which is two thirds of a save in a file system's cache."""
+OF_FIRST = 3
+"""Times as long as the next, for the first save of a session, which finds nothing to write over."""
 
 
 @lru_cache(maxsize=1)
@@ -48,6 +50,7 @@ class Pace:
     _last: float = field(default_factory=time.monotonic)
     _took: float = 0.0
     _size: int = -1
+    _first: bool = True
 
     @property
     def on(self) -> bool:
@@ -79,11 +82,13 @@ class Pace:
         What a save of as many has taken already counts more than what is expected.
         """
         if size != self._size:
-            self._size, self._took = size, size * seconds_a_byte()
+            self._size, self._took, self._first = size, size * seconds_a_byte(), True
 
     def saved(self, seconds: float) -> None:
         """Something was, and took so long."""
-        self._last, self._took = time.monotonic(), seconds
+        self._last = time.monotonic()
+        self._took = max(self._took, seconds / OF_FIRST) if self._first else seconds
+        self._first = False
 
     def stop(self) -> None:
         """Nothing is saved any more."""

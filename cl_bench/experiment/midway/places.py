@@ -4,6 +4,7 @@
 <stage>/midway/pass-<n>/           the sums of the n-th pass over data (Fisher), and how far it is
 <stage>/midway/phase-<n>/          the weights and the method at the end of the n-th phase
 <stage>/midway/update-<n>/         the same after update n, with the optimiser; one at a time
+<stage>/midway/.spare              the largest file of the save before, to write the next one over
 <stage>/midway/stopped             there if the last session was asked to stop, and not killed
 
 Each folder has a manifest of checksums and appears by renaming. All are removed when the stage is
@@ -38,6 +39,7 @@ MIDWAY = "midway"
 BELONGS = "belongs.json"
 ABOUT = "about.json"
 STOPPED = "stopped"
+SPARE = ".spare"
 AGAIN = "the stage begins again"
 
 

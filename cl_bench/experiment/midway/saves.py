@@ -7,6 +7,7 @@ again and gives the same bits.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -24,14 +25,18 @@ from cl_bench.experiment.midway.course import Course
 from cl_bench.experiment.midway.generators import generators, set_generators
 from cl_bench.experiment.midway.held import Held, Living, NotSavedError, held, put_back
 from cl_bench.experiment.midway.pace import Pace
-from cl_bench.experiment.midway.places import Places
+from cl_bench.experiment.midway.places import SPARE, Places
 from cl_bench.experiment.midway.stops import StoppedError, Stops
 from cl_bench.experiment.peak_memory import peak_memory_mb
 from cl_bench.methods.base import Method, Stage
 from cl_bench.models.checkpoints import load_tensors, save_tensors
 from cl_bench.store.file_errors import writing
+from cl_bench.store.tensor_file import write_over
 from cl_bench.training.selective_update import SelectiveUpdate
 from cl_bench.training.update_plan import UpdatePlan
+
+ENGINE = "engine.safetensors"
+"""The masters and moments of a save."""
 
 
 class Clock(Protocol):
@@ -127,7 +132,7 @@ class Saves:
             if found["plan"] != self._now.plan:
                 raise NotSavedError("what is trained was chosen otherwise this time")
             try:
-                engine.load_state_dict(load_tensors(place / "engine.safetensors"))
+                engine.load_state_dict(load_tensors(place / ENGINE))
             except ValueError as error:
                 raise NotSavedError(str(error)) from error
             self._restore(place, found, stage, method, living, course)
@@ -193,7 +198,11 @@ class Saves:
             return
 
         def write(folder: Path) -> None:
-            save_tensors(folder / "engine.safetensors", now.engine.state_dict())
+            state = now.engine.state_dict()
+            if state and self._spare.is_file():
+                write_over(self._spare, folder / ENGINE, state)
+            else:
+                save_tensors(folder / ENGINE, state)
 
         place = self.places.folder / f"update-{now.course.done}"
         about = {"plan": now.plan}
@@ -253,7 +262,17 @@ class Saves:
         self.pace.saved(self.places.publish(place, self.belongs, all_of_it, whole))
         for old in before if processes.first and not self.places.unsaved else ():
             if old != place:
-                shutil.rmtree(old, ignore_errors=True)
+                self._remove(old)
+
+    @property
+    def _spare(self) -> Path:
+        return self.places.folder / SPARE
+
+    def _remove(self, old: Path) -> None:
+        """A save, of which the largest file stays for the next one to be written over."""
+        with contextlib.suppress(OSError):
+            (old / ENGINE).replace(self._spare)
+        shutil.rmtree(old, ignore_errors=True)
 
     def _restore(
         self,

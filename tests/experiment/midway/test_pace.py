@@ -33,6 +33,8 @@ def test_a_save_costs_a_share_of_the_time(clock: list[float], killed: bool, apar
     assert not pace.due()
     clock[0] += 10.5
     assert pace.due()
+    pace.saved(6.0)  # which had to find its place
+    assert pace.long == apart
     pace.saved(2.0)
     assert pace.long == apart
     for seconds, due in ((apart - 1, False), (2.0, True)):
@@ -61,6 +63,7 @@ def test_the_first_save_has_to_be_worth_its_time_too(
     for seconds, due in ((190.0, False), (20.0, True)):
         clock[0] += seconds
         assert pace.due() == due
+    pace.saved(0.1)
     pace.saved(0.1)
     pace.expect(1_600_000_000)
     clock[0] += 11.0
