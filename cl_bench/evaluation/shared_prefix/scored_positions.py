@@ -20,19 +20,21 @@ def only_kept(model: Any, keep: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
     apart: what models do after the head (soft caps, scales) stays theirs.
     """
     head = model.get_output_embeddings()
-    if head is None or not len(keep):
+    if head is None:
         yield lambda logits: logits.flatten(0, 1)[keep]
         return
+    # A trunk that nobody asks about has one row of logits, not one for every token.
+    some = keep if len(keep) else keep.new_zeros(1)
 
     def gather(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (inputs[0].flatten(0, 1)[keep][None], *inputs[1:])
+        return (inputs[0].flatten(0, 1)[some][None], *inputs[1:])
 
     with ExitStack() as restore:
         restore.callback(head.register_forward_pre_hook(gather).remove)
         mlp = last_mlp(model)
         if mlp is not None:
-            restore.enter_context(replaced(mlp, _of_kept(mlp.forward, keep)))
-        yield lambda logits: logits[0]
+            restore.enter_context(replaced(mlp, _of_kept(mlp.forward, some)))
+        yield lambda logits: logits[0, : len(keep)]
 
 
 def _of_kept(forward: Callable[..., Any], keep: Tensor) -> Callable[..., Any]:

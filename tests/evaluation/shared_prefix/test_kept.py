@@ -59,8 +59,9 @@ def test_kept_logits_are_those_of_the_whole_pass(keep):
 
 
 def test_nothing_kept():
-    logits, _ = run(tiny_model().eval(), torch.tensor([], dtype=torch.long))
+    logits, seen = run(tiny_model().eval(), torch.tensor([], dtype=torch.long))
     assert len(logits) == 0
+    assert seen == [1], "not every token of a trunk that nobody asks about"
 
 
 def test_an_mlp_with_another_output_sees_everything():
