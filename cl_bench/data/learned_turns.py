@@ -42,10 +42,7 @@ def _marked(chat: Chat, asked: Sequence[Mapping[str, str]], prompt: str) -> Iter
         return_dict=True,
         return_assistant_tokens_mask=True,
     )
-    offsets = chat.tokenizer(
-        prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-    )["offset_mapping"]
-    inside = zip(offsets, encoded["assistant_masks"], strict=True)
+    inside = zip(_offsets(chat.tokenizer, prompt), encoded["assistant_masks"], strict=True)
     for marked, run in groupby(inside, key=lambda one: one[1]):
         if marked:
             places = [place for place, _ in run]
@@ -77,17 +74,22 @@ def token_spans(tokenizer: Any, text: str, spans: Sequence[Span]) -> list[Span]:
     the beginnings of the text.
     """
     if not tokenizer.is_fast:
-        ends = [
-            len(tokenizer(text[:end], add_special_tokens=False)["input_ids"])
-            for end in (end for span in spans for end in span)
-        ]
-        return list(zip(ends[::2], ends[1::2], strict=True))
-    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)[
-        "offset_mapping"
-    ]
+
+        def tokens(end: int) -> int:
+            return len(tokenizer(text[:end], add_special_tokens=False)["input_ids"])
+
+        return [(tokens(start), tokens(stop)) for start, stop in spans]
+    offsets = _offsets(tokenizer, text)
     found = []
     for start, stop in spans:
         inside = [i for i, (a, b) in enumerate(offsets) if start <= a < b <= stop]
         if inside:
             found.append((inside[0], inside[-1] + 1))
+    return found
+
+
+def _offsets(tokenizer: Any, text: str) -> list[tuple[int, int]]:
+    """Characters of every token."""
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    found: list[tuple[int, int]] = encoded["offset_mapping"]
     return found

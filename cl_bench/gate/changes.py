@@ -2,8 +2,9 @@
 
 Evidence is the z of a score test: of right or wrong documents Tango's (1998), whose variance is the
 likeliest one were the drop as large as the margin; of graded scores Student's t, as the normal
-deviate of its p, corrected for skewness (Hall 1992). Most documents keep their score and some fall
-far: a plain t of the first hundred passes twice as often as it says.
+deviate of its p. Both are corrected for skewness (Gart and Nam 1988 of rates, Hall 1992): most
+documents keep their score and some fall far, so that of the first hundred a plain t passes twice as
+often as it says, and a plain score test fails up to half as often again.
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ class Measured:
         if df < inf:
             skew = self._skewness
             z += skew / 6 + skew * z**2 / 3 + skew**2 * z**3 / 27  # monotone in z
+        elif z < -1 and (skew := self._skewness_at(margin)) > 0:
+            z += skew * (z**2 - 1) / 6 + skew**2 * (z**3 + 1) / 108  # monotone too
         return max(-_CERTAIN, min(_CERTAIN, z))
 
     @cached_property
@@ -72,6 +75,17 @@ class Measured:
         """Of the mean change, from the documents' own."""
         second = fsum(w**2 * _moment(s, 2) / s.n for w, s in self.parts)
         third = fsum(w**3 * _moment(s, 3) / s.n**2 for w, s in self.parts)
+        return third / second**1.5 if second else 0.0
+
+    def _skewness_at(self, margin: float) -> float:
+        """Of the drop of right or wrong documents, were it the margin.
+
+        Of a change of -1, 0 or 1 with mean m and variance v the third moment is m (1 - 3v - m^2).
+        Towards passes it is left out: it would find more, and too often where nothing changed.
+        """
+        parts = [(w, s.n, s.n * (s.variance(-margin) or 0.0)) for w, s in self.parts]
+        second = fsum(w**2 * v / n for w, n, v in parts)
+        third = fsum(w**3 * margin * (1 - 3 * v - margin**2) / n**2 for w, n, v in parts)
         return third / second**1.5 if second else 0.0
 
     def interval(self, critical: float) -> tuple[float, float] | None:

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from cl_bench.data.examples import Example
+from cl_bench.data.learned_turns import token_spans
 from cl_bench.data.tokens import (
     encode_examples,
     encode_pairs,
@@ -198,6 +199,14 @@ def test_keep_instruction_needs_no_offsets():
     assert encode_prompts(WithoutOffsets(), [prompt], 120, "keep_instruction") == encode_prompts(
         PLAIN, [prompt], 120, "keep_instruction"
     )
+
+
+def test_spans_of_a_conversation_need_no_offsets():
+    text, spans = "q: one. r: two.", [(3, 7), (11, 15)]
+    found = [token_spans(tokenizer, text, spans) for tokenizer in (PLAIN, WithoutOffsets())]
+    assert found[0] == found[1]
+    ids = PLAIN(text, add_special_tokens=False)["input_ids"]
+    assert [PLAIN.decode(ids[a:b]) for a, b in found[0]] == ["one.", "two."]
 
 
 def test_kinds_mix_and_keep_their_order():

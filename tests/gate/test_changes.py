@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import sqrt
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +20,7 @@ from cl_bench.scores.paired_changes import (
 from tests.helpers.likeliest import likeliest_variance
 
 
-@pytest.mark.parametrize("table", [(7, 1, 21), (3, 9, 200), (0, 0, 60), (12, 0, 80)])
+@pytest.mark.parametrize("table", [(7, 1, 21), (3, 9, 200), (0, 0, 60), (12, 0, 80), (30, 4, 150)])
 @pytest.mark.parametrize("margin", [0.0, 0.02, 0.1])
 def test_evidence_is_tango_s(table: tuple[int, int, int], margin: float) -> None:
     forgotten, learned, n = table
@@ -28,7 +29,28 @@ def test_evidence_is_tango_s(table: tuple[int, int, int], margin: float) -> None
     if found is None:
         assert margin == 0 and not forgotten + learned
         return
-    assert found == pytest.approx((margin - (forgotten - learned) / n) / sqrt(variance), rel=1e-4)
+    z = (margin - (forgotten - learned) / n) / sqrt(variance)
+    if z < -1:
+        turned = n * variance + margin**2
+        rates = {-1: (turned + margin) / 2, 1: (turned - margin) / 2, 0: 1 - turned}
+        third = sum(rate * (-change - margin) ** 3 for change, rate in rates.items())
+        a = max(0.0, third / sqrt(n) / (n * variance) ** 1.5) / 6
+        z += a * (z**2 - 1) + a**2 * (z**3 + 1) / 3
+    assert found == pytest.approx(z, rel=1e-4)
+
+
+def test_the_first_documents_fail_no_more_often_than_is_said() -> None:
+    """184 documents at the margin, to the last digit that 200,000 draws have."""
+    generator = np.random.default_rng(1)
+    counts = generator.multinomial(184, [0.0695, 0.0195, 0.911], 200_000)
+    tables, times = np.unique(counts[:, :2], axis=0, return_counts=True)
+    for alpha in (0.05, 0.005):
+        failed = [
+            Measured.of({"task": RightOrWrong(int(f), int(g), 184)}).evidence(0.05)
+            < -norm.isf(alpha)
+            for f, g in tables
+        ]
+        assert times[failed].sum() / times.sum() == pytest.approx(alpha, rel=0.1)
 
 
 @pytest.mark.parametrize("values", [[0.5, -0.25, 0.0, 0.25, -0.5], [0.5, -0.25, 0.0, 0.75, 0.1]])
