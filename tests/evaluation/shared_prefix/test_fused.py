@@ -193,9 +193,11 @@ def asked_pairs():
     return requests("loglikelihood", [*pairs, *pairs[:2], *((text, " y") for text in contexts)])
 
 
-@pytest.mark.parametrize("kind", CLASSES)
-@pytest.mark.parametrize("budget", [64, 8192], ids=["trunks", "whole"])
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("kind", "budget", "threads"),
+    [("llama", 64, 1), ("qwen2", 64, 1), ("llama", 8192, 1), ("llama", 64, 2)],
+    ids=["llama, trunks", "qwen2, trunks", "whole", "two passes at a time"],
+)
 def test_log_likelihoods_are_those_of_hflm(kind, budget, threads, readers):
     torch.set_num_threads(threads)  # `one_thread` puts back what was there
     model, tokenizer = wide_model(*CLASSES[kind]), byte_tokenizer()
