@@ -10,6 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from cl_bench.config.schema import ExperimentConfig
+from cl_bench.data.own_files.task import StageData
+from cl_bench.experiment.workload import Workloads
 from tests.e2e.conftest import Bench
 from tests.helpers.read import scores_of
 from tests.helpers.templates import CHATML, LLAMA2, chatting
@@ -189,3 +192,28 @@ def test_all_answers_of_conversations_are_learned(talking: Bench) -> None:
         "of": 6,
         "max_prompt_tokens": 64,
     }
+
+
+def test_plan_counts_earlier_answers_as_learned(talking: Bench) -> None:
+    """In outputs that a method stores of them; the tokens of the whole are those of its text."""
+    roles = ("user", "assistant") * 2
+    turns = [
+        {"role": r, "content": c} for r, c in zip(roles, ("a", "one", "b", "two"), strict=True)
+    ]
+    file = talking.root / "train.jsonl"
+    file.write_text(json.dumps({"messages": turns}) + "\n")
+    found = {}
+    for template in ("off", "auto"):
+        config = ExperimentConfig.model_validate(
+            {
+                "name": "x",
+                "model": {"path": str(talking.root / "model"), "chat_template": template},
+                "methods": ["sft"],
+                "stages": [{"data": str(file), "score": False}],
+            }
+        )
+        workloads = Workloads(config, {"train": StageData(str(file))})
+        found[template] = workloads.of([("train", None)], config.train)
+    plain, chat = found["off"], found["auto"]
+    assert plain is not None and chat is not None and plain.tokens == chat.tokens
+    assert (plain.answers, chat.answers) == (len("two") + 1, len("two") + 1 + len("one") + 1)
