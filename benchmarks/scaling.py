@@ -15,6 +15,7 @@ from typing import Any
 from cl_bench.config.schema import TrainConfig
 from cl_bench.costs.activations import MicroBatch, activation_bytes, largest_micro_batch
 from cl_bench.costs.model_shapes import known_models
+from cl_bench.costs.offload import held_total
 from cl_bench.costs.shapes import Shapes, decoder_shapes
 from cl_bench.costs.total import Total, total
 from cl_bench.methods.registry import method_class
@@ -86,26 +87,14 @@ class Case:
             self.shapes, self.cost, largest_micro_batch(self.train), checkpointing=True
         )
 
-    @property
-    def layer(self) -> int:
-        """Bytes of the weights that are whole at a time where the rest is sharded."""
-        embeddings = max(self.shapes.parameters[name][0] for name in self.shapes.embeddings)
-        a = self.shapes.architecture
-        assert a is not None
-        own = self.shapes.products // a.layers
-        return self.shapes.dtype_bytes * max(own, embeddings * a.hidden)
-
     def replicated(self) -> float:
         """Bytes a card holds where each has everything (DDP)."""
         return self.cost.memory + self.most_activations
 
     def sharded(self, cards: int) -> float:
-        """Bytes where weights, gradients, optimiser and the method's own are cut (FSDP).
-
-        Two layers are whole: that which is computed, and the next on its way.
-        """
-        whole = 2 * self.layer if cards > 1 else 0
-        return self.cost.memory / cards + whole + self.most_activations
+        """Bytes of a card with `train.shard`, as `plan --processes` counts them (FSDP)."""
+        train = self.train.model_copy(update={"shard": True})
+        return held_total(self.cost, self.shapes, train, cards).memory + self.most_activations
 
     def compute(self, cards: int) -> float:
         """Seconds of an update: the card with the most micro-batches decides."""

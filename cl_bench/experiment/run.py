@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cl_bench.checks.card import card_bytes, card_faults
 from cl_bench.checks.found import Preflight
 from cl_bench.checks.made_of import check_folder, made_of
 from cl_bench.checks.preflight import preflight
@@ -66,6 +67,8 @@ def run_experiment(
     check_shared(processes, folder)
     with processes.first_goes_first():
         checked = preflight(experiment, engine, allow_code, reporter.line, device.type)
+    if faults := list(card_faults(experiment, card_bytes(device), processes.world)):
+        raise UserError(faults)
     if processes.world > 1:
         check_alike(processes, _all_made_of(checked))
     suite, examples = checked.suite, checked.examples

@@ -7,7 +7,7 @@ import random
 import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ from cl_bench.models.checkpoints import (
     write_checkpoint,
 )
 from cl_bench.models.load import load_model, resolve_model_path, still_there
+from cl_bench.models.split_load import SplitLoad
 from cl_bench.seeds import derive_seed
 from cl_bench.store.experiments import read_run
 from cl_bench.store.folders import (
@@ -61,7 +62,7 @@ from cl_bench.store.folders import (
     write_json,
 )
 from cl_bench.store.seals import file_records, write_sealed
-from cl_bench.training.sharding import connected, shard_model, state_of_first
+from cl_bench.training.sharding import connected, state_of_first
 
 
 def label_of(run: RunSpec, position: int) -> str:
@@ -100,6 +101,14 @@ class Training:
         """Whether the weights are split over the processes, or over this one alone."""
         return self.spec.train.splits(self.work.processes.world)
 
+    @property
+    def _split_load(self) -> SplitLoad | None:
+        """What loads the stage's model in parts, where it is split."""
+        if not self.split:
+            return None
+        fetched = "weights" in self.spec.train.offload
+        return SplitLoad(self.work.device, self.work.processes.world, fetched)
+
     @cached_property
     def label(self) -> str:
         """Of the stage, in lines."""
@@ -119,9 +128,7 @@ class Training:
         at = (work, self.run, self.folder, self.position)
         saves, passes, logged = open_saves(*at, self.written)
         method = spec.build_method()
-        # What is split goes to its device in parts.
-        device = torch.device("cpu") if self.split else work.device
-        model, tokenizer, base, state = _start(*at, device)
+        model, tokenizer, base, state = _start(*at, self._split_load)
         if (chat := chat_of(work.suite.stage_tasks[spec.tasks[0]])) is not None:
             tokenizer.chat_template = chat.tokenizer.chat_template  # a checkpoint's too
         give_state(method, state)
@@ -130,8 +137,6 @@ class Training:
         seed_everything(derive_seed(self.run.seed, spec.index, "training", rank))
         stage, batcher = stage_view(*at, model, tokenizer, self.written / SCRATCH)
         if self.split:
-            fetched = "weights" in spec.train.offload
-            shard_model(model, work.device, work.processes.world, fetched)
             batcher.even = True
             saves.pace.stop()
         within = work.config.eval.within_stage
@@ -260,18 +265,26 @@ class Training:
 
 
 def _start(
-    work: Workplace, run: RunSpec, folder: RunFolder, position: int, device: torch.device
+    work: Workplace, run: RunSpec, folder: RunFolder, position: int, split: SplitLoad | None
 ) -> tuple[Any, Any, str, State]:
     """Model, tokenizer, what an adapter's base would be, and what methods kept."""
     spec, dtype = run.stages[position], work.config.model.dtype
+    load = split or partial(load_model, device=str(work.device))
     if position == 0 or spec.start == "base":
         path = work.config.model.source
         with still_there():
-            model, tokenizer = load_model(resolve_model_path(path), dtype, str(device))
+            model, tokenizer = load(resolve_model_path(path), dtype)
         return model, tokenizer, path, State()
     before = folder.stage(run.stages[position - 1].folder)
-    model, tokenizer = load_checkpoint(before.checkpoint, dtype, device, spec.adapters)
-    base = (adapter_base(before.checkpoint) if spec.adapters else None) or str(before.checkpoint)
+    adapter = adapter_base(before.checkpoint)
+    if split is not None and adapter is not None and not spec.adapters:
+        cpu = torch.device("cpu")
+        model, tokenizer = load_checkpoint(before.checkpoint, dtype, cpu, adapters=False)
+        split.split(model)  # merged first, which takes whole weights
+    else:
+        given = (before.checkpoint, dtype, work.device, spec.adapters)
+        model, tokenizer = load_checkpoint(*given, load)
+    base = (adapter if spec.adapters else None) or str(before.checkpoint)
     records = before.method_records
     kept = read_json(records) if there(records) else {}
     return model, tokenizer, base, State(load_tensors(before.method_state), kept)

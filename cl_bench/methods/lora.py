@@ -107,6 +107,7 @@ class LoRA(Method[AdapterOptions]):
         from cl_bench.seeds import derive_seed
 
         if isinstance(stage.model, PeftModel):
+            _to_device(stage)
             return
         targets = targets_of_model(self.options, stage.model)
         if self.options.target_modules is None:
@@ -115,6 +116,7 @@ class LoRA(Method[AdapterOptions]):
             own = [stage.index] if self._incremental else []
             torch.manual_seed(derive_seed(stage.seed, "lora", *own))
             stage.model = adapted(stage.model, self.options, targets)
+        _to_device(stage)
 
     def plan(self, stage: Stage) -> UpdatePlan:
         """Only the adapter's matrices are trained."""
@@ -174,3 +176,10 @@ class LoRA(Method[AdapterOptions]):
         if self._incremental:
             found = replace(found, checkpoint=shapes.numel * shapes.dtype_bytes)
         return found
+
+
+def _to_device(stage: Stage) -> None:
+    """PEFT puts adapters where the weights under them are, which may be the main memory."""
+    for parameter in stage.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(stage.device)

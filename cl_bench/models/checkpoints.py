@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,9 @@ from cl_bench.store.folders import (
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    Load = Callable[[str | Path, str], tuple[Any, Any]]
+    """Gives a model and its tokenizer by path and dtype."""
 
 
 def save_checkpoint(
@@ -91,19 +95,23 @@ def is_adapter(model: Any) -> bool:
 
 
 def load_checkpoint(
-    folder: Path, dtype: str, device: torch.device, adapters: bool
+    folder: Path,
+    dtype: str,
+    device: torch.device,
+    adapters: bool,
+    load: Load | None = None,
 ) -> tuple[Any, Any]:
     """Model and tokenizer of a finished stage, checked against its manifest.
 
     With `adapters` an adapter stays one (trainable); otherwise it is merged into the weights, and
-    one that cannot be merged raises UserError.
+    one that cannot be merged raises UserError. `load`: of whole models, in place of `load_model`.
     """
     from cl_bench.models.function_adapters import is_function_adapter, load_function_adapter
 
     verify_folder(folder)
     base = adapter_base(folder)
     if base is None:
-        return _load_whole(folder, dtype, device)
+        return _load_whole(folder, dtype, device, load)
     from peft import PeftModel
 
     functions = is_function_adapter(folder)
@@ -112,7 +120,7 @@ def load_checkpoint(
             f"{folder}: holds functions beside a model (kan_lora, bottleneck), which cannot be "
             "merged into its weights: only the engines of this process (cl-bench, hf) can score it"
         )
-    model, tokenizer = _load_whole(base, dtype, device)
+    model, tokenizer = _load_whole(base, dtype, device, load)
     if functions:
         load_function_adapter(model, folder)
         return model, tokenizer
@@ -125,15 +133,18 @@ def load_checkpoint(
     return merged.requires_grad_(True), tokenizer
 
 
-def _load_whole(source: str | Path, dtype: str, device: torch.device) -> tuple[Any, Any]:
+def _load_whole(
+    source: str | Path, dtype: str, device: torch.device, load: Load | None
+) -> tuple[Any, Any]:
     """A model without adapters: the config's, or a checkpoint of ours, of a delta too."""
     from cl_bench.models.deltas import whole_folder
     from cl_bench.models.load import load_model, resolve_model_path
 
+    load = load or partial(load_model, device=str(device))
     if not (Path(source) / DELTA).is_file():
-        return load_model(resolve_model_path(str(source)), dtype, str(device))
+        return load(resolve_model_path(str(source)), dtype)
     with whole_folder(Path(source)) as whole:
-        model, tokenizer = load_model(whole, dtype, str(device))
+        model, tokenizer = load(whole, dtype)
     # Not the temporary folder, which PEFT would record.
     model.name_or_path = model.config.name_or_path = tokenizer.name_or_path = str(source)
     return model, tokenizer

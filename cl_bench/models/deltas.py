@@ -74,6 +74,11 @@ class StoredTensors:
         """Of all tensors; none where the folder has no safetensors."""
         return sorted({*self._files, *self._deltas})
 
+    @property
+    def files(self) -> dict[str, Path]:
+        """In which file a tensor is as it is, by name: those that are no deltas."""
+        return self._files
+
     def get(self, name: str) -> Tensor:
         """Read, or made again. Raises RunError where it is not the one that was stored."""
         if name in self._files:

@@ -152,35 +152,47 @@ def load_model(
     model cannot be had: unreachable, not a causal language model, damaged, weights that are
     missing or that no layer takes, an unknown dtype, an unavailable device, no EOS token.
     """
-    from cl_bench.models.layouts import fused_experts
-    from cl_bench.models.positions import forget_lengths
-
     if dtype not in DTYPES:
         raise UserError(f"model.dtype: unknown dtype '{dtype}'{nearest(dtype, DTYPES)}")
     target = usable_device(device)
     tokenizer = load_tokenizer(path)
-    model, faults = _loaded(path, dtype)
+    # Read straight to an accelerator: main memory never has more than a few tensors of it.
+    there = {} if target.type == "cpu" else {"device_map": {"": target}}
+    model, faults = _loaded(path, dtype, **there)
+    completed(model, tokenizer, faults)
+    return model, tokenizer
+
+
+def completed(model: Any, tokenizer: Any, faults: Sequence[str]) -> None:
+    """Make a loaded model and its tokenizer what `load_model` gives. Raises UserError for faults.
+
+    The model may be without weights yet.
+    """
+    from cl_bench.models.layouts import fused_experts
+    from cl_bench.models.positions import forget_lengths
+
     if faults := [*faults, *special_token_faults(tokenizer, embedding_rows(model))]:
         raise UserError(faults)
     pad_within(tokenizer, embedding_rows(model))
     _make_greedy(model)
-    if dtype == "float64" and any(fused_experts(module) for module in model.modules()):
+    if str(model.dtype) == "torch.float64" and any(map(fused_experts, model.modules())):
         model.set_experts_implementation("eager")  # torch's grouped products know no float64
     forget_lengths(model)
-    return model.to(target), tokenizer
 
 
-def load_skeleton(path: str | Path, weights: bool = True) -> tuple[PreTrainedModel, list[str]]:
+def load_skeleton(
+    path: str | Path, weights: bool = True, dtype: str = "bfloat16"
+) -> tuple[PreTrainedModel, list[str]]:
     """The model on the meta device, and what is wrong with the weights in its files, in a moment.
 
-    Only names and shapes are read from the files; without `weights`, config.json alone. Raises
-    UserError as `load_model` does.
+    Only names and shapes are read from the files; without `weights`, config.json alone, in its own
+    dtype. Raises UserError as `load_model` does.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     if weights:
-        return _loaded(path, "bfloat16", device_map="meta")
+        return _loaded(path, dtype, device_map="meta")
     name, revision = split_revision(str(path))
     if fault := kind_fault(config_values(path), str(path)):
         raise UserError(fault)
@@ -207,6 +219,7 @@ def _loaded(path: str | Path, dtype: str, **options: Any) -> tuple[PreTrainedMod
             ignore_mismatched_sizes=True,
             **options,
         )
+    vars(model).pop("hf_device_map", None)  # the model is in one place, as any other
     return model, weight_faults(found, str(path))
 
 

@@ -12,7 +12,7 @@ from cl_bench.costs.model_shapes import ModelShapes
 from cl_bench.costs.shapes import Shapes
 from cl_bench.costs.trained import everything
 from cl_bench.experiment.disk import RECORD_BYTES, TOKEN_BYTES
-from cl_bench.report.stage_costs import StageCost, StageWork
+from cl_bench.experiment.stage_costs import StageCost, StageWork
 from cl_bench.report.tables import Column, table
 
 Costs = Mapping[str, Sequence[Sequence[StageCost]]]
@@ -162,8 +162,8 @@ def _process_notes(stages: Sequence[StageCost], processes: int, shapes: Shapes) 
         return
     yield f"{processes} processes, train.shard: weights have embeddings, head and two layers whole;"
     yield (
-        f"scoring takes the whole model in each: {_gb(shapes.model_bytes)} GB, and so does main "
-        "memory when it is read. Hours are of all of them, at --tflops each."
+        f"scoring takes the whole model in each: {_gb(shapes.model_bytes)} GB, and a checkpoint as "
+        "much main memory in the first. Hours are of all of them, at --tflops each."
     )
 
 

@@ -26,9 +26,9 @@ from cl_bench.data.own_files.task import OwnTask, StageData, own_task, training_
 from cl_bench.data.task_names import name_taken
 from cl_bench.errors import UserError
 from cl_bench.experiment.resolve import resolve
+from cl_bench.experiment.stage_costs import stage_costs
 from cl_bench.experiment.workload import Workloads, token_counter
 from cl_bench.models.load import model_path_fault
-from cl_bench.report.stage_costs import stage_costs
 from cl_bench.resources import absolute, expanded
 from cl_bench.scores.paired_changes import LEVEL, least_margin
 

@@ -13,10 +13,10 @@ from cl_bench.data.in_context import goes_without
 from cl_bench.errors import UserError
 from cl_bench.experiment.disk import reference_bytes, stored_sizes
 from cl_bench.experiment.space import kept_bytes
+from cl_bench.experiment.stage_costs import StageCost, stage_costs
 from cl_bench.experiment.workload import Workloads
 from cl_bench.methods.spec import Experiment, InContextSpec, RunSpec, StageSpec
 from cl_bench.report.cost_tables import OnDisk, cost_lines, flops, work_text
-from cl_bench.report.stage_costs import StageCost, stage_costs
 
 CARDS = (24.0, 48.0, 80.0)
 """GB of the cards that are asked about when the user names none."""

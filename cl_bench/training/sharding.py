@@ -11,7 +11,7 @@ others repeats one that counts nothing (`idle.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,26 +39,43 @@ def unsplittable(model: nn.Module) -> list[str]:
     return [n for n, p in model.named_parameters() if p.dim() > 1 and id(p) not in known]
 
 
-def shard_model(model: Any, device: torch.device, world: int, main_memory: bool = False) -> None:
+def shard_model(
+    model: Any,
+    device: torch.device,
+    world: int,
+    main_memory: bool = False,
+    fill: Callable[[], None] = lambda: None,
+) -> None:
     """Split the weights of `model`, a whole one on any device, over `world` processes.
 
-    Afterwards its matrices are `DTensor`s on `device`, rows of which each process holds; those of
-    PEFT's adapters stay whole. With `main_memory` the rows are there, and `device` has a layer only
-    while it is computed; vectors and adapters stay on `device`.
+    Afterwards its matrices are `DTensor`s on `device`, rows of which each process holds. With
+    `main_memory` the rows are there, and `device` has a layer only while it is computed; vectors
+    stay on `device`. Of a model on the meta device `fill` gives the weights, when it is split.
     """
-    try_last_mlp(model)
     mesh = init_device_mesh(device.type, (world,))
     policy = CPUOffloadPolicy(pin_memory=device.type != "cpu") if main_memory else OffloadPolicy()
-    adapted = hasattr(model, "peft_config")
-    kept = {p for p in model.parameters() if p.dim() < 2 or (adapted and p.requires_grad)}
-    for parameter in kept:
-        parameter.data = parameter.data.to(device)
-    root = model.get_base_model() if adapted else model
-    for layer in _units(root):
+    kept = {parameter for parameter in model.parameters() if parameter.dim() < 2}
+    for layer in (units := _units(model)):
         fully_shard(layer, mesh=mesh, ignored_params=kept, offload_policy=policy)
     fully_shard(
-        root, mesh=mesh, ignored_params=kept, reshard_after_forward=True, offload_policy=policy
+        model, mesh=mesh, ignored_params=kept, reshard_after_forward=True, offload_policy=policy
     )
+    _made_real(model, device, torch.device("cpu") if main_memory else device)
+    fill()
+    for layer in units[-1:]:
+        layer.unshard()
+        try_last_mlp(model)
+        layer.reshard()
+
+
+def _made_real(model: Any, device: torch.device, rows: torch.device) -> None:
+    """Vectors and buffers on `device`, and memory for weights that have none yet."""
+
+    def real(tensor: Tensor) -> Tensor:
+        place = rows if isinstance(tensor, DTensor) else device
+        return torch.empty_like(tensor, device=place) if tensor.is_meta else tensor.to(place)
+
+    model._apply(real)
 
 
 @contextmanager
@@ -76,7 +93,7 @@ def connected(device: torch.device) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def _units(model: Any) -> list[nn.Module]:
+def _units(model: Any) -> list[Any]:
     """The layers that transformers says are not to be torn apart."""
     names = set(getattr(model, "_no_split_modules", None) or ())
     return [module for module in model.modules() if type(module).__name__ in names]
@@ -142,12 +159,18 @@ def rows_of(count: int, rank: int, world: int) -> tuple[int, int]:
     return min(rank * size, count), min((rank + 1) * size, count)
 
 
+def own_rows(tensor: Tensor) -> tuple[int, int]:
+    """First and last + 1 of a split tensor's rows that are here."""
+    assert isinstance(tensor, DTensor)
+    mesh = tensor.device_mesh
+    return rows_of(len(tensor), mesh.get_local_rank(), mesh.size())
+
+
 def split_as(tensor: Tensor, like: Tensor) -> Tensor:
     """A whole tensor, the same in every process, split as `like` is, whose shape it has."""
     if not isinstance(like, DTensor) or isinstance(tensor, DTensor):
         return tensor
-    mesh = like.device_mesh
-    start, stop = rows_of(len(tensor), mesh.get_local_rank(), mesh.size())
+    start, stop = own_rows(like)
     return joined(tensor[start:stop].to(computes_on(like), copy=True), like)
 
 

@@ -91,6 +91,7 @@ def test_where_everything_is_in_an_update(monkeypatch, offload: list[str], dtype
             ).logits.sum().backward()
             method.before_step(step_of(engine))
             engine.step(1e-3, zero_grads=True)
+            assert {str(leaf.device) for leaf in engine._leaves.values()} == {CARD}
             flats = list(engine._flats.values())
             held = bytes_on(
                 [
