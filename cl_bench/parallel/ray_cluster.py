@@ -74,8 +74,11 @@ def _try(address: str) -> None:
 
 
 def _remedy(said: bytes) -> str:
-    if b"AuthToken" in said:
-        return "the cluster wants a token: set RAY_AUTH_MODE=token, with the token as there"
+    if b"AuthToken" in said or b"Authentication" in said or b"authentication token" in said:
+        return (
+            "the cluster wants its token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the "
+            "file with the token that the cluster was started with (docs/clusters.md)"
+        )
     return "is `ray start` at work there, and this a host of its cluster?"
 
 

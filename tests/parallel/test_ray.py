@@ -190,6 +190,27 @@ def test_two_nodes_of_which_one_is_killed(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("given", ["another", "none", "off"])
+def test_a_cluster_wants_the_token_that_it_was_started_with(
+    bench: Bench,
+    two_nodes: tuple[str, subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    given: str,
+) -> None:
+    """It takes whoever has it (`two_nodes` and every other test do), and nobody else."""
+    other = tmp_path / "token"
+    if given == "another":
+        other.write_text("1" * 32)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(other))
+    if given == "off":
+        monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    code, _, err = bench.run(*RUN, two_nodes[0])
+    assert code == 2 and "wants its token: set RAY_AUTH_MODE=token" in err, err
+    assert not (bench.results / "base").exists()
+
+
+@pytest.mark.slow
 def test_a_host_that_is_not_alike(
     bench: Bench, two_nodes: tuple[str, subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
