@@ -42,7 +42,7 @@ class SplitLoad:
         model, faults = load_skeleton(path, dtype=dtype)
         folder = model_folder(path)[0]
         places = {} if folder is None else _places(model, StoredTensors(folder))
-        if not places:
+        if not places or _odd_tensors(model):
             whole, tokenizer = load_model(path, dtype)
             self.split(whole)
             return whole, tokenizer
@@ -80,6 +80,12 @@ def _places(model: Any, stored: StoredTensors) -> dict[str, tuple[Path, str]]:
     if any(id(parameter) not in found for parameter in named.values()):
         return {}
     return {name: found[id(parameter)] for name, parameter in named.items()}
+
+
+def _odd_tensors(model: Any) -> bool:
+    """Whether layers have tensors that are neither parameters nor buffers, which nothing fills."""
+    found = (value for module in model.modules() for value in vars(module).values())
+    return any(isinstance(value, torch.Tensor) for value in found)
 
 
 def _real_buffers(model: Any) -> None:

@@ -137,7 +137,7 @@ def peak_in(work: Callable[[], Any]) -> tuple[Any, int]:
 def test_no_process_has_the_whole_model(tmp_path: Path) -> None:
     """Held bytes within 5 % of the plan's, the peak within what it says with a gathered layer."""
     sizes = {"vocab_size": 2048, "hidden_size": 512, "intermediate_size": 1408}
-    config = LlamaConfig(**sizes, num_hidden_layers=6, num_attention_heads=8)
+    config = LlamaConfig(**sizes, num_hidden_layers=10, num_attention_heads=8)
     model = LlamaForCausalLM(config)
     shapes = shapes_of(model)
     folder = saved(model, tmp_path / "model")
