@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,13 @@ def in_two_processes(folder: Path, work: Callable[[SplitLoad], None]) -> None:
     """`work` in each of them; in processes of their own, which alone are connected."""
 
     def begin(rank: int) -> int:
-        processes, device = join()
-        assert torch.distributed.get_world_size() == 2
-        work(SplitLoad(device, processes.world))
+        try:
+            processes, device = join()
+            assert torch.distributed.get_world_size() == 2
+            work(SplitLoad(device, processes.world))
+        except Exception:
+            traceback.print_exc()
+            return 1
         return 0
 
     ended = launched(folder, begin, 2, environment={"ACCELERATE_USE_CPU": "true"})
@@ -89,7 +94,7 @@ def test_weights_are_those_of_the_files(tmp_path: Path) -> None:
         for folder in folders:
             for dtype in ("float32", "bfloat16"):
                 same_as_whole(load, folder, dtype)
-        assert not loads
+        assert {Path(path).name for path in loads} == {"gpt_neox"}, "it has tensors of its own"
 
     in_two_processes(tmp_path, work)
 
@@ -158,8 +163,9 @@ def test_no_process_has_the_whole_model(tmp_path: Path) -> None:
         held, peak = json.loads((tmp_path / f"{rank}.json").read_text())
         assert held == pytest.approx(both.weights - gathered, rel=0.05)
         assert held < peak < 1.05 * both.weights < 0.9 * shapes.model_bytes
-    _, peak = peak_in(lambda: load_model(folder, "float32"))
-    assert shapes.model_bytes < peak < 1.05 * shapes.model_bytes, "whole, and never twice"
+    # In float64: where nothing is rounded, the weights are pages of the file.
+    _, peak = peak_in(lambda: load_model(folder, "float64"))
+    assert 2 * shapes.model_bytes < peak < 2.1 * shapes.model_bytes, "whole, and never twice"
 
 
 def test_a_model_for_another_device_is_read_straight_to_it(tmp_path, monkeypatch) -> None:
