@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cl_bench.checks.card import card_bytes, card_faults
 from cl_bench.checks.found import Preflight
 from cl_bench.checks.made_of import check_folder, made_of
 from cl_bench.checks.preflight import preflight
@@ -21,6 +20,7 @@ from cl_bench.evaluation.engines.choice import Engine
 from cl_bench.evaluation.suite import Suite
 from cl_bench.evaluation.units import help_answer
 from cl_bench.experiment.begun import adopt_runs, score_base
+from cl_bench.experiment.card import card_bytes, card_faults
 from cl_bench.experiment.disk import missing_bytes
 from cl_bench.experiment.experiment_file import write_opened
 from cl_bench.experiment.in_context import score_in_context

@@ -49,7 +49,6 @@ from cl_bench.models.checkpoints import (
     write_checkpoint,
 )
 from cl_bench.models.load import load_model, resolve_model_path, still_there
-from cl_bench.models.split_load import SplitLoad
 from cl_bench.seeds import derive_seed
 from cl_bench.store.experiments import read_run
 from cl_bench.store.folders import (
@@ -63,6 +62,7 @@ from cl_bench.store.folders import (
 )
 from cl_bench.store.seals import file_records, write_sealed
 from cl_bench.training.sharding import connected, state_of_first
+from cl_bench.training.split_load import SplitLoad
 
 
 def label_of(run: RunSpec, position: int) -> str:

@@ -18,10 +18,10 @@ from cl_bench.costs.split import split_total
 from cl_bench.costs.total import total
 from cl_bench.experiment.processes import join
 from cl_bench.methods.sft import SFT
-from cl_bench.models import split_load
 from cl_bench.models.load import load_model
-from cl_bench.models.split_load import SplitLoad
+from cl_bench.training import split_load
 from cl_bench.training.sharding import is_split, own_part, whole
+from cl_bench.training.split_load import SplitLoad
 from tests.helpers.architectures import tiny
 from tests.helpers.launching import launched
 from tests.helpers.tiny import byte_tokenizer, tiny_model

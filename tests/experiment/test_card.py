@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cl_bench.checks.card import card_faults
+from cl_bench.experiment.card import card_faults
 from cl_bench.experiment.resolve import resolve_file
 from cl_bench.methods.spec import Experiment
 from cl_bench.report.plan import plan_text
