@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import threading
 import traceback
@@ -124,6 +126,8 @@ def anonymous() -> int:
 
 def peak_in(work: Callable[[], Any]) -> tuple[Any, int]:
     """What `work` gives, and how many bytes more it had at its fullest moment that was seen."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed before would be used again, unseen
     before, most, done = anonymous(), [0], threading.Event()
 
     def look() -> None:
