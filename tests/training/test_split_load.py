@@ -150,9 +150,9 @@ def measured(work: Callable[[], Any]) -> tuple[Any, int, int]:
 
 
 def test_no_process_has_the_whole_model(tmp_path: Path) -> None:
-    """What it has in the end is what `plan` counts, within 5 %, of which nothing is put together.
+    """The weights that it has are what `plan` counts, within 5 %, and so is its main memory.
 
-    At the fullest moment one layer is, twice for a moment, as FSDP2 copies it.
+    With one layer that is put together: at the fullest moment twice, as FSDP2 copies it.
     """
     sizes = {"vocab_size": 2048, "hidden_size": 512, "intermediate_size": 1408}
     config = LlamaConfig(**sizes, num_hidden_layers=10, num_attention_heads=8)
@@ -171,11 +171,12 @@ def test_no_process_has_the_whole_model(tmp_path: Path) -> None:
 
     in_two_processes(tmp_path, work)
     both = split_total(total(SFT(), shapes), shapes, 2).base
+    layer = 4 * (4 * 512**2 + 3 * 512 * 1408)
     gathered = both.weights - (shapes.model_bytes + both.unsplit.weights) / 2
     for rank in range(2):
         held, peak, left = json.loads((tmp_path / f"{rank}.json").read_text())
         assert held == pytest.approx(both.weights - gathered, rel=0.05)
-        assert left == pytest.approx(held, rel=0.05)
+        assert 0.95 * held < left < 1.05 * (held + layer), "FSDP2 may keep the layer till the next"
         assert peak < 0.85 * shapes.model_bytes
     # In float64: where nothing is rounded, the weights are pages of the file.
     _, peak, _ = measured(lambda: load_model(folder, "float64"))
