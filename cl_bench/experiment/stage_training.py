@@ -186,6 +186,7 @@ class Training:
         return {
             "train_seconds": round(saves.spent() - within, 2),
             "curve_seconds": round(within, 2),
+            "save_seconds": round(saves.saving(), 3),
             "peak_memory_mb": saves.peak(),
             "peak_of": "stage" if own_peak else "process",
             "processes": self.work.processes.world,

@@ -9,8 +9,9 @@ from functools import lru_cache
 
 LONG = 1.0
 """Seconds of work that is worth saving when it ends (a pass, a phase), if the save is cheap."""
-SHARE = 50
-"""Times its own duration that passes between two saves at least: at most 2 % of the time."""
+SHARE = 60
+"""Times its own duration that passes between two saves at least, so that saving takes under 2 %
+of the time with a first one that takes longer."""
 SHARE_AFTER_A_KILL = 10
 """The same where a session was killed: the next kill may be as soon, so 9 % of the time."""
 TRIED = 1 << 22
@@ -48,6 +49,8 @@ class Pace:
     killed: bool = False
     """Whether a session before was, without being asked to stop."""
     _last: float = field(default_factory=time.monotonic)
+    spent: float = 0.0
+    """Seconds that all saves so far took."""
     _took: float = 0.0
     _size: int = -1
     _first: bool = True
@@ -86,7 +89,7 @@ class Pace:
 
     def saved(self, seconds: float) -> None:
         """Something was, and took so long."""
-        self._last = time.monotonic()
+        self._last, self.spent = time.monotonic(), self.spent + seconds
         self._took = max(self._took, seconds / OF_FIRST) if self._first else seconds
         self._first = False
 

@@ -72,6 +72,8 @@ class Saves:
     apart: Clock | None = None
     seconds: float = 0.0
     """Of the work that earlier sessions saved."""
+    saved_before: float = 0.0
+    """Seconds that the saves of earlier sessions took."""
     peak_mb: int = 0
     """The largest of earlier sessions."""
     _began: float = field(default_factory=time.monotonic)
@@ -86,6 +88,10 @@ class Saves:
     def spent(self) -> float:
         """Seconds of the stage so far, in all sessions."""
         return self.seconds + time.monotonic() - self._began
+
+    def saving(self) -> float:
+        """Seconds of them that saves took, of passes too."""
+        return self.saved_before + self.pace.spent
 
     def peak(self) -> int | None:
         """MB at the fullest moment of all sessions."""
@@ -256,6 +262,7 @@ class Saves:
             "course": asdict(course),
             "numbered": stage.numbered,
             "seconds": self.spent(),
+            "saving": self.saving(),
             "apart": 0.0 if self.apart is None else self.apart.seconds,
             "peak_mb": max(self.peak_mb, peak_memory_mb() or 0),
         }
@@ -295,6 +302,7 @@ class Saves:
             setattr(course, key, value)
         self.seconds, self._began = float(found["seconds"]), time.monotonic()
         self.peak_mb = int(found["peak_mb"])
+        self.saved_before = float(found["saving"])
         if self.apart is not None:
             self.apart.seconds = float(found["apart"])
         set_generators(mine["generators"], _under(tensors, "generators/"), self.device)
