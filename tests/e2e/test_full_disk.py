@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -86,6 +87,7 @@ def test_a_save_that_cannot_be_written_ends_nothing(bench: Bench, whole: dict[st
     assert code == 130 and said.count("cannot save") == 2, "said again when it is told to stop"
     code, said = ended(lambda: full_from(4))
     assert code == 0 and said.count("cannot save") == 1, said
+    assert json.loads((bench.results / STAGE / "timing.json").read_text())["save_seconds"] > 0
     assert fingerprints(bench.results) == whole
 
 

@@ -59,9 +59,6 @@ def test_told_to_stop(bench: Bench, whole: dict[str, str], name: str) -> None:
     assert bench.run("verify", "tiny")[0] == 0
     bench.must(*COMMAND)
     assert fingerprints(bench.results) == whole and midway(bench) == []
-    (timing,) = bench.results.glob("*/seed-1/stage-1*/timing.json")
-    saving = json.loads(timing.read_text())["save_seconds"]
-    assert 0 < saving < 30, "of every session's saves"
 
 
 def test_told_twice_ends_at_once(bench: Bench) -> None:

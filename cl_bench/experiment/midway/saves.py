@@ -90,7 +90,7 @@ class Saves:
         return self.seconds + time.monotonic() - self._began
 
     def saving(self) -> float:
-        """Seconds of them that saves took, of passes too."""
+        """Seconds of them that saves took, of passes too; without those at which sessions ended."""
         return self.saved_before + self.pace.spent
 
     def peak(self) -> int | None:
