@@ -138,7 +138,6 @@ class Training:
         stage, batcher = stage_view(*at, model, tokenizer, self.written / SCRATCH)
         if self.split:
             batcher.even = True
-            saves.pace.stop()
         within = work.config.eval.within_stage
         curve = stage_curve(
             *(within, work.suite, spec, self.written, tokenizer, work.reporter),

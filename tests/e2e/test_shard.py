@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +22,8 @@ from cl_bench.models.load import load_skeleton
 from cl_bench.store.folders import StageFolder
 from cl_bench.training import sharding
 from cl_bench.training.selective_update import SelectiveUpdate
-from tests.e2e.conftest import Bench
+from tests.e2e.conftest import Bench, fingerprints
+from tests.helpers.interrupting import at_update
 from tests.helpers.launching import launched
 
 CPU = {"ACCELERATE_USE_CPU": "true"}
@@ -124,6 +128,36 @@ def test_every_method_with_split_weights(bench: Bench, world: int) -> None:
     split(bench, world, "split")
     names = ["fggm", "ewc", "replay", "sft", "migu", "lora", "all"]
     compare(bench.root / "results", "split", names)
+
+
+def test_an_interrupted_stage_goes_on(bench: Bench) -> None:
+    """Where it was saved, to the same bytes: a Fisher and its anchor, a mask, an adapter."""
+    experiment(
+        bench, [{"compose": [{"name": "fggm", "alpha": 0.5}, "ewc"], "label": "all"}, "lora"]
+    )
+    given = ["run", "tiny.yaml", "-o", "train.shard=true", "-o", "save_every=1 updates"]
+
+    def work(rank: int) -> int:
+        return run_command(given)
+
+    def stopped(rank: int) -> int:
+        """A signal to both in the first update of two."""
+        at_update(1, lambda: os.kill(os.getpid(), signal.SIGTERM), where)
+        return work(rank)
+
+    assert [one.code for one in launched(bench.root, work, 2, environment=CPU)] == [0, 0]
+    whole = fingerprints(bench.results)
+    shutil.rmtree(bench.results)
+    for label in ("all", "lora"):
+        where = f"{label}, seed 1, stage 2/2"
+        ended = launched(bench.root, stopped, 2, environment=CPU)
+        assert {one.code for one in ended} == {130}, "".join(one.err[-2000:] for one in ended)
+        (saved,) = bench.results.glob(f"{label}/seed-1/stage-2*/midway/update-1")
+        parts = sorted(file.name for file in saved.glob("engine*.safetensors"))
+        assert parts == ["engine-0.safetensors", "engine-1.safetensors"]
+    ended = launched(bench.root, work, 2, environment=CPU)
+    assert [one.code for one in ended] == [0, 0], "".join(one.err for one in ended)
+    assert "begins again" not in ended[0].err and fingerprints(bench.results) == whole
 
 
 def test_what_needs_whole_weights_is_refused(bench: Bench) -> None:

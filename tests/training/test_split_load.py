@@ -96,7 +96,7 @@ def test_weights_are_those_of_the_files(tmp_path: Path) -> None:
         for folder in folders:
             for dtype in ("float32", "bfloat16"):
                 same_as_whole(load, folder, dtype)
-        assert {Path(path).name for path in loads} == {"gpt_neox"}, "it has tensors of its own"
+        assert {Path(path).name for path in loads} == {"gpt_neox"}, "embed_out in its files"
 
     in_two_processes(tmp_path, work)
 

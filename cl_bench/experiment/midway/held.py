@@ -27,6 +27,7 @@ from torch.utils.hooks import RemovableHandle
 
 from cl_bench.methods.base import Stage, Step
 from cl_bench.models.layouts import Layout
+from cl_bench.training.sharding import is_split, joined, own_part
 from cl_bench.training.update_plan import UpdatePlan
 
 Node = list[Any]
@@ -76,8 +77,14 @@ class Living:
         """Which of them shares its storage with `value`."""
         return self._names.get(_address(value))
 
+    def like(self, shape: list[int]) -> str | None:
+        """A split one of that shape, as which others of that shape are split."""
+        same = (n for n, v in self.named.items() if is_split(v) and list(v.shape) == shape)
+        return next(same, None)
+
 
 def _address(value: Tensor) -> tuple[str, int]:
+    value = own_part(value)
     storage = value.untyped_storage()
     # Empty storages share the address 0 and nothing else.
     return str(value.device), storage.data_ptr() or -id(storage)
@@ -114,7 +121,7 @@ class _Finder:
         if id(value) in self._seen:
             return ["same", self._seen[id(value)]]
         if isinstance(value, Tensor):
-            return self._tensor(value, where)
+            return self._split(value, where) if is_split(value) else self._tensor(value, where)
         if isinstance(value, nn.Module):
             return self._module(value, where)
         if isinstance(value, torch.Generator):
@@ -173,6 +180,14 @@ class _Finder:
             raise NotSavedError(f"{where} is a tensor with a gradient's graph")
         device = str(value.device)
         return ["tensor", number, self._store(value), dtype, device, *view, value.requires_grad]
+
+    def _split(self, value: Tensor, where: str) -> Node:
+        """This process's rows of a tensor that is split over processes."""
+        like = self.living.like(list(value.shape))
+        if self.living.name(value) is not None or like is None:
+            raise NotSavedError(f"{where} is split over processes, and is not the method's own")
+        number = self._number(value)
+        return ["split", number, self._tensor(own_part(value), where), like]
 
     def _store(self, value: Tensor) -> str:
         """The name of its storage, which views share."""
@@ -238,6 +253,12 @@ class _Writer:
             )
         if kind == "tensor":
             return self._tensor(rest, now)
+        if kind == "split":
+            number, (_, *part), like = rest
+            split = isinstance(now, Tensor) and is_split(now)
+            local = self._tensor(part, own_part(now) if split else _MISSING)
+            same = split and own_part(now).data_ptr() == local.data_ptr()
+            return self._keep(number, now if same else joined(local, self.living.named[like]))
         if kind == "living":
             number, name, dtype, *view = rest
             return self._keep(number, _view(self.living.named[name], dtype, *view))

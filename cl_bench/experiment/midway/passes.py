@@ -17,6 +17,7 @@ from cl_bench.experiment.midway.pace import Pace
 from cl_bench.experiment.midway.places import Places
 from cl_bench.experiment.midway.stops import StoppedError, Stops
 from cl_bench.models.checkpoints import load_tensors, save_tensors
+from cl_bench.training.sharding import is_split
 
 T = TypeVar("T")
 
@@ -35,11 +36,12 @@ class Passes:
     def passed(self, sums: Mapping[str, Tensor], batches: Iterable[T]) -> Iterator[T]:
         """The batches that are still to be added to `sums`, which get what was saved.
 
-        Of several processes each has its own share, and they wait for each other inside: there a
-        pass that is interrupted begins again.
+        Of several processes each has its own share, and they wait for each other inside: there, and
+        where sums are split, a pass that is interrupted begins again.
         """
         self._count += 1
-        if not self.pace.on or self.places.processes.world > 1:
+        split = any(is_split(value) for value in sums.values())
+        if not self.pace.on or self.places.processes.world > 1 or split:
             yield from batches
             return
         self.pace.expect(sum(value.nbytes for value in sums.values()))

@@ -33,10 +33,13 @@ from cl_bench.models.checkpoints import load_tensors, save_tensors
 from cl_bench.store.file_errors import writing
 from cl_bench.store.tensor_file import write_over
 from cl_bench.training.selective_update import SelectiveUpdate
+from cl_bench.training.sharding import is_sharded, own_part
 from cl_bench.training.update_plan import UpdatePlan
 
 ENGINE = "engine.safetensors"
 """The masters and moments of a save."""
+WEIGHTS = "weights.safetensors"
+"""Those that were trained, at the end of a phase."""
 
 
 class Clock(Protocol):
@@ -105,10 +108,10 @@ class Saves:
         found = self.places.told(place) if self.on else None
         if found is None:
             return False
-        weights, own = load_tensors(place / "weights.safetensors"), _weights(stage)
+        own = _weights(stage)
         with torch.no_grad():
-            for name, value in weights.items():
-                own[name].copy_(value)
+            for name, value in load_tensors(place / self._part(WEIGHTS, stage)).items():
+                own_part(own[name]).copy_(value)
         self._restore(place, found, stage, method, Living(own), course)
         return True
 
@@ -138,7 +141,7 @@ class Saves:
             if found["plan"] != self._now.plan:
                 raise NotSavedError("what is trained was chosen otherwise this time")
             try:
-                engine.load_state_dict(load_tensors(place / ENGINE))
+                engine.load_state_dict(load_tensors(place / self._part(ENGINE, stage)))
             except ValueError as error:
                 raise NotSavedError(str(error)) from error
             self._restore(place, found, stage, method, living, course)
@@ -189,8 +192,8 @@ class Saves:
         own = _weights(stage)
 
         def write(folder: Path) -> None:
-            trained = {name: own[name].data for name in engine.masters}
-            save_tensors(folder / "weights.safetensors", trained)
+            trained = {name: own_part(own[name]).data for name in engine.masters}
+            save_tensors(folder / self._part(WEIGHTS, stage), trained)
 
         place = self.places.folder / f"phase-{course.phase + 1}"
         self._save(place, write, {}, stage, method, Living(own), course)
@@ -204,11 +207,11 @@ class Saves:
             return
 
         def write(folder: Path) -> None:
-            state = now.engine.state_dict()
-            if state and self._spare.is_file():
-                write_over(self._spare, folder / ENGINE, state)
+            state, file = now.engine.state_dict(), folder / self._part(ENGINE, now.stage)
+            if state and file.name == ENGINE and self._spare.is_file():
+                write_over(self._spare, file, state)
             else:
-                save_tensors(folder / ENGINE, state)
+                save_tensors(file, state)
 
         place = self.places.folder / f"update-{now.course.done}"
         about = {"plan": now.plan}
@@ -247,7 +250,7 @@ class Saves:
         before = self.places.updates()
 
         def all_of_it(folder: Path) -> None:
-            if processes.first:
+            if processes.first or is_sharded(stage.model):
                 write(folder)
             tensors = {f"method/{name}": value for name, value in own.tensors.items()}
             tensors |= {f"generators/{name}": value for name, value in drawn.items()}
@@ -306,6 +309,13 @@ class Saves:
         if self.apart is not None:
             self.apart.seconds = float(found["apart"])
         set_generators(mine["generators"], _under(tensors, "generators/"), self.device)
+
+    def _part(self, what: str, stage: Stage) -> str:
+        """A file for all processes, or of split weights this one's."""
+        if not is_sharded(stage.model):
+            return what
+        name = Path(what)
+        return f"{name.stem}-{self.places.processes.rank}{name.suffix}"
 
     def _last_update(self, phase: int) -> Path | None:
         """The last update that was saved, if it is of this phase; as the first process sees it."""
