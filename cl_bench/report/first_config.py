@@ -159,7 +159,7 @@ def _settings(
     batch = next((b for b in BATCHES if rows * EPOCHS / b >= LEAST_UPDATES), BATCHES[-1])
     general: dict[str, Any] = {"tasks": list(wanted.machine.general), "budget": "quick"}
     if wanted.machine.general == GENERATED:
-        general = {"tasks": list(GENERATED), "limit": FEW_GENERATED}
+        general = {"after": "last", "tasks": list(GENERATED), "limit": FEW_GENERATED}
     return {
         "name": wanted.name,
         "model": {
@@ -303,7 +303,8 @@ def _rest(wanted: Wanted, settings: Mapping[str, Any], times: _Times | None) -> 
     yield "eval:"
     if settings["eval"]["general"].get("limit"):
         yield "  # No data of the real benchmarks was found (`cl-bench data get general`), and the"
-        yield "  # hub did not answer: small generated ones stand in for them."
+        yield "  # hub did not answer: small generated ones stand in for them, at the end of every"
+        yield "  # method (`after: every` scores them after every stage)."
     elif times is not None:
         yield f"  # General is scored {times.scorings} times (after every stage of every method)."
         yield "  # Each time, very roughly, on this machine:"

@@ -90,7 +90,9 @@ def test_times_come_from_the_machine_and_benchmarks_from_what_is_here(bench: Ben
     text = (bench.root / "nothing.yaml").read_text()
     assert "nothing/sft/stage-1 --against nothing/base --margin 21" in text
     general = yaml.safe_load(text)["eval"]["general"]
-    assert general["tasks"][0] == "mini_mmlu" and general["limit"] == 24
+    assert (
+        general["tasks"][0] == "mini_mmlu" and general["limit"] == 24 and general["after"] == "last"
+    )
 
 
 def test_a_model_with_a_chat_template_is_asked_in_it(bench: Bench) -> None:
