@@ -43,7 +43,7 @@ def lora(**options: Any) -> LoRA:
 def test_defaults_are_adapted_counted_and_noted(name: str) -> None:
     model = tiny(name, torch.float32)
     method, cost = lora(), lora().trains(shapes_of(model))
-    stage: Any = SimpleNamespace(model=model, seed=1, notes={})
+    stage: Any = SimpleNamespace(model=model, seed=1, notes={}, device=torch.device("cpu"))
     method.prepare(stage)
     assert isinstance(stage.model, PeftModel)
     assert stage.notes == {"target_modules": DEFAULTS[name]}
