@@ -3,13 +3,15 @@
     python benchmarks/interruptions.py CONFIG --every 60 --signal TERM [-o key=value ...]
 
 Runs the config once without interruption, then once with a signal every so many seconds and a new
-start after each, and compares the files that both leave. Seconds are wall clock.
+start after each, and compares the files that both leave. Seconds are wall clock. It also says
+which share of the uninterrupted training went into saves.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import signal
 import subprocess
 import sys
@@ -46,6 +48,12 @@ def session(command: list[str], limit: float | None, number: int) -> tuple[int, 
     return code, time.perf_counter() - began
 
 
+def saving(folder: Path) -> float:
+    """Share of the training of all stages that went into saves."""
+    times = [json.loads(path.read_text()) for path in folder.rglob("stage-*/timing.json")]
+    return sum(t["save_seconds"] for t in times) / sum(t["train_seconds"] for t in times)
+
+
 def main() -> None:
     """The two runs."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -70,11 +78,13 @@ def main() -> None:
                     raise SystemExit(f"{name}: exit code {code} of: {' '.join(command)}")
                 seconds[name] += took
                 sessions[name] += 1
+        share = saving(Path(folder) / "whole")
         whole, interrupted = (fingerprints(Path(folder) / name) for name in seconds)
         differ = [
             n for n in whole.keys() | interrupted.keys() if whole.get(n) != interrupted.get(n)
         ]
     print(f"{len(whole)} files compared, {len(differ)} differ {sorted(differ)[:5]}")
+    print(f"saves took {100 * share:.2f} % of the training that was not interrupted")
     print(f"{sessions['interrupted']} sessions, SIG{given.signal} after {given.every:g} s")
     print(
         f"{seconds['whole']:.1f} s without, {seconds['interrupted']:.1f} s with interruptions: "

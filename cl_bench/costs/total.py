@@ -24,7 +24,7 @@ class Counted(Protocol):
 
 
 @dataclass(frozen=True)
-class Main:
+class MainMemory:
     """Bytes of one process that `train.offload` has in main memory in place of the card."""
 
     weights: int = 0
@@ -54,7 +54,7 @@ class Total:
     batch_size: int = 1
     earlier: int = 0
     answers: tuple[tuple[int | None, float], ...] = ()
-    main: Main = Main()
+    main: MainMemory = MainMemory()
 
     def __add__(self, more: Cost) -> Total:
         return replace(self, added=self.added + more)

@@ -7,7 +7,7 @@ rounding. What sharing adds to that must be of the same size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from math import isnan
 from typing import Any
@@ -93,8 +93,7 @@ def _try(model: Any, max_length: int) -> tuple[str | None, int]:
     if isnan(difference):
         raise _NoNumbersError(trial.numbers, window)
     if not difference <= allowed:
-        said = f"log-probabilities differ by {difference:.2g} nats"
-        return f"{said}, where rounding explains {allowed:.2g}", 0
+        return _differing(difference, allowed), 0
     # Passes of one shape round alike, but for the groups of tokens that share an expert.
     if not moved <= max(FLOOR, 2 * noise):
         return f"log-probabilities depend on the longest position of a pass ({moved:.2g} nats)", 0
@@ -140,7 +139,6 @@ class SharingTrial:
         """(the largest difference that sharing makes, the largest that plain passes make)."""
         sequences = [tokens for ids in self.sets for tokens in branching(ids)]
         ways = self.plainly(sequences)
-        noise = torch.stack([apart(a, b) for a, b in combinations(ways, 2)]).amax(dim=0)
         shared = torch.cat([self._shared(sequences), self._decoded(sequences[3::4])])
         # Scores are conditioned on all but the last token, the decoded ones on it too.
         plain = [torch.cat([way[:, -2], way[3::4, -1]]) for way in ways]
@@ -148,7 +146,27 @@ class SharingTrial:
         # Each set scores four sequences and decodes one.
         scored, decoded = far[: len(sequences)], far[len(sequences) :]
         difference = max(middle(scored.reshape(-1, 4)), middle(decoded[:, None]))
-        return difference, middle(noise.reshape(len(self.sets), -1))
+        return difference, self._noise(ways)
+
+    def fault(self, computed: Callable[[list[list[int]]], Tensor]) -> str | None:
+        """What another way to compute log-probabilities does beyond rounding; None: nothing.
+
+        `computed`: [sequences, n, targets], of the last n positions of each.
+        """
+        sequences = [tokens for ids in self.sets for tokens in branching(ids)]
+        ways = self.plainly(sequences)
+        if not self.numbers:
+            return None  # whichever way, no answer is a text
+        found = computed(sequences)
+        far = torch.stack([apart(found, way[:, -found.shape[1] :]) for way in ways]).amin(dim=0)
+        allowed = max(TIMES_NOISE * self._noise(ways), self.floor())
+        difference = middle(far.reshape(len(self.sets), -1))
+        return None if difference <= allowed else _differing(difference, allowed)
+
+    def _noise(self, ways: Sequence[Tensor]) -> float:
+        """The largest difference that ways make of which each is right."""
+        noise = torch.stack([apart(a, b) for a, b in combinations(ways, 2)]).amax(dim=0)
+        return middle(noise.reshape(len(self.sets), -1))
 
     def plainly(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
         """Log-probabilities [sequences, 10, targets] in ways that every causal model allows."""
@@ -218,6 +236,11 @@ class SharingTrial:
             ]
             moved.append(float(apart(*found).max()))
         return max(moved)
+
+
+def _differing(difference: float, allowed: float) -> str:
+    said = f"log-probabilities differ by {difference:.2g} nats"
+    return f"{said}, where rounding explains {allowed:.2g}"
 
 
 def branching(ids: Sequence[int]) -> list[list[int]]:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import DynamicCache
 
+from cl_bench.device_memory import first_line
 from cl_bench.evaluation.shared_prefix.ahead.block import Block
 from cl_bench.evaluation.shared_prefix.kv_slots import SlotCache
 from cl_bench.evaluation.shared_prefix.packing import PackLayout
-from cl_bench.evaluation.shared_prefix.sharing_trial import (
-    TIMES_NOISE,
-    SharingTrial,
-    apart,
-    branching,
-    middle,
-)
+from cl_bench.evaluation.shared_prefix.sharing_trial import SharingTrial
 
 SETS = 3
 DECODED = 2
@@ -43,9 +37,10 @@ def why_not_ahead(model: Any) -> str | None:
     key = (*kind, model.config._attn_implementation, str(model.device))
     if key not in _FOUND:
         try:
-            _FOUND[key] = _try(SharingTrial(model, SETS))
+            trial = SharingTrial(model, SETS)
+            _FOUND[key] = trial.fault(lambda sequences: _decoded(trial, sequences))
         except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError) as error:
-            _FOUND[key] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            _FOUND[key] = f"{type(error).__name__}: {first_line(error)}"
     return _FOUND[key]
 
 
@@ -55,24 +50,6 @@ def decoding_note(model: Any) -> str | None:
     if reason is None:
         return None
     return f"texts are generated one token at a time, and the host waits for each ({reason})"
-
-
-def _try(trial: SharingTrial) -> str | None:
-    sequences = [tokens for ids in trial.sets for tokens in branching(ids)]
-    ways = trial.plainly(sequences)
-    if not trial.numbers:
-        return None  # whichever way, no answer is a text
-    found = _decoded(trial, sequences)
-    held = found.shape[1]
-    far = torch.stack([apart(found, way[:, -held:]) for way in ways]).amin(dim=0)
-    noise = torch.stack([apart(a, b) for a, b in combinations(ways, 2)]).amax(dim=0)
-    sets = len(trial.sets)
-    allowed = max(TIMES_NOISE * middle(noise.reshape(sets, -1)), trial.floor())
-    difference = middle(far.reshape(sets, -1))
-    if difference <= allowed:
-        return None
-    said = f"log-probabilities differ by {difference:.2g} nats"
-    return f"{said}, where rounding explains {allowed:.2g}"
 
 
 def _decoded(trial: SharingTrial, sequences: list[list[int]]) -> torch.Tensor:

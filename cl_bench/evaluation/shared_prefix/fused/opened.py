@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import combinations
 from typing import Any
 
 import torch
@@ -15,13 +14,7 @@ from cl_bench.evaluation.shared_prefix.fused.layers import FusedLayers, fused_la
 from cl_bench.evaluation.shared_prefix.fused.memory import StoreMemory
 from cl_bench.evaluation.shared_prefix.packed_model import Counters, PackedModel
 from cl_bench.evaluation.shared_prefix.packing import PassLimits, packs_of
-from cl_bench.evaluation.shared_prefix.sharing_trial import (
-    TIMES_NOISE,
-    SharingTrial,
-    apart,
-    branching,
-    middle,
-)
+from cl_bench.evaluation.shared_prefix.sharing_trial import SharingTrial
 from cl_bench.evaluation.shared_prefix.slot_memory import Room
 from cl_bench.evaluation.shared_prefix.tree import build_forest
 
@@ -77,30 +70,17 @@ def is_right(model: Any, fused: FusedLayers) -> bool:
     kind = type(model), type(model).forward, model.config.to_json_string(), model.dtype
     if kind not in _FOUND:
         try:
-            _FOUND[kind] = _try(SharingTrial(model, SETS), fused)
+            trial = SharingTrial(model, SETS)
+            found = trial.fault(lambda sequences: _computed(trial, fused, sequences))
+            _FOUND[kind] = found is None
         except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError):
             _FOUND[kind] = False
     return _FOUND[kind]
 
 
-def _try(trial: SharingTrial, fused: FusedLayers) -> bool:
-    sequences = [tokens for ids in trial.sets for tokens in branching(ids)]
-    ways = trial.plainly(sequences)
-    if not trial.numbers:
-        return True  # whichever way, no answer is a text
-    held = len(sequences[0]) - DECODED
-    found = _computed(trial, fused, sequences, held)
-    difference = torch.stack([apart(found, way[:, held - 1 :]) for way in ways]).amin(dim=0)
-    noise = torch.stack([apart(a, b) for a, b in combinations(ways, 2)]).amax(dim=0)
-    sets = len(trial.sets)
-    allowed = max(TIMES_NOISE * middle(noise.reshape(sets, -1)), trial.floor())
-    return middle(difference.reshape(sets, -1)) <= allowed
-
-
-def _computed(
-    trial: SharingTrial, fused: FusedLayers, sequences: list[list[int]], held: int
-) -> torch.Tensor:
+def _computed(trial: SharingTrial, fused: FusedLayers, sequences: list[list[int]]) -> torch.Tensor:
     """Log-probabilities [sequences, 1 + DECODED, targets] after the prompts and each new token."""
+    held = len(sequences[0]) - DECODED
     prompts = [tokens[:held] for tokens in sequences]
     packs = list(packs_of(build_forest(prompts), PassLimits(batch=60, row=20, trunk=1)))
     room = Room(len(prompts), 2**30)
