@@ -131,6 +131,12 @@ def settled() -> int:
     return anonymous()
 
 
+def without_free_memory(model: Any) -> list[torch.Tensor]:
+    """To be kept while memory is measured: what earlier tests have freed would be used again."""
+    sizes = [parameter.numel() for parameter in model.parameters()] * 2
+    return [torch.ones(size, dtype=torch.float64) for size in sizes]
+
+
 def measured(work: Callable[[], Any]) -> tuple[Any, int, int]:
     """What `work` gives; how many bytes more it had at its fullest, as far as seen, and has."""
     before, most, done = settled(), [0], threading.Event()
@@ -160,13 +166,14 @@ def test_no_process_has_the_whole_model(tmp_path: Path) -> None:
     shapes = shapes_of(model)
     folder = saved(model, tmp_path / "model")
     small = saved(tiny_model(), tmp_path / "small")
-    del model
 
     def work(load: SplitLoad) -> None:
+        kept = without_free_memory(model)
         load(small, "float32")  # whatever is imported and made only once
-        (model, _), peak, left = measured(lambda: load(folder, "float32"))
-        held = sum(own_part(parameter).nbytes for parameter in model.parameters())
+        (split, _), peak, left = measured(lambda: load(folder, "float32"))
+        held = sum(own_part(parameter).nbytes for parameter in split.parameters())
         rank = torch.distributed.get_rank()
+        assert kept
         (tmp_path / f"{rank}.json").write_text(json.dumps([held, peak, left]))
 
     in_two_processes(tmp_path, work)
@@ -178,9 +185,11 @@ def test_no_process_has_the_whole_model(tmp_path: Path) -> None:
         assert held == pytest.approx(both.weights - gathered, rel=0.05)
         assert 0.95 * held < left < 1.05 * (held + layer), "FSDP2 may keep the layer till the next"
         assert peak < 0.85 * shapes.model_bytes
+    kept = without_free_memory(model)
     # In float64: where nothing is rounded, the weights are pages of the file.
     _, peak, _ = measured(lambda: load_model(folder, "float64"))
     assert 1.9 * shapes.model_bytes < peak < 2.1 * shapes.model_bytes, "whole, and never twice"
+    assert kept
 
 
 def test_a_model_for_another_device_is_read_straight_to_it(tmp_path, monkeypatch) -> None:
